@@ -1,0 +1,202 @@
+"""Configuration: one frozen model a stage, YAML in, resolved YAML out.
+
+YAML holds data only. ``--set training.steps=500`` overrides one field; an unknown key, a wrong type or
+a value out of bounds ends in one `ConfigError` that lists every problem. The resolved configuration is
+the first file of every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseg.errors import ConfigError
+
+Triple = tuple[float, float, float]
+
+
+class Stage(BaseModel):
+    """Base of all stages: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(Stage):
+    """Where the scans and masks are, and which of them train."""
+
+    folder: Path = Field(Path("."), description="Dataset folder; its layout is recognised (see docs/tutorial.md)")
+    labels: dict[str, Any] | None = Field(
+        None, description="Label map, 'name: value' pairs or the full form; default: the dataset's own file"
+    )
+    splits: Path | None = Field(None, description="JSON file of named lists of case ids, relative to the folder")
+    train: str | list[str] | None = Field(None, description="Training cases: a list in the splits file, or ids")
+    validation: str | list[str] | None = Field(None, description="Held-out cases: a list in the splits file, or ids")
+    modality: Literal["ct", "mr", "other"] | None = Field(
+        None, description="Kind of intensities of every channel; default: from the dataset's files"
+    )
+    patients: str | None = Field(
+        None,
+        description="Regular expression whose first group, searched in the case id, is the patient; "
+        "default: every case is a patient of its own",
+    )
+
+
+class PlanConfig(Stage):
+    """Wishes for the plan; what is left out follows from the data (see docs/architecture.md)."""
+
+    dimensions: Literal[2, 3] = Field(3, description="2D slices or 3D patches")
+    memory_gb: float = Field(8.0, gt=0, description="Memory of the training device, GB; picks patch and batch")
+    spacing: Triple | None = Field(None, description="Voxel spacing the network sees, mm along x, y, z (RAS)")
+    patch: tuple[int, int, int] | None = Field(None, description="Training patch in voxels, x, y, z (RAS)")
+    batch: int | None = Field(None, ge=1, description="Patches in a training step")
+    mirror: tuple[bool, bool, bool] | None = Field(
+        None, description="Axes (x, y, z) along which mirrored scans are as plausible; default: all, but x off for sided labels"
+    )
+
+
+class NetworkConfig(Stage):
+    """The network; depth and strides follow from the plan's patch and spacing."""
+
+    name: Literal["unet", "segresnet", "vnet", "swinunetr"] = Field("unet", description="Architecture")
+    features: int = Field(32, ge=4, description="Feature maps of the first stage; doubled at each stage")
+    max_features: int = Field(320, ge=8, description="Upper limit of feature maps of a stage")
+    residual: bool = Field(False, description="Residual encoder blocks (unet)")
+    deep_supervision: bool = Field(True, description="Also learn from the decoder's coarser outputs (unet)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability that a feature map is dropped in training")
+
+
+class AugmentationConfig(Stage):
+    """Random changes of training patches; probabilities are per patch. Defaults are nnU-Net v2's."""
+
+    rotation_p: float = Field(0.2, ge=0, le=1, description="Probability of a rotation")
+    rotation_degrees: float = Field(30.0, ge=0, le=180, description="Largest angle about each axis, degrees")
+    scaling_p: float = Field(0.2, ge=0, le=1, description="Probability of a change of size")
+    scaling: tuple[float, float] = Field((0.7, 1.4), description="Range of the size factor")
+    elastic_p: float = Field(0.0, ge=0, le=1, description="Probability of a smooth random deformation")
+    elastic_mm: float = Field(4.0, ge=0, description="Standard deviation of its control points' shifts, mm")
+    noise_p: float = Field(0.1, ge=0, le=1, description="Probability of Gaussian noise")
+    noise_variance: float = Field(0.1, ge=0, description="Largest variance of the noise, normalised units")
+    blur_p: float = Field(0.2, ge=0, le=1, description="Probability of Gaussian blur")
+    blur_sigma: tuple[float, float] = Field((0.5, 1.0), description="Range of its sigma, voxels")
+    brightness_p: float = Field(0.15, ge=0, le=1, description="Probability of a multiplied brightness")
+    brightness: tuple[float, float] = Field((0.75, 1.25), description="Range of the factor")
+    contrast_p: float = Field(0.15, ge=0, le=1, description="Probability of a changed contrast")
+    contrast: tuple[float, float] = Field((0.75, 1.25), description="Range of the factor about the mean")
+    low_resolution_p: float = Field(0.25, ge=0, le=1, description="Probability of a simulated low resolution")
+    low_resolution: tuple[float, float] = Field((0.5, 1.0), description="Range of the resolution factor")
+    gamma_p: float = Field(0.3, ge=0, le=1, description="Probability of a gamma change")
+    gamma_inverted_p: float = Field(0.1, ge=0, le=1, description="Probability of a gamma change of the inverted patch")
+    gamma: tuple[float, float] = Field((0.7, 1.5), description="Range of gamma")
+    mirror_p: float = Field(0.5, ge=0, le=1, description="Probability of a flip along each axis that the plan allows")
+
+
+class TrainingConfig(Stage):
+    """The optimisation."""
+
+    steps: int = Field(5000, ge=1, description="Optimiser steps")
+    seed: int = Field(0, ge=0, description="Seed of weights, sampling and augmentation")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum, or AdamW")
+    learning_rate: float = Field(0.01, gt=0, description="Initial learning rate")
+    momentum: float = Field(0.99, ge=0, lt=1, description="Momentum of SGD")
+    weight_decay: float = Field(3e-5, ge=0, description="Weight decay")
+    poly_exponent: float = Field(0.9, gt=0, description="Learning rate falls as (1 - step/steps) to this power")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the initial learning rate")
+    clip_norm: float = Field(12.0, gt=0, description="Largest norm of the gradient")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: plain weights")
+    foreground: float = Field(1 / 3, ge=0, le=1, description="Share of patches centred on a random labelled structure")
+    dice_weight: float = Field(1.0, ge=0, description="Weight of the Dice loss")
+    ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy")
+    batch_dice: bool = Field(False, description="Dice over the whole batch instead of each patch")
+    validate_every: int = Field(0, ge=0, description="Steps between whole-volume validations; 0: only at the end")
+    patience: int = Field(0, ge=0, description="Validations without a better Dice before stopping; 0: never stop early")
+    checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints for resuming")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="Arithmetic; auto: the fastest safe one")
+    loader_threads: int = Field(1, ge=0, description="Threads that prepare batches ahead; 0: in the loop")
+    freeze_encoder: bool = Field(False, description="When fine-tuning, leave the encoder's weights as they are")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.dice_weight == 0 and self.ce_weight == 0:
+            raise ValueError("dice_weight and ce_weight are both 0: nothing to learn from")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience needs validate_every")
+        return self
+
+
+class InferenceConfig(Stage):
+    """How a trained model is applied."""
+
+    overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that the next one covers again")
+    flips: bool = Field(False, description="Average over mirrored scans (up to 8 times the work)")
+    window_batch: int = Field(2, ge=1, description="Windows in a forward pass; at least 2 is faster on CPUs")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="Arithmetic; auto: the fastest safe one")
+
+
+class ExperimentConfig(Stage):
+    """A whole training run: one complete YAML file."""
+
+    name: str = Field("model", min_length=1, description="Name of the model")
+    dataset: DatasetConfig = Field(default_factory=lambda: DatasetConfig(), description="Scans, masks and splits")
+    plan: PlanConfig = Field(default_factory=lambda: PlanConfig(), description="Wishes for the plan")
+    network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(), description="The network")
+    augmentation: AugmentationConfig = Field(default_factory=lambda: AugmentationConfig(), description="Random changes")
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
+    inference: InferenceConfig = Field(default_factory=lambda: InferenceConfig(), description="Application and validation")
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read a configuration file and apply ``section.field=value`` overrides (values are YAML).
+
+    Raises
+    ------
+    ConfigError
+        If the file can't be read, an override is malformed, or any field is unknown or wrong.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _set(values, override)
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path or 'the configuration'}: {describe_problems(error)}") from None
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write a configuration as YAML, every field resolved."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110), encoding="utf-8")
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Return every problem of a validation as 'field: what is wrong', joined by semicolons."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is 'key: value' pairs, not {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    *sections, field = dotted.strip().split(".")
+    if not equals or not field:
+        raise ConfigError(f"--set {override!r}: write it as section.field=value, such as training.steps=500")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is not a section")
+    try:
+        values[field] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None

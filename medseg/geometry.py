@@ -1,0 +1,203 @@
+"""Where voxels are: grids and orientations, without pixels.
+
+Conventions, true everywhere in medseg:
+
+* Arrays are ``(X, Y, Z)`` in the index order of the affine; with channels ``(C, X, Y, Z)``;
+  batches ``(B, C, X, Y, Z)``; 2D drops the slice axis. Functions here act on the *last three* axes.
+* An affine is 4x4 float64 and maps voxel indices (of voxel centres) to world millimetres, RAS+.
+  LPS and ``(Z, Y, X)`` exist only inside `medseg.io`.
+* Lengths are mm, volumes ml, times s.
+
+A `Grid` may be oblique, flipped, anisotropic or sheared; it is never singular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError, ReasonCode
+
+GRID_TOLERANCE_MM = 1e-3
+"""Two grids are the same when no corner lies further apart than this (mm).
+
+DICOM writes positions as decimal strings and NIfTI as float32: both round to well below 1 µm at
+body size; a real mistake (half a voxel, another origin) is hundreds of times larger."""
+
+ORTHOGONALITY_TOLERANCE = 1e-4
+"""Largest cosine between two axes that still count as perpendicular (the DICOM ingest tolerance)."""
+
+AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """A reordering of axes and flips that brings an array closest to RAS+.
+
+    Attributes
+    ----------
+    axes : for each target axis (x, y, z), the source axis it is taken from.
+    flips : for each target axis, whether it runs against the source axis.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def apply(self, array: NDArray) -> NDArray:
+        """Return a view of `array` (..., X, Y, Z) in the target order."""
+        lead = array.ndim - 3
+        moved = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
+        return moved[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+
+    def undo(self, array: NDArray) -> NDArray:
+        """Return a view of `array` (..., X, Y, Z) back in the source order."""
+        lead = array.ndim - 3
+        unflipped = array[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+        return unflipped.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.axes)))
+
+    def apply_to_grid(self, grid: Grid) -> Grid:
+        """Return the grid whose voxels `apply` gives."""
+        shape = tuple(grid.shape[axis] for axis in self.axes)
+        target_to_source = np.zeros((4, 4))
+        target_to_source[3, 3] = 1.0
+        for target, (source, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            target_to_source[source, target] = -1.0 if flip else 1.0
+            target_to_source[source, 3] = grid.shape[source] - 1 if flip else 0
+        return Grid(shape, grid.affine @ target_to_source)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """A regular lattice of voxels in space: its shape and its affine, without intensities.
+
+    Parameters
+    ----------
+    shape : three sizes in voxels, each at least 1.
+    affine : (4, 4), voxel index -> world mm, RAS+.
+
+    Raises
+    ------
+    GeometryError
+        If the affine is not finite, not affine, or singular, or the shape is not three positive sizes.
+
+    Examples
+    --------
+    >>> grid = Grid((10, 20, 5), np.diag([1.0, 1.0, 3.0, 1.0]))
+    >>> grid.spacing
+    (1.0, 1.0, 3.0)
+    >>> grid.axcodes
+    'RAS'
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(size) for size in self.shape)
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(shape) != 3 or min(shape) < 1:
+            raise GeometryError(ReasonCode.NOT_3D, f"a grid needs three sizes of at least 1, not {shape}")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], [0, 0, 0, 1]):
+            raise GeometryError(ReasonCode.BAD_ORIENTATION, "the affine is not a finite 4x4 matrix ending in 0 0 0 1")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if (spacing <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1.0))) < 1e-3:
+            raise GeometryError(ReasonCode.BAD_ORIENTATION, "the affine is singular: its axes span no volume")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each index axis, mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3) unit vectors of the index axes as columns."""
+        return self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml (1000 mm³)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether the axes are perpendicular, within `ORTHOGONALITY_TOLERANCE`."""
+        cosines = self.directions.T @ self.directions
+        return bool(np.abs(cosines - np.eye(3)).max() <= ORTHOGONALITY_TOLERANCE)
+
+    @property
+    def axcodes(self) -> str:
+        """Closest anatomical direction of each index axis, such as 'RAS' or 'LPS'."""
+        orientation = self.to_canonical()
+        codes = [""] * 3
+        for world, (index, flip) in enumerate(zip(orientation.axes, orientation.flips, strict=True)):
+            codes[index] = AXIS_NAMES[world][0 if flip else 1]
+        return "".join(codes)
+
+    def to_canonical(self) -> Orientation:
+        """Return the reordering and flips that bring the axes closest to RAS+.
+
+        The directions are replaced by the nearest rotation (polar decomposition), so that shear does
+        not tip the choice; of the six axis orders the one with the largest sum of cosines wins.
+        """
+        left, _, right = np.linalg.svd(self.directions)
+        rotation = left @ right
+        axes = max(permutations(range(3)), key=lambda order: sum(abs(rotation[w, order[w]]) for w in range(3)))
+        x, y, z = (bool(rotation[world, index] < 0) for world, index in enumerate(axes))
+        return Orientation(axes, (x, y, z))
+
+    def canonical(self) -> Grid:
+        """Return this grid with its axes reordered and flipped to closest RAS+."""
+        return self.to_canonical().apply_to_grid(self)
+
+    def index_to(self, other: Grid) -> NDArray[np.float64]:
+        """Return the (4, 4) matrix from this grid's voxel indices to `other`'s (not rounded)."""
+        return np.linalg.inv(other.affine) @ self.affine
+
+    def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
+        """Return the sub-grid of `shape` whose first voxel is `start` (may lie outside: padding)."""
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ [*start, 1.0])[:3]
+        x, y, z = shape
+        return Grid((x, y, z), affine)
+
+    def resampled(self, spacing: Sequence[float]) -> Grid:
+        """Return a grid of exactly `spacing` mm over the same extent, centred on this one.
+
+        Each size is the extent divided by the spacing, rounded, at least 1: the border moves by at
+        most half a new voxel.
+        """
+        ratio = np.asarray(spacing, dtype=float) / self.spacing
+        x, y, z = (max(1, round(size / r)) for size, r in zip(self.shape, ratio, strict=True))
+        scale = np.diag([*ratio, 1.0])
+        scale[:3, 3] = ((np.array(self.shape) - 1) - (np.array([x, y, z]) - 1) * ratio) / 2
+        return Grid((x, y, z), self.affine @ scale)
+
+    def corners(self) -> NDArray[np.float64]:
+        """Return the world positions (8, 3), mm, of the centres of the corner voxels."""
+        ends = product(*((0, size - 1) for size in self.shape))
+        return np.array([(self.affine @ [*end, 1.0])[:3] for end in ends])
+
+    def matches(self, other: Grid, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
+        """Whether both grids have the same shape and every voxel in the same place.
+
+        The axes' unit steps are compared too, so that an axis of size 1 (one slice) can't hide
+        another thickness or direction.
+        """
+        if self.shape != other.shape:
+            return False
+        step = np.abs(self.affine[:3, :3] - other.affine[:3, :3]).max()
+        return bool(max(np.abs(self.corners() - other.corners()).max(), step) <= tolerance_mm)
+
+    def describe(self) -> str:
+        """Return shape, spacing and orientation as a short text for messages."""
+        shape = "x".join(map(str, self.shape))
+        spacing = "x".join(f"{s:.4g}" for s in self.spacing)
+        return f"{shape} voxels of {spacing} mm, {self.axcodes}"

@@ -1,0 +1,232 @@
+"""What the values of a mask mean: names, colours, codes, regions and the ignore value.
+
+Two kinds of target follow from a `LabelMap`:
+
+* *classes*: the labels exclude each other; the network ends in a softmax over background + labels.
+* *regions*: overlapping sets of labels, such as "kidney with its tumour" and "tumour" (the
+  region-based training of nnU-Net); the network ends in one sigmoid a region. On the way back the
+  regions are painted in their order, later over earlier, each with its own label value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseg.errors import LabelError
+
+DEFAULT_COLOURS = (
+    (221, 130, 101), (128, 174, 128), (144, 120, 200), (216, 101, 79), (111, 184, 210), (244, 214, 49),
+    (192, 104, 88), (183, 156, 220), (66, 140, 190), (230, 150, 200), (160, 190, 60), (110, 110, 230),
+)  # fmt: skip
+"""RGB colours given in turn to labels that have none: distinct on grey scans."""
+
+SIDED = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
+
+
+class Code(BaseModel):
+    """A code of a terminology, such as SCT 10200004 (Liver)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: str = Field("SCT", description="Coding scheme designator; SCT is SNOMED CT")
+    value: str = Field(description="The code, such as 10200004")
+    meaning: str = Field(description="Its meaning in words, such as Liver")
+
+
+class Label(BaseModel):
+    """One value of a mask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: int = Field(ge=1, le=65535, description="The value in the mask; 0 is always background")
+    name: str = Field(min_length=1, description="The structure's name")
+    colour: tuple[int, int, int] = Field(description="RGB, 0 to 255")
+    code: Code | None = Field(None, description="What it is in a terminology (SNOMED CT)")
+
+
+class Region(BaseModel):
+    """A union of labels that the network learns as one output."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="The region's name, such as kidney_with_tumour")
+    values: tuple[int, ...] = Field(min_length=1, description="The label values that it unites")
+    paints: int = Field(ge=1, description="The label value written where this region is found, over earlier regions")
+
+
+class LabelMap(BaseModel):
+    """The labels of a dataset or model.
+
+    Examples
+    --------
+    >>> labels = LabelMap.parse({"liver": 1, "tumour": 2})
+    >>> labels.values, labels.outputs
+    ((1, 2), 3)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[Label, ...] = Field(min_length=1, description="The labels, by value")
+    regions: tuple[Region, ...] = Field((), description="Overlapping targets, in painting order; empty: plain classes")
+    ignore: int | None = Field(None, description="Mask value of voxels that nobody labelled; never learnt from")
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelMap:
+        values, names = self.values, [label.name for label in self.labels]
+        problems = []
+        if len(set(values)) < len(values):
+            problems.append(f"label values repeat: {list(values)}")
+        if len(set(names)) < len(names):
+            problems.append(f"label names repeat: {names}")
+        if self.ignore is not None and (self.ignore in values or self.ignore == 0):
+            problems.append(f"the ignore value {self.ignore} is also a label")
+        for region in self.regions:
+            unknown = sorted({*region.values, region.paints} - set(values))
+            if unknown:
+                problems.append(f"region {region.name!r} names values without a label: {unknown}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def parse(cls, definition: Mapping[str, Any]) -> LabelMap:
+        """Read a label map from its short or its full form.
+
+        Parameters
+        ----------
+        definition
+            Short: name -> value, as in nnU-Net's and the Decathlon's ``dataset.json`` (either way
+            round); ``background`` is left out, ``ignore`` names the ignore value, and a list of
+            values makes a region, painted with the value of its position. Full: the fields of
+            `LabelMap`; colours may be left out.
+
+        Raises
+        ------
+        LabelError
+            If it is neither, or inconsistent.
+        """
+        try:
+            if "labels" in definition:
+                labels = [
+                    {"colour": default_colour(i), **label} if isinstance(label, Mapping) else label
+                    for i, label in enumerate(definition["labels"])
+                ]
+                return cls.model_validate({**definition, "labels": labels})
+            return _parse_short(definition)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "labels"
+            raise LabelError(f"the label map is wrong at {where}: {first['msg']}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise LabelError(f"the label map can't be read ({error}); write it as 'name: value' pairs") from None
+
+    @classmethod
+    def from_values(cls, values: Iterable[int]) -> LabelMap:
+        """Name labels after their values, for datasets that don't name them."""
+        return cls.parse({f"label_{value}": int(value) for value in sorted(set(values) - {0})})
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The label values, without background and ignore."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def outputs(self) -> int:
+        """Number of the network's output channels."""
+        return len(self.regions) if self.regions else len(self.labels) + 1
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Name of each foreground target, in channel order: the regions, or the labels."""
+        return tuple(target.name for target in (self.regions or self.labels))
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Integer type that holds every value, 255 being kept free for ignore."""
+        return np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16
+
+    @property
+    def is_sided(self) -> bool:
+        """Whether a name says left or right: then mirroring across that axis would swap meanings."""
+        return any(SIDED.search(label.name.replace("_", " ")) for label in self.labels)
+
+    def members(self, target: int) -> tuple[int, ...]:
+        """Return the mask values that belong to foreground target number `target` (from 0)."""
+        return self.regions[target].values if self.regions else (self.labels[target].value,)
+
+    def encode(self, mask: NDArray) -> NDArray[np.uint8]:
+        """Return class indices 0..len(labels) for the mask's values; ignore becomes 255.
+
+        Raises
+        ------
+        LabelError
+            If the mask holds a value that this map doesn't know, or there are more than 254 labels.
+        """
+        if len(self.labels) > 254:
+            raise LabelError(f"{len(self.labels)} labels are more than the 254 a training mask can hold")
+        table = np.full(65536, -1, dtype=np.int16)
+        table[[0, *self.values]] = range(len(self.labels) + 1)
+        if self.ignore is not None:
+            table[self.ignore] = IGNORE_INDEX
+        indices = table[mask]
+        if (indices < 0).any():
+            unknown = sorted(int(v) for v in np.unique(mask[indices < 0]))
+            raise LabelError(f"the mask holds values {unknown[:8]} that the label map doesn't know ({self.describe()})")
+        return indices.astype(np.uint8)
+
+    def decode(self, indices: NDArray) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return mask values for class indices 0..len(labels)."""
+        return np.array([0, *self.values], dtype=self.dtype)[indices]
+
+    def describe(self) -> str:
+        """Return the labels as 'value name' pairs for messages."""
+        return ", ".join(f"{label.value} {label.name}" for label in self.labels)
+
+
+IGNORE_INDEX = 255
+"""Class index of voxels that give no gradient and count in no metric."""
+
+
+def default_colour(position: int) -> tuple[int, int, int]:
+    """Return the colour of the label at `position` when none is given."""
+    return DEFAULT_COLOURS[position % len(DEFAULT_COLOURS)]
+
+
+def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
+    pairs = dict(definition)
+    if all(str(key).isdigit() for key in pairs):  # the Decathlon writes {"1": "liver"}
+        pairs = {name: int(value) for value, name in pairs.items()}
+    pairs.pop("background", None)
+    ignore = pairs.pop("ignore", None)
+    singles = {name: int(value) for name, value in pairs.items() if not isinstance(value, list | tuple)}
+    groups = {name: tuple(map(int, value)) for name, value in pairs.items() if isinstance(value, list | tuple)}
+    if groups:  # nnU-Net: every entry is a region, painted in the order given with the values 1, 2, ...
+        regions = {name: groups.get(name, (singles.get(name, 0),)) for name in pairs}
+        values = sorted({v for members in regions.values() for v in members})
+        names = {members[0]: name for name, members in regions.items() if len(members) == 1}
+        labels = [(value, names.get(value, f"label_{value}")) for value in values]
+        painted = [
+            Region(name=name, values=members, paints=min(set(members) - _inner(regions, members), default=members[0]))
+            for name, members in regions.items()
+        ]
+    else:
+        labels, painted = sorted((value, name) for name, value in singles.items()), []
+    return LabelMap(
+        labels=tuple(
+            Label(value=value, name=name, colour=default_colour(i)) for i, (value, name) in enumerate(labels)
+        ),
+        regions=tuple(painted),
+        ignore=ignore,
+    )
+
+
+def _inner(regions: Mapping[str, tuple[int, ...]], members: tuple[int, ...]) -> set[int]:
+    """Values of `members` that a smaller region within it claims for itself."""
+    smaller = [set(other) for other in regions.values() if set(other) < set(members)]
+    return set().union(*smaller)
