@@ -54,7 +54,9 @@ class PlanConfig(Stage):
     patch: tuple[int, int, int] | None = Field(None, description="Training patch in voxels, x, y, z (RAS)")
     batch: int | None = Field(None, ge=1, description="Patches in a training step")
     mirror: tuple[bool, bool, bool] | None = Field(
-        None, description="Axes (x, y, z) along which mirrored scans are as plausible; default: all, but x off for sided labels"
+        None,
+        description="Axes (x, y, z) along which mirrored scans are as plausible; "
+        "default: all, but x off for sided labels",
     )
 
 
@@ -106,7 +108,9 @@ class TrainingConfig(Stage):
     poly_exponent: float = Field(0.9, gt=0, description="Learning rate falls as (1 - step/steps) to this power")
     warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the initial learning rate")
     clip_norm: float = Field(12.0, gt=0, description="Largest norm of the gradient")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: plain weights")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: plain weights"
+    )
     foreground: float = Field(1 / 3, ge=0, le=1, description="Share of patches centred on a random labelled structure")
     dice_weight: float = Field(1.0, ge=0, description="Weight of the Dice loss")
     ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy")
@@ -114,7 +118,9 @@ class TrainingConfig(Stage):
     validate_every: int = Field(0, ge=0, description="Steps between whole-volume validations; 0: only at the end")
     patience: int = Field(0, ge=0, description="Validations without a better Dice before stopping; 0: never stop early")
     checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints for resuming")
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="Arithmetic; auto: the fastest safe one")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic; auto: the fastest safe one"
+    )
     loader_threads: int = Field(1, ge=0, description="Threads that prepare batches ahead; 0: in the loop")
     freeze_encoder: bool = Field(False, description="When fine-tuning, leave the encoder's weights as they are")
 
@@ -133,7 +139,9 @@ class InferenceConfig(Stage):
     overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that the next one covers again")
     flips: bool = Field(False, description="Average over mirrored scans (up to 8 times the work)")
     window_batch: int = Field(2, ge=1, description="Windows in a forward pass; at least 2 is faster on CPUs")
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="Arithmetic; auto: the fastest safe one")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic; auto: the fastest safe one"
+    )
 
 
 class ExperimentConfig(Stage):
@@ -145,7 +153,9 @@ class ExperimentConfig(Stage):
     network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(), description="The network")
     augmentation: AugmentationConfig = Field(default_factory=lambda: AugmentationConfig(), description="Random changes")
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
-    inference: InferenceConfig = Field(default_factory=lambda: InferenceConfig(), description="Application and validation")
+    inference: InferenceConfig = Field(
+        default_factory=lambda: InferenceConfig(), description="Application and validation"
+    )
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -51,23 +51,26 @@ class Orientation:
         """Return a view of `array` (..., X, Y, Z) in the target order."""
         lead = array.ndim - 3
         moved = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return moved[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+        return self._flip(moved)
 
     def undo(self, array: NDArray) -> NDArray:
         """Return a view of `array` (..., X, Y, Z) back in the source order."""
         lead = array.ndim - 3
-        unflipped = array[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
-        return unflipped.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.axes)))
+        return self._flip(array).transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.axes)))
+
+    def _flip(self, array: NDArray) -> NDArray:
+        x, y, z = (slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return array[..., x, y, z]
 
     def apply_to_grid(self, grid: Grid) -> Grid:
         """Return the grid whose voxels `apply` gives."""
-        shape = tuple(grid.shape[axis] for axis in self.axes)
+        x, y, z = (grid.shape[axis] for axis in self.axes)
         target_to_source = np.zeros((4, 4))
         target_to_source[3, 3] = 1.0
         for target, (source, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
             target_to_source[source, target] = -1.0 if flip else 1.0
             target_to_source[source, 3] = grid.shape[source] - 1 if flip else 0
-        return Grid(shape, grid.affine @ target_to_source)
+        return Grid((x, y, z), grid.affine @ target_to_source)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,8 +153,9 @@ class Grid:
         left, _, right = np.linalg.svd(self.directions)
         rotation = left @ right
         axes = max(permutations(range(3)), key=lambda order: sum(abs(rotation[w, order[w]]) for w in range(3)))
+        a, b, c = axes
         x, y, z = (bool(rotation[world, index] < 0) for world, index in enumerate(axes))
-        return Orientation(axes, (x, y, z))
+        return Orientation((a, b, c), (x, y, z))
 
     def canonical(self) -> Grid:
         """Return this grid with its axes reordered and flipped to closest RAS+."""

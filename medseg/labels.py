@@ -218,9 +218,7 @@ def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
     else:
         labels, painted = sorted((value, name) for name, value in singles.items()), []
     return LabelMap(
-        labels=tuple(
-            Label(value=value, name=name, colour=default_colour(i)) for i, (value, name) in enumerate(labels)
-        ),
+        labels=tuple(Label(value=value, name=name, colour=default_colour(i)) for i, (value, name) in enumerate(labels)),
         regions=tuple(painted),
         ignore=ignore,
     )
