@@ -1,0 +1,143 @@
+"""What a result was made from and by: versions, machine, digests, time.
+
+Imports nothing heavy: versions are read from the packages' metadata, not by importing them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "medseg", "torch", "monai", "numpy", "scipy", "nibabel", "pydicom", "highdicom", "safetensors", "lightning-fabric",
+)  # fmt: skip
+"""Packages whose version can change a result."""
+
+BLOCK = 1 << 20
+"""Bytes read at once while digesting."""
+
+DIGEST_THREADS = 4
+"""hashlib lets other threads run while it works; beyond four the disk is the limit."""
+
+
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the installed version of each package; those not installed are left out."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def machine() -> dict[str, Any]:
+    """Return the system, processor, usable cores and memory (GB); no host or user name."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "memory_gb": _memory_gb(),
+    }
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, which a container may limit below the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def timestamp() -> str:
+    """Return the time now as ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def git_state(folder: Path) -> str | None:
+    """Return the commit that `folder` is at, with '+changes' if files differ; None outside a repository."""
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if changed else commit
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal.
+
+    Examples
+    --------
+    >>> digest_bytes(b"")[:16]
+    'e3b0c44298fc1c14'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of a JSON value; the order of keys makes no difference.
+
+    Examples
+    --------
+    >>> digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    True
+    """
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Return one digest for the contents of several files, in their order; names don't count.
+
+    Raises
+    ------
+    OSError
+        If a file can't be read.
+    """
+    files = list(paths)
+    if len(files) <= 1:
+        digests = [_digest_file(path) for path in files]
+    else:
+        with ThreadPoolExecutor(DIGEST_THREADS) as threads:
+            digests = list(threads.map(_digest_file, files))
+    return digest_bytes("\n".join(digests).encode())
+
+
+def _digest_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
