@@ -1,0 +1,53 @@
+"""Networks by name, from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from medseg.errors import PlanError
+from medseg.networks.base import SegmentationNetwork
+from medseg.networks.unet import UNet
+from medseg.outputs import NetworkOutput
+from medseg.plan import Plan
+
+__all__ = ["NetworkOutput", "SegmentationNetwork", "build_network", "encoder_parameters", "network_axes"]
+
+
+def network_axes(plan: Plan) -> tuple[int, ...]:
+    """Return which of x, y, z the network's spatial axes are, in order."""
+    return tuple(axis for axis in range(3) if plan.dimensions == 3 or axis != plan.slice_axis)
+
+
+def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
+    """Build the plan's network with fresh weights, drawn from torch's global generator.
+
+    Parameters
+    ----------
+    plan : its `network`, `channels`, `dimensions`, `slice_axis` and `patch` are used.
+    outputs : logits a voxel, `LabelMap.outputs`.
+
+    Raises
+    ------
+    PlanError
+        If the patch does not fit the architecture.
+    """
+    if plan.network.name == "unet":
+        return UNet(len(plan.channels), outputs, plan.network, network_axes(plan))
+    from medseg.networks import monai_networks
+
+    return monai_networks.build(plan, outputs, network_axes(plan))
+
+
+def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters that fine-tuning with a frozen encoder leaves as they are.
+
+    Raises
+    ------
+    PlanError
+        If the network has no encoder that medseg knows.
+    """
+    if not isinstance(network, SegmentationNetwork):
+        raise PlanError(f"a {type(network).__name__} has no encoder to freeze; train it without freeze_encoder")
+    yield from network.encoder_parameters()

@@ -1,0 +1,211 @@
+"""The plain U-Net of nnU-Net, in 2D and 3D, with our own layers.
+
+Layout and constants follow PlainConvUNet and ResidualEncoderUNet of dynamic-network-architectures
+0.4 (Isensee et al., Nature Methods 2021; nnU-Net revisited, MICCAI 2024): convolution with bias,
+instance norm (affine, eps 1e-5), leaky ReLU 0.01; downsampling by strided convolution, upsampling by
+transposed convolution; a 1x1 head on every decoder stage but the coarsest, whose loss nnU-Net
+weighs with 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.networks.base import SegmentationNetwork
+from medseg.outputs import NetworkOutput
+from medseg.plan import NetworkPlan
+
+NEGATIVE_SLOPE = 0.01
+"""Slope of the leaky ReLU, and `a` of He's initialisation (nnU-Net)."""
+
+NORM_EPS = 1e-5
+"""Added to the variance in instance norm (nnU-Net)."""
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvShape:
+    """What distinguishes one convolution from another; `kernel` and `stride` have one entry an axis."""
+
+    inputs: int
+    outputs: int
+    kernel: Sizes
+    stride: Sizes
+    dropout: float = 0.0
+
+
+class InstanceNorm(nn.Module):
+    """Each feature map of each patch to mean 0 and variance 1, then scaled and shifted.
+
+    A group norm with one group a channel is the same function; its kernels read bf16 and
+    channels-last maps as they are, where `torch.nn.functional.instance_norm` copies them.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the normalised maps, same shape and dtype."""
+        return functional.group_norm(maps, len(self.weight), self.weight, self.bias, NORM_EPS)
+
+
+def _conv(shape: ConvShape) -> nn.Conv2d | nn.Conv3d:
+    layer = nn.Conv3d if len(shape.kernel) == 3 else nn.Conv2d
+    padding: Any = tuple((k - 1) // 2 for k in shape.kernel)
+    kernel: Any = shape.kernel
+    stride: Any = shape.stride
+    return layer(shape.inputs, shape.outputs, kernel, stride, padding)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, dropout of whole maps where asked for, instance norm, leaky ReLU."""
+
+    def __init__(self, shape: ConvShape) -> None:
+        layers: list[nn.Module] = [_conv(shape)]
+        if shape.dropout:
+            layers.append(nn.Dropout3d(shape.dropout) if len(shape.kernel) == 3 else nn.Dropout2d(shape.dropout))
+        layers += [InstanceNorm(shape.outputs), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)]
+        super().__init__(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut (nnU-Net's BasicBlockD: the shortcut pools, then projects)."""
+
+    def __init__(self, shape: ConvShape) -> None:
+        super().__init__()
+        ones = (1,) * len(shape.kernel)
+        again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones)
+        self.first = ConvBlock(shape)
+        self.second = nn.Sequential(_conv(again), InstanceNorm(shape.outputs))
+        shortcut: list[nn.Module] = []
+        if shape.stride != ones:
+            pool: Any = nn.AvgPool3d if len(ones) == 3 else nn.AvgPool2d
+            shortcut.append(pool(shape.stride, shape.stride))
+        if shape.inputs != shape.outputs:
+            shortcut += [_conv(ConvShape(shape.inputs, shape.outputs, ones, ones)), InstanceNorm(shape.outputs)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps of the next block, at the stride's resolution."""
+        total = self.second(self.first(maps)) + self.shortcut(maps)
+        return functional.leaky_relu_(total, NEGATIVE_SLOPE)
+
+
+class DecoderStage(nn.Module):
+    """Upsample the coarser maps, join the encoder's maps of that resolution, convolve."""
+
+    def __init__(self, coarser: int, shape: ConvShape, stride: Sizes, convolutions: int) -> None:
+        super().__init__()
+        layer: Any = nn.ConvTranspose3d if len(stride) == 3 else nn.ConvTranspose2d
+        self.up = layer(coarser, shape.outputs, stride, stride)
+        self.convs = _plain_stage(shape, convolutions)
+
+    def forward(self, coarser: Tensor, skipped: Tensor) -> Tensor:
+        """Return maps of `skipped`'s resolution."""
+        maps: Tensor = self.convs(torch.cat((self.up(coarser), skipped), 1))
+        return maps
+
+
+class UNet(SegmentationNetwork):
+    """Encoder, decoder and heads from a `NetworkPlan`.
+
+    Parameters
+    ----------
+    channels : image channels.
+    outputs : logits a voxel.
+    topology : features, kernels and strides, finest stage first.
+    axes : which of x, y, z the network sees: (0, 1, 2), or the two in a slice.
+
+    Notes
+    -----
+    Image sizes must be multiples of the strides' product along each axis. With
+    ``topology.residual`` an encoder stage has residual blocks of two convolutions each in place of
+    the plain ones, after one plain convolution on the image.
+    """
+
+    def __init__(self, channels: int, outputs: int, topology: NetworkPlan, axes: Sequence[int] = (0, 1, 2)) -> None:
+        super().__init__()
+        features = topology.features
+        kernels = [tuple(kernel[axis] for axis in axes) for kernel in topology.kernels]
+        strides = [tuple(stride[axis] for axis in axes) for stride in topology.strides]
+        ones = (1,) * len(axes)
+        self.stem = (
+            ConvBlock(ConvShape(channels, features[0], kernels[0], ones)) if topology.residual else nn.Identity()
+        )
+        inputs = (features[0] if topology.residual else channels, *features)
+        stage = _residual_stage if topology.residual else _plain_stage
+        self.encoder = nn.ModuleList(
+            stage(ConvShape(inputs[i], features[i], kernels[i], strides[i], topology.dropout), topology.convolutions)
+            for i in range(len(features))
+        )
+        self.decoder = nn.ModuleList(
+            DecoderStage(
+                features[i + 1],
+                ConvShape(2 * features[i], features[i], kernels[i], ones, topology.dropout),
+                strides[i + 1],
+                topology.convolutions,
+            )
+            for i in reversed(range(len(features) - 1))
+        )
+        supervised = max(1, len(features) - 2) if topology.deep_supervision else 1
+        self.heads = nn.ModuleList(
+            _conv(ConvShape(features[i], outputs, ones, ones)) for i in range(supervised)
+        )
+        self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):  # every block starts as its shortcut
+                nn.init.zeros_(module.second[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Return logits (B, K, *spatial); the coarser ones too while training."""
+        maps, skipped = self.stem(image), []
+        for stage in self.encoder:
+            maps = stage(maps)
+            skipped.append(maps)
+        skipped.pop()
+        stages = []
+        for stage in self.decoder:
+            maps = stage(maps, skipped.pop())
+            stages.append(maps)
+        finest, *coarser = (head(m) for head, m in zip(self.heads, self._supervised(stages), strict=False))
+        return NetworkOutput(finest, tuple(coarser))
+
+    def _supervised(self, stages: list[Tensor]) -> list[Tensor]:
+        """Decoder maps that get a head, finest first."""
+        return stages[::-1] if self.training else stages[-1:]
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of stem and encoder."""
+        yield from self.stem.parameters()
+        yield from self.encoder.parameters()
+
+
+def _plain_stage(shape: ConvShape, convolutions: int) -> nn.Sequential:
+    """`convolutions` blocks; the first one changes features and resolution."""
+    ones = (1,) * len(shape.kernel)
+    again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones, shape.dropout)
+    return nn.Sequential(ConvBlock(shape), *(ConvBlock(again) for _ in range(convolutions - 1)))
+
+
+def _residual_stage(shape: ConvShape, convolutions: int) -> nn.Sequential:
+    """Residual blocks with `convolutions` convolutions in all, rounded up to whole blocks."""
+    ones = (1,) * len(shape.kernel)
+    again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones, shape.dropout)
+    blocks = -(-convolutions // 2)
+    return nn.Sequential(ResidualBlock(shape), *(ResidualBlock(again) for _ in range(blocks - 1)))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
