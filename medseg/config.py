@@ -75,13 +75,19 @@ class AugmentationConfig(Stage):
     """Random changes of training patches; probabilities are per patch. Defaults are nnU-Net v2's."""
 
     rotation_p: float = Field(0.2, ge=0, le=1, description="Probability of a rotation")
-    rotation_degrees: float = Field(30.0, ge=0, le=180, description="Largest angle about each axis, degrees")
+    rotation_degrees: float | None = Field(
+        None,
+        ge=0,
+        le=180,
+        description="Largest angle about each axis, degrees; default: 30 in 3D; where patches turn in plane only, "
+        "180, or 15 if their plane is elongated",
+    )
     scaling_p: float = Field(0.2, ge=0, le=1, description="Probability of a change of size")
     scaling: tuple[float, float] = Field((0.7, 1.4), description="Range of the size factor")
     elastic_p: float = Field(0.0, ge=0, le=1, description="Probability of a smooth random deformation")
     elastic_mm: float = Field(4.0, ge=0, description="Standard deviation of its control points' shifts, mm")
     noise_p: float = Field(0.1, ge=0, le=1, description="Probability of Gaussian noise")
-    noise_variance: float = Field(0.1, ge=0, description="Largest variance of the noise, normalised units")
+    noise_std: float = Field(0.1, ge=0, description="Largest standard deviation of the noise, normalised units")
     blur_p: float = Field(0.2, ge=0, le=1, description="Probability of Gaussian blur")
     blur_sigma: tuple[float, float] = Field((0.5, 1.0), description="Range of its sigma, voxels")
     brightness_p: float = Field(0.15, ge=0, le=1, description="Probability of a multiplied brightness")
@@ -94,6 +100,16 @@ class AugmentationConfig(Stage):
     gamma_inverted_p: float = Field(0.1, ge=0, le=1, description="Probability of a gamma change of the inverted patch")
     gamma: tuple[float, float] = Field((0.7, 1.5), description="Range of gamma")
     mirror_p: float = Field(0.5, ge=0, le=1, description="Probability of a flip along each axis that the plan allows")
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentationConfig:
+        for field in ("scaling", "blur_sigma", "brightness", "contrast", "low_resolution", "gamma"):
+            low, high = getattr(self, field)
+            if not 0 < low <= high:
+                raise ValueError(f"{field} must be a range of positive numbers, lower first, not [{low}, {high}]")
+        if self.low_resolution[1] > 1:
+            raise ValueError(f"low_resolution factors are at most 1, not {self.low_resolution[1]}")
+        return self
 
 
 class TrainingConfig(Stage):
@@ -142,6 +158,17 @@ class InferenceConfig(Stage):
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic; auto: the fastest safe one"
     )
+
+
+class SegmentConfig(Stage):
+    """A batch: many scans, one model."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
+    inference: InferenceConfig | None = Field(None, description="Application; default: as the model was validated")
+    key: Path | None = Field(
+        None, description="Key file of the pseudonyms of DICOM series, made on first use; default: one for this user"
+    )
+    redo: bool = Field(False, description="Segment again what is already done")
 
 
 class ExperimentConfig(Stage):
