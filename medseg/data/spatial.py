@@ -1,0 +1,273 @@
+"""Random rotation, size, deformation and mirroring of a patch, in one resampling of image and mask.
+
+All parameters of a patch are drawn first (`SpatialDrawer`), then only the voxels they need are read and each is
+interpolated once (`read_patch`). A patch that is only mirrored, or not changed at all, is read as it is.
+
+Decisions
+---------
+* Turning and resizing happen in millimetres, so that anatomy is never sheared on anisotropic grids.
+* 2D patches, and 3D patches whose spacings differ by more than `ANISOTROPY`, turn and resize in the plane across
+  ``plan.slice_axis`` only: interpolating between far slices invents anatomy (nnU-Net's "dummy 2D").
+* The image is interpolated linearly and the mask takes the nearest voxel. nnU-Net interpolates each class of the mask
+  linearly and takes the largest, which differs on single boundary voxels and costs one interpolation a class.
+* Elastic deformation is a cubic B-spline over control points whose shifts are clipped so that it can't fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from medseg.config import AugmentationConfig
+from medseg.plan import Plan, Sizes
+
+ANISOTROPY = 3.0
+"""Ratio of the largest to the smallest spacing above which patches turn in plane only (nnU-Net's threshold)."""
+
+ROTATION_3D, ROTATION_PLANE, ROTATION_ELONGATED = 30.0, 180.0, 15.0
+"""Largest angles, degrees, where the configuration leaves them open: nnU-Net's."""
+
+ELONGATED = 1.5
+"""Ratio of a plane patch's edges (mm) above which large angles would turn most of it out of the scan (nnU-Net's)."""
+
+NODE_DISTANCE = 4.0
+"""Distance of the elastic control points, in standard deviations of their shifts, and at least in voxels."""
+
+NO_FOLD = 0.4
+"""Largest control-point shift, in control-point distances, for which a cubic B-spline in 3D stays one-to-one.
+
+Y. Choi, S. Lee: Injectivity conditions of 2D and 3D uniform cubic B-spline functions. Graphical Models 62, 2000.
+"""
+
+SLAB_VOXELS = 2**17
+"""Voxels interpolated at a time: their coordinates stay in a core's cache."""
+
+
+class PatchSource(Protocol):
+    """A prepared case that patches are read from (`medseg.preprocessing.cache.CachedCase`)."""
+
+    @property
+    def shape(self) -> Sizes:
+        """Voxels along x, y, z."""
+
+    @property
+    def foreground(self) -> Mapping[int, NDArray]:
+        """Voxel positions (n, 3) of each class index that is present."""
+
+    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return image (C, *size) and class indices (*size) from voxel `start` on, padded outside the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialChange:
+    """What was drawn for one patch.
+
+    Attributes
+    ----------
+    matrix : (3, 3) float64; from a voxel's offset to the patch's centre to the offset it is taken from; None: neither
+        turned nor resized nor deformed.
+    axes : the axes that move; the others keep their voxels.
+    shifts : (len(axes), *nodes) float32 shifts of the elastic control points in voxels, before `matrix`; None: rigid.
+    flips : axes mirrored afterwards.
+    """
+
+    matrix: NDArray[np.float64] | None = None
+    axes: tuple[int, ...] = (0, 1, 2)
+    shifts: NDArray[np.float32] | None = None
+    flips: tuple[int, ...] = ()
+
+
+class SpatialDrawer:
+    """Draws spatial changes for the patches of a plan."""
+
+    def __init__(self, config: AugmentationConfig, plan: Plan) -> None:
+        self.config = config
+        self.patch, self.spacing, self.mirror = plan.patch, plan.spacing, plan.mirror
+        in_plane = plan.dimensions == 2 or max(plan.spacing) > ANISOTROPY * min(plan.spacing)
+        self.axes = tuple(axis for axis in range(3) if not (in_plane and axis == plan.slice_axis))
+        edges = [self.patch[axis] * self.spacing[axis] for axis in self.axes]
+        default = ROTATION_3D
+        if in_plane:
+            default = ROTATION_ELONGATED if max(edges) > ELONGATED * min(edges) else ROTATION_PLANE
+        self.degrees = default if config.rotation_degrees is None else config.rotation_degrees
+
+    def draw(self, rng: np.random.Generator) -> SpatialChange:
+        """Draw the change of one patch; the same number generator state gives the same change."""
+        config = self.config
+        turned, resized, deformed = rng.random(3) < (config.rotation_p, config.scaling_p, config.elastic_p)
+        matrix = None
+        if turned or resized or deformed:
+            angles = rng.uniform(-self.degrees, self.degrees, len(self.axes)) if turned else np.zeros(len(self.axes))
+            size = rng.uniform(*config.scaling) if resized else 1.0
+            matrix = turn_and_resize(np.radians(angles), size, self.spacing, self.axes)
+        shifts = self._draw_shifts(rng) if deformed and config.elastic_mm > 0 else None
+        chosen = rng.random(3) < config.mirror_p
+        flips = tuple(a for a in range(3) if chosen[a] and self.mirror[a] and self.patch[a] > 1)
+        return SpatialChange(matrix, self.axes, shifts, flips)
+
+    def _draw_shifts(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        std = self.config.elastic_mm / np.array([self.spacing[axis] for axis in self.axes])
+        distance = np.maximum(NODE_DISTANCE * std, NODE_DISTANCE)
+        nodes = [math.ceil(self.patch[axis] / step) + 3 for axis, step in zip(self.axes, distance, strict=True)]
+        shifts = rng.standard_normal((len(nodes), *nodes), dtype=np.float32)
+        column = (slice(None), *[None] * len(nodes))
+        limit = NO_FOLD * distance[column]
+        return np.clip(shifts * std[column], -limit, limit).astype(np.float32)
+
+
+def turn_and_resize(
+    angles: NDArray[np.float64], size: float, spacing: Sequence[float], axes: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return the (3, 3) matrix from patch offsets to scan offsets, in voxels.
+
+    Parameters
+    ----------
+    angles : radians, one an axis of `axes`; with two axes only the last counts, turning the first towards the second.
+    size : how large things appear in the patch; 2 doubles them.
+    spacing : mm; the rotation is rigid in millimetres.
+    axes : the two or three axes that move.
+
+    Examples
+    --------
+    >>> turn_and_resize(np.array([0.0, 0.0]), 2.0, (1, 1, 5), (0, 1)).diagonal()
+    array([0.5, 0.5, 1. ])
+    """
+    rotation = np.eye(3)
+    planes = [(axes[0], axes[1])] if len(axes) == 2 else [(1, 2), (2, 0), (0, 1)]
+    for (first, second), angle in zip(planes, angles[-len(planes) :], strict=True):
+        turn = np.eye(3)
+        turn[[first, second], [first, second]] = math.cos(angle)
+        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+        rotation = rotation @ turn
+    scale = np.array([1 / size if axis in axes else 1.0 for axis in range(3)])
+    return np.diag(scale / np.asarray(spacing, dtype=float)) @ rotation @ np.diag(spacing)
+
+
+def read_patch(
+    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read a patch with a spatial change.
+
+    Parameters
+    ----------
+    start : (3,) first voxel of the unchanged patch; may lie outside of the scan.
+    patch : voxels along x, y, z.
+
+    Returns
+    -------
+    image : (C, *patch) float32.
+    target : (*patch) uint8 class indices; each is one that the mask holds.
+    """
+    if change.matrix is None:
+        image, target = (torch.from_numpy(array) for array in source.read(start, patch))
+    else:
+        image, target = _resample(source, start, patch, change)
+    if change.flips:
+        image = image.flip([axis + 1 for axis in change.flips])
+        target = target.flip(list(change.flips))
+    return image, target
+
+
+def _resample(
+    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange
+) -> tuple[torch.Tensor, torch.Tensor]:
+    low, size = _needed_box(start, patch, change)
+    image, target = (torch.from_numpy(array) for array in source.read(low, size))
+    # The axes that stay are moved to the front, where they are more channels: a plane has its own, cheaper sampler.
+    still = [axis for axis in range(3) if axis not in change.axes]
+    order = (*still, *change.axes)
+    box = tuple(size[axis] for axis in change.axes)
+    channels = image.permute(0, *(axis + 1 for axis in order)).reshape(-1, *box)
+    planes = target.permute(order).reshape(-1, math.prod(box))
+    moved = tuple(patch[axis] for axis in change.axes)
+    new_image = torch.empty((len(channels), *moved))
+    new_target = torch.empty((len(planes), *moved), dtype=torch.uint8)
+    centre = [start[axis] + (patch[axis] - 1) / 2 - low[axis] for axis in change.axes]
+    for rows, coordinates in _slabs(moved, centre, change):
+        new_image[:, rows] = _linear(channels, coordinates)
+        new_target[:, rows] = _nearest(planes, coordinates, box)
+    back = tuple(int(axis) for axis in np.argsort(order))
+    kept = tuple(patch[axis] for axis in order)
+    new_image = new_image.reshape(-1, *kept).permute(0, *(axis + 1 for axis in back))
+    return new_image.contiguous(), new_target.reshape(kept).permute(back).contiguous()
+
+
+def _needed_box(start: Sequence[int], patch: Sizes, change: SpatialChange) -> tuple[list[int], list[int]]:
+    """Return first voxel and size of the smallest box that holds all neighbours of the changed patch's voxels."""
+    reach = (np.array(patch) - 1) / 2
+    if change.shifts is not None:  # a B-spline never exceeds its control points
+        for position, axis in enumerate(change.axes):
+            reach[axis] += np.abs(change.shifts[position]).max()
+    centre = np.array(start) + (np.array(patch) - 1) / 2
+    reach = np.abs(change.matrix) @ reach if change.matrix is not None else reach
+    rounding = 1e-3  # coordinates are float32
+    low = np.floor(centre - reach - rounding).astype(int)
+    high = np.ceil(centre + reach + rounding).astype(int)
+    for axis in set(range(3)) - set(change.axes):
+        low[axis], high[axis] = start[axis], start[axis] + patch[axis] - 1
+    return [int(v) for v in low], [int(v) for v in high - low + 1]
+
+
+def _slabs(
+    moved: Sequence[int], centre: Sequence[float], change: SpatialChange
+) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+    """Yield rows of the patch's first moving axis with the box coordinates of their voxels, one tensor an axis."""
+    assert change.matrix is not None
+    matrix = change.matrix[np.ix_(change.axes, change.axes)]
+    offsets = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in moved]
+    shaped = [o.reshape([-1 if d == axis else 1 for d in range(len(moved))]) for axis, o in enumerate(offsets)]
+    shifts = None if change.shifts is None else _spread(torch.from_numpy(change.shifts), moved)
+    step = max(1, SLAB_VOXELS // math.prod(moved[1:]))
+    for first in range(0, moved[0], step):
+        rows = slice(first, min(first + step, moved[0]))
+        parts = [shaped[0][rows], *shaped[1:]]
+        if shifts is not None:
+            parts = [part + shifts[axis, rows] for axis, part in enumerate(parts)]
+        shape = (rows.stop - rows.start, *moved[1:])
+        yield (
+            rows,
+            [
+                sum((p * float(m) for p, m in zip(parts, row, strict=True)), torch.tensor(float(c))).expand(shape)
+                for row, c in zip(matrix, centre, strict=True)
+            ],
+        )
+
+
+def _spread(shifts: torch.Tensor, moved: Sequence[int]) -> torch.Tensor:
+    """Return control-point shifts (A, *nodes) at every voxel (A, *moved) by a cubic B-spline along each axis."""
+    for axis, voxels in enumerate(moved, start=1):
+        basis = torch.from_numpy(_b_spline(voxels, shifts.shape[axis]))
+        shifts = torch.tensordot(shifts, basis, dims=([axis], [1])).movedim(-1, axis)
+    return shifts
+
+
+def _b_spline(voxels: int, nodes: int) -> NDArray[np.float32]:
+    """Return the (voxels, nodes) weights of a cubic B-spline whose nodes are evenly spread, one beyond each end."""
+    position = np.linspace(1, nodes - 2, voxels) if voxels > 1 else np.array([(nodes - 1) / 2])
+    distance = np.abs(position[:, None] - np.arange(nodes)[None])
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = np.clip(2 - distance, 0, None) ** 3 / 6
+    return np.where(distance < 1, near, far).astype(np.float32)
+
+
+def _linear(channels: torch.Tensor, coordinates: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Interpolate (N, *box) linearly at voxel coordinates; returns (N, *slab)."""
+    box = channels.shape[1:]
+    scaled = [c * (2 / max(n - 1, 1)) - 1 for c, n in zip(coordinates, box, strict=True)]
+    grid = torch.stack(scaled[::-1], dim=-1)  # grid_sample wants the last axis first
+    return F.grid_sample(channels[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
+def _nearest(planes: torch.Tensor, coordinates: Sequence[torch.Tensor], box: Sequence[int]) -> torch.Tensor:
+    """Take the nearest voxel of (N, prod(box)) at voxel coordinates; returns (N, *slab)."""
+    index = torch.zeros(coordinates[0].shape, dtype=torch.int32)
+    for coordinate, length in zip(coordinates, box, strict=True):
+        index = index * length + coordinate.round().clamp_(0, length - 1).to(torch.int32)
+    return planes.index_select(1, index.reshape(-1)).reshape(len(planes), *index.shape)
