@@ -1,0 +1,124 @@
+"""The segmentation loss: cross-entropy plus soft Dice, for classes and for regions.
+
+Formulas and constants are nnU-Net v2's (``DC_and_CE_loss``, ``DC_and_BCE_loss``,
+``MemoryEfficientSoftDiceLoss``), with 1 - Dice in place of -Dice so that 0 is perfect. Everything is
+computed in float32 even under autocast: sums over a patch overflow fp16, and MONAI's DiceLoss then
+answers exactly 1.0 without an error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg.config import TrainingConfig
+from medseg.labels import IGNORE_INDEX, LabelMap
+from medseg.outputs import NetworkOutput
+
+DICE_SMOOTH = 1e-5
+"""Added to numerator and denominator of Dice (nnU-Net): a class absent everywhere costs nothing."""
+
+
+class Losses(NamedTuple):
+    """Scalars of one step, float32.
+
+    Attributes
+    ----------
+    total : what is minimised: both parts, weighted, over all deep-supervision outputs.
+    dice : 1 - mean soft Dice of the finest output; no gradient.
+    ce : mean cross-entropy of the finest output, nats; no gradient.
+    """
+
+    total: Tensor
+    dice: Tensor
+    ce: Tensor
+
+
+class SegmentationLoss:
+    """Compare logits with a mask of class indices.
+
+    Classes: softmax cross-entropy and Dice of every class but background. Regions: binary
+    cross-entropy and Dice of every region. Voxels of index 255 count nowhere and get no gradient.
+
+    Parameters
+    ----------
+    labels : what the class indices and the output channels mean.
+    config : `dice_weight`, `ce_weight` and `batch_dice` are used.
+    """
+
+    def __init__(self, labels: LabelMap, config: TrainingConfig) -> None:
+        self._config = config
+        self._membership = _membership(labels) if labels.regions else None
+
+    def __call__(self, output: NetworkOutput, target: Tensor, weight: Tensor | None = None) -> Losses:
+        """Return the losses of a batch.
+
+        Parameters
+        ----------
+        output : logits (B, K, *spatial) of any float type, and coarser ones.
+        target : (B, *spatial) uint8 class indices (`LabelMap.encode`), 255 = ignore.
+        weight : (B, *spatial) how much each voxel counts, relative to the others; None: all the same.
+            A voxel of weight 0 is an ignored voxel.
+        """
+        with torch.autocast(target.device.type, enabled=False):
+            levels = (output.logits, *output.coarse)
+            parts = [self._level(logits, target, weight) for logits in levels]
+        shares = [0.5**level for level in range(len(parts))]
+        total = sum(s * (self._config.dice_weight * d + self._config.ce_weight * c) for s, (d, c) in zip(shares, parts))
+        dice, ce = parts[0]
+        return Losses(total / sum(shares), dice.detach(), ce.detach())
+
+    def _level(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return Dice loss and cross-entropy at one resolution."""
+        size = logits.shape[2:]
+        indices = _resized(target, size)
+        counts = (indices != IGNORE_INDEX).float()
+        if weight is not None:
+            counts = counts * _resized(weight.float(), size)
+        if self._membership is None:
+            return _softmax_losses(logits.float(), indices, counts, self._config.batch_dice)
+        members = self._membership.to(indices.device)[:, indices.long()].movedim(0, 1).float()
+        return _sigmoid_losses(logits.float(), members, counts, self._config.batch_dice)
+
+
+def _membership(labels: LabelMap) -> Tensor:
+    """(K, 256) whether each class index belongs to each region."""
+    table = torch.zeros(len(labels.regions), 256, dtype=torch.bool)
+    for region in range(len(labels.regions)):
+        for value in labels.members(region):
+            table[region, labels.values.index(value) + 1] = True
+    return table
+
+
+def _resized(voxels: Tensor, size: torch.Size) -> Tensor:
+    """Nearest-neighbour (B, *spatial) -> (B, *size); exact for uint8, so that ignore stays ignore."""
+    if voxels.shape[1:] == size:
+        return voxels
+    return functional.interpolate(voxels[:, None], size, mode="nearest-exact")[:, 0]
+
+
+def _softmax_losses(logits: Tensor, indices: Tensor, counts: Tensor, batch_dice: bool) -> tuple[Tensor, Tensor]:
+    log_probabilities = logits.log_softmax(1)
+    classes = indices.where(indices != IGNORE_INDEX, indices.new_zeros(()))
+    picked = log_probabilities.gather(1, classes[:, None].long())[:, 0]
+    ce = -(picked * counts).sum() / counts.sum().clamp_min(1e-8)
+    members = torch.stack([classes == c for c in range(1, logits.shape[1])], 1)
+    return _dice_loss(log_probabilities[:, 1:].exp(), members, counts, batch_dice), ce
+
+
+def _sigmoid_losses(logits: Tensor, members: Tensor, counts: Tensor, batch_dice: bool) -> tuple[Tensor, Tensor]:
+    entropy = functional.binary_cross_entropy_with_logits(logits, members, reduction="none").mean(1)
+    ce = (entropy * counts).sum() / counts.sum().clamp_min(1e-8)
+    return _dice_loss(logits.sigmoid(), members, counts, batch_dice), ce
+
+
+def _dice_loss(probabilities: Tensor, members: Tensor, counts: Tensor, batch_dice: bool) -> Tensor:
+    counted = (probabilities * counts[:, None]).flatten(2)
+    overlap = (counted * members.flatten(2)).sum(2)
+    sizes = counted.sum(2) + (members * counts[:, None]).flatten(2).sum(2)
+    if batch_dice:
+        overlap, sizes = overlap.sum(0), sizes.sum(0)
+    return 1 - ((2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
