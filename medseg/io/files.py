@@ -1,0 +1,110 @@
+"""Write files and folders so that a half-written one is never seen.
+
+Everything is written beside its target under a hidden temporary name, flushed to the disk and renamed;
+a crash leaves at most a hidden leftover, which no reader of medseg looks at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from medseg.errors import OutputError
+
+CAUSES = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EACCES: "there is no permission to write there; choose another folder or change its permissions",
+    errno.EPERM: "there is no permission to write there; choose another folder or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path to write; it becomes `target` when the block ends without an error.
+
+    The temporary name keeps the target's ending (``.nii.gz``), because writers choose their format by
+    it. Missing parent folders are made.
+
+    Raises
+    ------
+    OutputError
+        If anything in the block or the renaming fails with an `OSError` (disk full, no permission).
+    """
+    temporary = _temporary_name(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    except OSError as error:
+        raise _output_error(target, error) from error
+    finally:
+        _discard(temporary)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; it becomes `target` when the block ends without an error.
+
+    An existing `target` is replaced: it is moved aside first and deleted last, so that at no moment
+    a mixture of old and new files is visible.
+
+    Raises
+    ------
+    OutputError
+        If anything in the block or the renaming fails with an `OSError` (disk full, no permission).
+    """
+    temporary, old = _temporary_name(target), _temporary_name(target)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _flush(path)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise _output_error(target, error) from error
+    finally:
+        _discard(temporary)
+        _discard(old)
+
+
+def _temporary_name(target: Path) -> Path:
+    ending = "".join(target.suffixes[-2:]) if target.name.endswith(".gz") else target.suffix
+    return target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{ending}")
+
+
+def _flush(path: Path) -> None:
+    """Force `path` to the disk, so that the rename can't survive a power cut that its content doesn't."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _output_error(target: Path, error: OSError) -> OutputError:
+    cause = CAUSES.get(error.errno or 0, error.strerror or type(error).__name__)
+    return OutputError(f"can't write {target}: {cause}")

@@ -1,0 +1,273 @@
+"""Read scans and masks from NIfTI files, and write them.
+
+Read are NIfTI-1 and NIfTI-2, ``.nii``, ``.nii.gz`` and ``.hdr/.img`` pairs, in either byte order. Refused
+are files that can't be placed in space, are cut short, fail their checksum, or hold NaN: a wrong volume
+is never returned. A mask is written with the header of its scan, so that every viewer lays it exactly
+on the scan, whichever of qform and sform that viewer believes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError, UnsupportedScanError
+from medseg.geometry import Grid
+from medseg.io.files import atomic_file
+from medseg.io.header import ScanHeader
+from medseg.io.nifti_header import NiftiHeader, flags_of, grid_of, read_nifti_header
+from medseg.io.streams import CorruptFileError, ShortFileError, read_into
+from medseg.volume import Mask, Source, Volume
+
+GZIP_LEVEL = 2
+"""Masks and scans shrink little more at higher levels, which take several times as long."""
+
+INTEGRAL_TOLERANCE = 1e-3
+"""Largest distance from a whole number that a mask stored as float or scaled may show."""
+
+INT16 = np.iinfo(np.int16)
+
+COPIED_FIELDS = (
+    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""What a mask takes over from its scan's header: geometry and units. Free text stays behind."""
+
+
+def inspect_nifti(path: Path, *, channels_last: bool = False) -> ScanHeader:
+    """Return what reading the scan would give, from its header alone.
+
+    Raises
+    ------
+    ScanError
+        As `read_nifti`, as far as a header shows it.
+    """
+    header = read_nifti_header(path)
+    channels = _channels(header, channels_last=channels_last)
+    grid = _placed(header)
+    return ScanHeader(grid, channels, "", flags_of(header, grid))
+
+
+def read_nifti(path: Path, *, channels_last: bool = False) -> Volume:
+    """Read a scan as float32, with the file's scaling applied.
+
+    Parameters
+    ----------
+    path : the file; of a pair, either one.
+    channels_last : take the fourth (or fifth) axis as channels instead of refusing it.
+
+    Returns
+    -------
+    Volume
+        (C, X, Y, Z) in the file's own axis order; in memory X varies fastest, as on disk.
+
+    Raises
+    ------
+    ScanError
+        With the reason code: `NOT_3D`, `NOT_FINITE`, `TRUNCATED`, `UNREADABLE`, `UNSUPPORTED_PIXELS`,
+        `NO_SPATIAL_CODES`, `BAD_ORIENTATION`, `NOT_A_SCAN`.
+    """
+    header = read_nifti_header(path)
+    channels = _channels(header, channels_last=channels_last)
+    grid = _placed(header)
+    values = _to_float(_read_values(header), *header.scaling())
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise ScanError(ReasonCode.NOT_FINITE, f"{header.name} holds voxels that are NaN or infinite; repair the scan")
+    array = values.reshape((*grid.shape, channels), order="F").transpose(3, 0, 1, 2)
+    return Volume(array, grid, "", flags_of(header, grid))
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a label map; values stored as float are accepted where they are whole numbers.
+
+    Raises
+    ------
+    LabelError
+        If a value is negative, above 65535, not whole, or not a number.
+    ScanError
+        As `read_nifti`.
+    """
+    header = read_nifti_header(path)
+    _channels(header, channels_last=False)
+    grid = _placed(header)
+    stored = _read_values(header)
+    if stored.dtype.kind == "f" or header.scaling() != (1.0, 0.0):
+        stored = _to_whole(_to_float(stored, *header.scaling()), header.name)
+    low, high = int(stored.min()), int(stored.max())
+    if low < 0 or high > 65535:
+        raise LabelError(f"{header.name} holds the value {low if low < 0 else high}; a mask's values are 0 to 65535")
+    labels = stored.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+    return Mask(labels.reshape(grid.shape, order="F"), grid)
+
+
+def write_mask(path: Path, mask: Mask, source: Source) -> None:
+    """Write a mask so that it lies exactly on its scan, read it back and compare.
+
+    A NIfTI source hands on its affines, codes and units as they are, sheared or contradictory ones
+    included; its free text and extensions, which may name a patient, stay behind. For a DICOM source
+    both codes are 1 (scanner) and the unit is mm. The file is NIfTI-1 wherever its sizes allow.
+
+    Parameters
+    ----------
+    path : target, ending in .nii.gz or .nii.
+    mask : on the grid of `source`.
+    source : the scan that the mask belongs to.
+
+    Raises
+    ------
+    GeometryError
+        If the mask is not on the source's grid.
+    OutputError
+        If the file can't be written, or what was written is not what was meant.
+    """
+    if source.kind == "nifti":
+        scan = read_nifti_header(source.files[0])
+        expected = grid_of(scan)
+        if not mask.grid.matches(expected):
+            raise GeometryError(
+                ReasonCode.GRID_MISMATCH,
+                f"the mask ({mask.grid.describe()}) is not on the grid of {scan.name} ({expected.describe()})",
+            )
+        fields = _new_header(mask.array.shape, mask.array.dtype)
+        for name in COPIED_FIELDS:
+            fields[name] = scan.fields[name]
+    else:
+        fields = _placed_header(mask.grid, mask.array.shape, mask.array.dtype)
+    fields.set_intent("label", name="")
+    with atomic_file(path) as temporary:
+        _write_file(temporary, fields, mask.array)
+        _verify(temporary, mask.array, fields, mask.grid, path)
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write a scan as NIfTI, int16 where that is exact and float32 elsewhere, codes 1, unit mm.
+
+    Several channels become the fourth axis. A sheared grid is written with its sform alone, because a
+    qform can't say it.
+
+    Raises
+    ------
+    OutputError
+        If the file can't be written, or what was written is not what was meant.
+    """
+    array = volume.array.transpose(1, 2, 3, 0)
+    if volume.channels == 1:
+        array = array[..., 0]
+    exact = bool(INT16.min <= array.min() and array.max() <= INT16.max and (array == np.rint(array)).all())
+    stored = array.astype(np.int16) if exact else array
+    fields = _placed_header(volume.grid, stored.shape, stored.dtype)
+    with atomic_file(path) as temporary:
+        _write_file(temporary, fields, stored)
+        _verify(temporary, stored, fields, volume.grid, path)
+
+
+def _channels(header: NiftiHeader, *, channels_last: bool) -> int:
+    shape = header.shape
+    if len(shape) == 3:
+        return 1
+    extra = shape[3:]
+    if channels_last and max(extra) == np.prod(extra):  # ITK writes channels as the fifth axis: (X, Y, Z, 1, C)
+        return int(max(extra))
+    raise UnsupportedScanError(
+        ReasonCode.NOT_3D,
+        f"{header.name} has {len(shape)} dimensions, {'x'.join(map(str, shape))}; a scan has three. Split a time "
+        "series into its volumes; where the fourth axis holds channels, say so (channels_last)",
+    )
+
+
+def _placed(header: NiftiHeader) -> Grid:
+    if not header.has_codes:
+        raise GeometryError(
+            ReasonCode.NO_SPATIAL_CODES,
+            f"{header.name} does not say how it lies in space (qform_code and sform_code are 0); "
+            "left and right would be a guess. Convert the scan again from its source",
+        )
+    return grid_of(header)
+
+
+def _read_values(header: NiftiHeader) -> NDArray:
+    """Return the stored values, flat, native byte order, as the file orders them (X fastest)."""
+    values = np.empty(int(np.prod(header.shape)), dtype=header.dtype)
+    try:
+        read_into(header.data_file, header.offset, memoryview(values.view(np.uint8)))
+    except ShortFileError:
+        raise ScanError(
+            ReasonCode.TRUNCATED, f"{header.name} ends before its last voxel; the copy is incomplete, copy it again"
+        ) from None
+    except CorruptFileError as error:
+        raise UnsupportedScanError(
+            ReasonCode.UNREADABLE, f"{header.name} can't be read: {error}; copy it again"
+        ) from None
+    except OSError as error:
+        raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{header.name} can't be read: {error.strerror}") from None
+    if not values.dtype.isnative:
+        values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
+    return values
+
+
+def _to_float(values: NDArray, slope: float, intercept: float) -> NDArray[np.float32]:
+    """Scale to float32; wide types are scaled in float64 first, a part at a time."""
+    if values.dtype == np.float32 or values.dtype.itemsize <= 2:
+        scaled = values.astype(np.float32, copy=False)
+        if slope != 1.0:
+            scaled *= np.float32(slope)
+        if intercept != 0.0:
+            scaled += np.float32(intercept)
+        return scaled
+    result = np.empty(values.shape, dtype=np.float32)
+    part = 1 << 20
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite and is refused as such
+        for start in range(0, len(values), part):
+            result[start : start + part] = values[start : start + part].astype(np.float64) * slope + intercept
+    return result
+
+
+def _to_whole(values: NDArray[np.float32], name: str) -> NDArray[np.int64]:
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(values - whole) <= INTEGRAL_TOLERANCE)
+    if wrong.any():
+        raise LabelError(f"{name} holds the value {values[wrong][0]:g}; a mask holds whole numbers from 0 to 65535")
+    return whole.astype(np.int64)
+
+
+def _new_header(shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
+    kind = nib.Nifti1Header if max(shape) <= INT16.max else nib.Nifti2Header
+    fields = kind(endianness="<")
+    fields.set_data_shape(shape)
+    fields.set_data_dtype(dtype)
+    fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
+    fields["vox_offset"] = int(fields["sizeof_hdr"]) + 4
+    return fields
+
+
+def _placed_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
+    fields = _new_header(shape, dtype)
+    fields.set_xyzt_units("mm")
+    fields.set_sform(grid.affine, code=1)
+    if grid.is_orthogonal:
+        fields.set_qform(grid.affine, code=1)
+    else:
+        fields["pixdim"][1:4] = grid.spacing
+    return fields
+
+
+def _write_file(path: Path, fields: nib.Nifti1Header, array: NDArray) -> None:
+    order = array.dtype.newbyteorder("<")
+    content = fields.binaryblock + b"\0\0\0\0" + array.astype(order, copy=False).tobytes(order="F")
+    if path.name.lower().endswith(".gz"):
+        packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
+        content = packer.compress(content) + packer.flush()
+    path.write_bytes(content)
+
+
+def _verify(written: Path, array: NDArray, fields: nib.Nifti1Header, grid: Grid, target: Path) -> None:
+    """Compare the file on disk with what was meant; an unnoticed misplacement is the worst outcome."""
+    header = read_nifti_header(written)
+    same_values = np.array_equal(_read_values(header), array.reshape(-1, order="F"))
+    if not same_values or header.fields != fields or not grid_of(header).matches(grid):
+        raise OutputError(f"{target} reads back differently from what was written; check the disk and try again")

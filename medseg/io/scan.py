@@ -1,0 +1,90 @@
+"""Read any scan by its `Source`, and the scans and mask of a case on one common grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medseg.errors import GeometryError, ReasonCode
+from medseg.geometry import Grid
+from medseg.io.header import ScanHeader
+from medseg.io.nifti import inspect_nifti, read_mask, read_nifti
+from medseg.volume import Case, Mask, Source, Volume
+
+
+def inspect_scan(source: Source, *, channels_last: bool = False) -> ScanHeader:
+    """Return grid, channels, modality and flags of a scan from its headers.
+
+    Raises
+    ------
+    ScanError
+        If the headers show that the scan can't be read.
+    """
+    if source.kind == "nifti":
+        return inspect_nifti(source.files[0], channels_last=channels_last)
+    from medseg.io.dicom import inspect_series  # pydicom costs 0.2 s that NIfTI-only runs need not pay
+
+    return inspect_series(source)
+
+
+def read_scan(source: Source, *, channels_last: bool = False) -> Volume:
+    """Read one scan.
+
+    Parameters
+    ----------
+    source : where its pixels are.
+    channels_last : take a NIfTI file's fourth axis as channels instead of refusing it.
+
+    Raises
+    ------
+    ScanError
+        If it is not a sound volume; the code says why.
+    """
+    if source.kind == "nifti":
+        return read_nifti(source.files[0], channels_last=channels_last)
+    from medseg.io.dicom import read_series
+
+    return read_series(source)
+
+
+def read_case(case: Case) -> tuple[Volume, Mask | None]:
+    """Read the scans of a case as the channels of one volume, and its mask where there is one.
+
+    A single source may hold several channels in one file; several sources are stacked in their order.
+
+    Raises
+    ------
+    ScanError
+        If a scan can't be read, or (`GRID_MISMATCH`) scans or mask lie on different grids.
+    LabelError
+        If the mask holds what no mask holds.
+    """
+    volumes = [read_scan(source, channels_last=len(case.images) == 1) for source in case.images]
+    first = volumes[0]
+    for number, volume in enumerate(volumes[1:], start=2):
+        _check_grid(case.id, f"channel {number}", volume.grid, first.grid)
+    flags = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.flags))
+    array = first.array if len(volumes) == 1 else _stack(volumes)
+    mask = None
+    if case.mask is not None:
+        mask = read_mask(case.mask)
+        _check_grid(case.id, "the mask", mask.grid, first.grid)
+        mask = Mask(mask.array, first.grid)
+    return Volume(array, first.grid, first.modality, flags), mask
+
+
+def _stack(volumes: Sequence[Volume]) -> np.ndarray:
+    return np.concatenate([volume.array for volume in volumes])
+
+
+def _check_grid(case: str, what: str, grid: Grid, expected: Grid) -> None:
+    if not grid.matches(expected):
+        distance = ""
+        if grid.shape == expected.shape:
+            distance = f", up to {np.abs(grid.corners() - expected.corners()).max():.3g} mm apart"
+        raise GeometryError(
+            ReasonCode.GRID_MISMATCH,
+            f"case {case}: {what} is on another grid ({grid.describe()}) than the scan ({expected.describe()})"
+            f"{distance}; both must be drawn on the same voxels",
+        )

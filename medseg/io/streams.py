@@ -1,0 +1,125 @@
+"""Read bytes out of plain and gzip-compressed files with bounded memory.
+
+Compression is recognised by its first bytes, never by the file's name. Every gzip member's checksum
+and length are verified (zlib does both at a member's end), and nothing is allocated for what the file
+can't hold.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+CHUNK_BYTES = 1 << 20
+"""Compressed bytes read at a time."""
+
+PIECE_BYTES = 4 << 20
+"""Decompressed bytes held at a time."""
+
+DEFLATE_LIMIT = 1032
+"""Deflate never expands more than 1032 times (zlib's technical details: 1032:1)."""
+
+TRAILING_LIMIT = 64 << 20
+"""Decompressed bytes tolerated after the wanted ones; more is a bomb, or a header that lies."""
+
+
+class ShortFileError(Exception):
+    """The file ends before the bytes that were asked for."""
+
+
+class CorruptFileError(Exception):
+    """The compressed stream contradicts itself or its checksum."""
+
+
+def read_head(path: Path, count: int) -> bytes:
+    """Return the first `count` decompressed bytes of a file, fewer if it is shorter.
+
+    Raises
+    ------
+    CorruptFileError
+        If the compressed stream is broken within them.
+    """
+    head = b""
+    with path.open("rb") as stream:
+        try:
+            for piece in _pieces(stream, count):
+                head += piece
+                if len(head) >= count:
+                    break
+        except ShortFileError:
+            return head
+    return head[:count]
+
+
+def may_hold(path: Path, count: int) -> bool:
+    """Whether the file's size on disk allows it to hold `count` decompressed bytes at all."""
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == GZIP_MAGIC
+    size = path.stat().st_size
+    return count <= (size * DEFLATE_LIMIT if compressed else size)
+
+
+def read_into(path: Path, offset: int, target: memoryview) -> None:
+    """Fill `target` with the file's decompressed bytes from `offset` on.
+
+    A compressed file is read to its end, so that its checksum is verified.
+
+    Raises
+    ------
+    ShortFileError
+        If the file holds fewer bytes.
+    CorruptFileError
+        If the compressed stream is broken, or goes on for longer than `TRAILING_LIMIT`.
+    """
+    filled = position = 0
+    with path.open("rb") as stream:
+        if stream.read(2) != GZIP_MAGIC:
+            stream.seek(offset)
+            while filled < len(target):
+                count = stream.readinto(target[filled:])  # type: ignore[attr-defined]
+                if not count:
+                    raise ShortFileError
+                filled += count
+            return
+        stream.seek(0)
+        for piece in _pieces(stream, PIECE_BYTES):
+            begin = max(0, offset - position)
+            part = piece[begin : begin + len(target) - filled]
+            target[filled : filled + len(part)] = part
+            filled += len(part)
+            position += len(piece)
+            if position > offset + len(target) + TRAILING_LIMIT:
+                raise CorruptFileError("much more data than its header describes")
+    if filled < len(target):
+        raise ShortFileError
+
+
+def _pieces(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Yield the content in pieces of at most `limit` bytes (a plain file: at most `CHUNK_BYTES`)."""
+    pending = stream.read(min(CHUNK_BYTES, max(limit, 4096)))
+    if not pending.startswith(GZIP_MAGIC):
+        while pending:
+            yield pending
+            pending = stream.read(CHUNK_BYTES)
+        return
+    inflater = zlib.decompressobj(wbits=31)
+    while pending:
+        try:
+            yield inflater.decompress(pending, limit)
+        except zlib.error as error:
+            raise CorruptFileError(f"the gzip stream is damaged ({error})") from None
+        pending = inflater.unconsumed_tail
+        if inflater.eof:  # gzip allows further members (bgzip, pigz) and padding with zeros
+            pending = (inflater.unused_data or stream.read(CHUNK_BYTES)).lstrip(b"\0")
+            while not pending and (block := stream.read(CHUNK_BYTES)):
+                pending = block.lstrip(b"\0")
+            if pending:
+                inflater = zlib.decompressobj(wbits=31)
+        elif not pending:
+            pending = stream.read(CHUNK_BYTES)
+    if not inflater.eof:
+        raise ShortFileError
