@@ -1,0 +1,33 @@
+"""Write tables as CSV that is safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from medseg.io.files import atomic_file
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a spreadsheet run a cell as a formula (OWASP, "CSV injection")."""
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file, UTF-8, whole or not at all; None becomes an empty cell.
+
+    Text that a spreadsheet would run as a formula (a case may be called ``=cmd|...``) is written with
+    a leading apostrophe; numbers stay as they are.
+
+    Raises
+    ------
+    OutputError
+        If the file can't be written.
+    """
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([_harmless(name) for name in header])
+        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
