@@ -1,0 +1,98 @@
+"""Whether the examined cases can teach and test what the label map promises.
+
+Errors are what would waste a training: a structure that no training mask shows can't be learnt.
+Warnings are what a person should look at, but what hospitals' data do hold: an empty mask may be a
+healthy patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medseg.errors import DatasetError
+from medseg.labels import LabelMap
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something noticed in the training data.
+
+    Attributes
+    ----------
+    severity : "error" if training makes no sense with it, else "warning".
+    message : one sentence with what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    message: str
+
+
+def check_training_data(
+    fingerprint: Fingerprint, labels: LabelMap, train: Sequence[str], validation: Sequence[str] = ()
+) -> tuple[Finding, ...]:
+    """Return what is wrong or odd about the training and validation cases, errors first.
+
+    Parameters
+    ----------
+    fingerprint : holds an entry for each of these cases.
+    labels : what is to be learnt.
+    train, validation : ids of the labelled cases to learn from and to measure on.
+    """
+    learnt = fingerprint.select(train).cases
+    measured = fingerprint.select(validation).cases if validation else ()
+    return (
+        *_absent_targets(labels, learnt, measured),
+        *_empty_masks(learnt, measured),
+        *_constant_images((*learnt, *measured)),
+    )
+
+
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Raise one `DatasetError` with every finding that is an error, if there is any."""
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DatasetError("; ".join(errors))
+
+
+def _absent_targets(
+    labels: LabelMap, learnt: Sequence[CaseFingerprint], measured: Sequence[CaseFingerprint]
+) -> list[Finding]:
+    names = {label.value: label.name for label in labels.labels}
+    findings = []
+    for number, target in enumerate(labels.targets):
+        members = {names[value] for value in labels.members(number)}
+        if any(members & set(case.volumes_ml) for case in learnt):
+            continue
+        held = [case.id for case in measured if members & set(case.volumes_ml)]
+        if held:
+            advice = f"but the validation case {held[0]} does: move one that shows it to the training cases"
+        else:
+            advice = "nor does a validation mask: add a case that shows it, or take it out of the label map"
+        findings.append(
+            Finding("error", f"no training mask shows {target!r} (value {_values(labels, number)}), {advice}")
+        )
+    return findings
+
+
+def _empty_masks(learnt: Sequence[CaseFingerprint], measured: Sequence[CaseFingerprint]) -> list[Finding]:
+    return [
+        Finding("warning", f"the mask of {role} case {case.id} shows no structure: check that this is meant")
+        for role, cases in (("training", learnt), ("validation", measured))
+        for case in cases
+        if not case.volumes_ml
+    ]
+
+
+def _constant_images(cases: Sequence[CaseFingerprint]) -> list[Finding]:
+    return [
+        Finding("warning", f"channel {number} of {case.id} has one value everywhere: check the scan")
+        for case in cases
+        for number in case.constant_channels
+    ]
+
+
+def _values(labels: LabelMap, target: int) -> str:
+    return " or ".join(map(str, labels.members(target)))

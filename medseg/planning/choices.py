@@ -1,0 +1,129 @@
+"""The choices that follow from the fingerprint alone: grid, slices, intensities, mirroring.
+
+Each function returns the choice and the reason for it in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medseg.config import PlanConfig, Triple
+from medseg.errors import PlanError
+from medseg.labels import LabelMap
+from medseg.plan import ChannelNormalisation
+from medseg.planning.fingerprint import Fingerprint, Intensities
+
+ANISOTROPY = 3.0
+"""An axis this many times coarser than the others, with as many times fewer voxels, is thick-sliced."""
+
+FINE_PERCENTILE = 10.0
+"""Percentile of a thick-sliced axis' spacings that becomes the target, so that thin-sliced scans keep detail."""
+
+EQUAL_SPACING = 1.1
+"""Axes within this factor of the coarsest count as equally coarse when the slice axis is chosen."""
+
+HOUNSFIELD_HINT = -500.0
+"""Foreground below this in scans of unstated modality looks like CT: only lung and air lie there."""
+
+AXES = "xyz"
+
+SET = "set by the configuration"
+"""Reason for everything that a person decided."""
+
+
+def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple, str]:
+    """Return the median spacing, finer along the axis of thick slices in 3D."""
+    if wishes.spacing is not None:
+        if min(wishes.spacing) <= 0:
+            raise PlanError(f"plan.spacing must be positive along every axis, not {_by(wishes.spacing)} mm")
+        return wishes.spacing, SET
+    spacings = fingerprint.spacings()
+    target = np.median(spacings, axis=0)
+    reason = f"median of {len(spacings)} scans, which lie between {_by(spacings.min(0))} and {_by(spacings.max(0))} mm"
+    thick = _thick_axis(fingerprint, target) if wishes.dimensions == 3 else None
+    if thick is not None:
+        others = float(np.delete(target, thick).max())
+        fine = max(float(np.percentile(spacings[:, thick], FINE_PERCENTILE)), others)
+        reason = (
+            f"median of {len(spacings)} scans; but slices along {AXES[thick]} are thick (median {target[thick]:.4g} mm, "
+            f"more than {ANISOTROPY:g} times the other axes'), so that axis takes the {FINE_PERCENTILE:g}th percentile"
+        )
+        target[thick] = fine
+    x, y, z = (float(f"{value:.6g}") for value in target)
+    return (x, y, z), reason
+
+
+def choose_slice_axis(spacing: Triple) -> tuple[int, str]:
+    """Return the coarsest axis; of axes about as coarse, the last in x, y, z."""
+    coarse = [axis for axis in range(3) if spacing[axis] * EQUAL_SPACING >= max(spacing)]
+    axis = coarse[-1]
+    if len(coarse) == 1:
+        return axis, f"{AXES[axis]} is the coarsest axis ({spacing[axis]:.4g} mm)"
+    return axis, f"{', '.join(AXES[a] for a in coarse)} are about equally coarse; slices across {AXES[axis]} are usual"
+
+
+def choose_normalisation(
+    fingerprint: Fingerprint, channels: Sequence[str], modalities: Sequence[str]
+) -> tuple[tuple[ChannelNormalisation, ...], str]:
+    """Return clipping and scaling by the dataset for CT, by each scan for everything else."""
+    chosen, reasons = [], []
+    for number, (channel, modality) in enumerate(zip(channels, modalities, strict=True)):
+        found = fingerprint.intensities(number)
+        if modality == "ct" and found is None:
+            raise PlanError(f"channel {channel!r} is CT, but no mask has foreground to learn its range from")
+        if modality == "ct" and found is not None:
+            chosen.append(_clip(found))
+            reasons.append(
+                f"{channel} is CT: clipped to the foreground's 0.5 and 99.5 percentiles ({found.low:.4g} to "
+                f"{found.high:.4g}), then its mean {found.mean:.4g} and standard deviation {found.std:.4g}"
+            )
+        else:
+            chosen.append(ChannelNormalisation(kind="zscore"))
+            reasons.append(f"{channel} is {_kind(modality, found)}: each scan to mean 0 and standard deviation 1")
+    return tuple(chosen), "; ".join(reasons)
+
+
+def choose_mirror(wishes: PlanConfig, labels: LabelMap) -> tuple[tuple[bool, bool, bool], str]:
+    """Return all axes, but not x where the labels tell left from right."""
+    if wishes.mirror is not None:
+        return wishes.mirror, SET
+    if labels.is_sided:
+        return (False, True, True), "labels say left or right, and mirroring across x would swap them"
+    return (True, True, True), "no label says left or right, so mirrored scans are as plausible"
+
+
+def _thick_axis(fingerprint: Fingerprint, target: np.ndarray) -> int | None:
+    """Return the axis with thick slices: both much coarser and with far fewer voxels than the others."""
+    axis = int(np.argmax(target))
+    shape = np.median([case.content_shape for case in fingerprint.cases], axis=0)
+    is_coarse = target[axis] > ANISOTROPY * np.delete(target, axis).max()
+    is_short = shape[axis] * ANISOTROPY < np.delete(shape, axis).min()
+    return axis if is_coarse and is_short else None
+
+
+def _clip(found: Intensities) -> ChannelNormalisation:
+    return ChannelNormalisation(
+        kind="clip",
+        low=_rounded(found.low),
+        high=_rounded(found.high),
+        mean=_rounded(found.mean),
+        std=_rounded(found.std) if found.std > 0 else 1.0,
+    )
+
+
+def _kind(modality: str, found: Intensities | None) -> str:
+    if modality == "mr":
+        return "MR, whose units are arbitrary"
+    if found is not None and found.low < HOUNSFIELD_HINT:
+        return f"of no stated modality (its {found.low:.4g} looks like CT: then set dataset.modality to ct)"
+    return "of no stated modality"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _by(values: Sequence[float] | np.ndarray) -> str:
+    return "x".join(f"{value:.4g}" for value in values)
