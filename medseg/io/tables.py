@@ -12,11 +12,15 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell as a formula (OWASP, "CSV injection")."""
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, mode: int = 0o644) -> None:
     """Write a CSV file, UTF-8, whole or not at all; None becomes an empty cell.
 
     Text that a spreadsheet would run as a formula (a case may be called ``=cmd|...``) is written with
     a leading apostrophe; numbers stay as they are.
+
+    Parameters
+    ----------
+    mode : the file's permissions, where the system has them; 0o600: its owner only.
 
     Raises
     ------
@@ -24,6 +28,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         If the file can't be written.
     """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        temporary.chmod(mode)  # before the first row is in it
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([_harmless(name) for name in header])
         writer.writerows([_harmless(cell) for cell in row] for row in rows)
