@@ -1,0 +1,82 @@
+"""What is kept of a case: ``case.json``, written last, is the record that the case is done.
+
+A case counts as done when its record names the same source, model and settings as would be used now,
+and the files beside it still have the digests that the record gives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medseg.provenance import digest_files
+
+RECORD = "case.json"
+MASK = "mask.nii.gz"
+PICTURE = "overlay.png"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Inputs(_Part):
+    """Everything that decides the result; equal inputs need no second run."""
+
+    source: str = Field(description="Digest of the scan's files")
+    model: str = Field(description="Digest of the model's files")
+    settings: str = Field(description="Digest of the settings and of medseg's version")
+
+
+class Geometry(_Part):
+    """Grid of scan and mask."""
+
+    shape: tuple[int, int, int] = Field(description="Voxels along each index axis")
+    spacing: tuple[float, float, float] = Field(description="Voxel spacing, mm")
+    axcodes: str = Field(description="Closest anatomical direction of each index axis")
+    affine: list[list[float]] = Field(description="Voxel index to world mm, RAS+")
+
+
+class CaseRecord(_Part):
+    """The record of one segmented case."""
+
+    case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")
+    kind: Literal["nifti", "dicom"] = Field(description="Kind of the source")
+    files: int = Field(description="Number of the source's files")
+    inputs: Inputs = Field(description="Digests of what the result was made from")
+    model: str = Field(description="Name of the model")
+    geometry: Geometry = Field(description="Grid of scan and mask")
+    volumes_ml: dict[str, float] = Field(description="Volume of each label in the mask, ml")
+    confidence: float = Field(description="The network's mean confidence in the mask, 0 to 1")
+    flags: tuple[str, ...] = Field((), description="Reason codes noticed that did not refuse the scan")
+    seconds: dict[str, float] = Field(description="Time of each stage, s")
+    outputs: dict[str, str] = Field(description="Digest of each file of the case")
+    versions: dict[str, str] = Field(description="Versions of the packages")
+    finished: str = Field(description="When, UTC")
+
+
+def write_record(record: CaseRecord, folder: Path) -> None:
+    """Write the record of a case into its folder."""
+    (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> CaseRecord | None:
+    """Return the record of a case's folder; None if there is none, or it can't be read."""
+    try:
+        return CaseRecord.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def finished_record(folder: Path, inputs: Inputs) -> CaseRecord | None:
+    """Return the record if `folder` holds exactly what `inputs` would give again; else None."""
+    record = read_record(folder)
+    if record is None or record.inputs != inputs:
+        return None
+    try:
+        whole = all(digest_files([folder / name]) == digest for name, digest in record.outputs.items())
+    except OSError:
+        return None
+    return record if whole else None

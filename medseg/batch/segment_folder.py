@@ -1,0 +1,158 @@
+"""Segment every scan of a folder with one model.
+
+    OUT/cases/<case>/mask.nii.gz  on exactly the scan's grid
+                     overlay.png  if a picture function is given
+                     case.json    written last: the record that the case is done
+    OUT/cases.csv                 every case with status, reason, volumes
+    OUT/sources.csv               which case is which file, readable by its owner only
+    OUT/run.json                  versions, machine, model, settings, counts
+
+A case's folder appears whole or not at all. The same command again skips the cases whose source, model
+and settings are unchanged, so a killed run is continued by repeating it.
+
+Paths may hold patients' names: they are in ``sources.csv`` and nowhere else, so that everything else
+can be passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows, count_reasons
+from medseg.batch.worker import Picture, Worker, check_writable
+from medseg.catalog.index import CatalogEntry, index_scans
+from medseg.config import SegmentConfig
+from medseg.errors import ConfigError, OutputError
+from medseg.io.files import atomic_file
+from medseg.io.tables import write_csv
+from medseg.provenance import digest_json, machine, package_versions, timestamp
+from medseg.volume import Case, Source
+
+Watcher = Callable[[CaseResult, int, int], None]
+"""Called after each case with its result, the number of ended cases and the number of all."""
+
+
+def segment_folder(
+    scans: Path,
+    model: Path,
+    output: Path,
+    config: SegmentConfig | None = None,
+    *,
+    picture: Picture | None = None,
+    watcher: Watcher | None = None,
+) -> RunSummary:
+    """Segment every scan below `scans` and return what became of each.
+
+    Parameters
+    ----------
+    scans : a NIfTI file, a folder of one DICOM series, or any tree of both; never written to.
+    model : model folder.
+    output : made if needed; must not lie inside `scans`.
+    config : device and application; default: as the model was validated.
+    picture : draws scan and mask; default: no pictures.
+    watcher : told of each case as it ends.
+
+    Raises
+    ------
+    OutputError
+        If `output` lies inside `scans`, or nothing can be written there (any more).
+    ModelError
+        If the model folder can't be used.
+    ConfigError
+        If `scans` is missing or the device isn't there.
+    """
+    config = config or SegmentConfig()
+    started, began = timestamp(), perf_counter()
+    check_places(scans, output)
+    worker = open_worker(model, output / "cases", config, picture)
+    catalog = index_scans(scans, key=config.key)
+    cases = catalog.cases()
+    results = list(_rejections(catalog.entries))
+    total = len(results) + len(cases)
+    for result in worker.run(cases):
+        results.append(result)
+        if watcher:
+            watcher(result, len(results), total)
+    summary = RunSummary(
+        output=output,
+        results=tuple(sorted(results, key=lambda result: result.case)),
+        left_out=count_reasons(entry.reason for entry in catalog.entries if entry.status == "skipped"),
+        seconds=perf_counter() - began,
+    )
+    write_summary(summary, worker, config, started)
+    write_sources(output / "sources.csv", cases, scans)
+    return summary
+
+
+def check_places(scans: Path, output: Path) -> None:
+    """Refuse a missing scan folder, and an output folder within it: the next run would segment masks."""
+    if not scans.exists():
+        raise ConfigError(f"{scans}: there is no such file or folder; give the folder that holds the scans")
+    inside, outside = output.resolve(), scans.resolve()
+    if inside == outside or (scans.is_dir() and inside.is_relative_to(outside)):
+        raise OutputError(f"the output folder {output} lies inside the scan folder {scans}; choose one outside it")
+
+
+def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Picture | None = None) -> Worker:
+    """Load a model and make its worker; everything wrong with model, device or output shows here."""
+    from medseg.inference.device import choose_device  # torch loads late: wrong arguments answer at once
+    from medseg.inference.predictor import Predictor
+    from medseg.networks.model import load_model, model_digest
+
+    device = choose_device(config.device)
+    loaded = load_model(model, device)
+    settings = config.inference or loaded.inference
+    check_writable(folder)
+    return Worker(
+        predictor=Predictor(loaded, settings, device),
+        folder=folder,
+        model_digest=model_digest(model),
+        settings_digest=digest_json([settings.model_dump(mode="json"), package_versions(["medseg"])]),
+        picture=picture,
+        redo=config.redo,
+    )
+
+
+def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, started: str) -> None:
+    """Write ``cases.csv`` and ``run.json`` of a run."""
+    model = worker.predictor.model
+    labels = [label.name for label in model.labels.labels]
+    write_csv(summary.output / "cases.csv", *case_rows(summary.results, labels))
+    record = {
+        "started": started,
+        "finished": timestamp(),
+        "seconds": round(summary.seconds, 3),
+        "cases": {status: summary.count(status) for status in STATUSES},
+        "done_before": sum(result.was_done for result in summary.results),
+        "left_out": summary.left_out,
+        "model": {"name": model.name, "digest": worker.model_digest},
+        "inference": (config.inference or model.inference).model_dump(mode="json"),
+        "device": str(worker.predictor.device),
+        "machine": machine(),
+        "versions": package_versions(),
+    }
+    with atomic_file(summary.output / "run.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def write_sources(path: Path, cases: Sequence[Case], scans: Path) -> None:
+    """Write which case is which file or folder below `scans`; only the owner may read it."""
+    root = scans if scans.is_dir() else scans.parent
+    rows = [[case.id, _place(source, root), len(source.files)] for case in cases for source in case.images]
+    write_csv(path, ["case", "source", "files"], rows, mode=0o600)
+
+
+def _place(source: Source, root: Path) -> str:
+    """Return the file of a NIfTI scan, or the folder of a DICOM series, relative to `root`."""
+    first = source.files[0]
+    return os.path.relpath(first if source.kind == "nifti" else first.parent, root)
+
+
+def _rejections(entries: Iterable[CatalogEntry]) -> Iterator[CaseResult]:
+    for entry in entries:
+        if entry.status == "refused":
+            yield CaseResult(entry.case_id, "rejected", str(entry.reason or ""), entry.message)

@@ -1,0 +1,109 @@
+"""The outcome of a batch: one result a case, tables of them, the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+from medseg.batch.record import CaseRecord
+
+Status = Literal["done", "failed", "rejected"]
+STATUSES: tuple[Status, ...] = ("done", "failed", "rejected")
+
+
+class Failure(str, Enum):
+    """Why a sound scan was not segmented; the scan's own faults have `medseg.errors.ReasonCode`."""
+
+    MODEL_MISMATCH = "MODEL_MISMATCH"
+    OUTPUT = "OUTPUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    UNEXPECTED = "UNEXPECTED"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What became of one case.
+
+    Attributes
+    ----------
+    case : its id.
+    status : done; failed (the scan is sound); rejected (the scan is not).
+    reason : code of a failure or rejection; "" when done.
+    message : the same as a sentence.
+    record : the case's record when done.
+    was_done : whether an earlier run had done it.
+    """
+
+    case: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    record: CaseRecord | None = None
+    was_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The outcome of a batch.
+
+    Attributes
+    ----------
+    output : the folder that holds ``cases/``, ``cases.csv``, ``sources.csv`` and ``run.json``.
+    results : one a case, ordered by case id.
+    left_out : files that are no scan to segment, by reason code.
+    seconds : time of the whole run, s.
+    """
+
+    output: Path
+    results: tuple[CaseResult, ...]
+    left_out: dict[str, int]
+    seconds: float
+
+    def count(self, status: Status) -> int:
+        """Return how many cases ended with `status`."""
+        return sum(result.status == status for result in self.results)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all cases done; 1: some not; 3: none could be done."""
+        done = self.count("done")
+        if done == 0:
+            return 3
+        return 0 if done == len(self.results) else 1
+
+
+def case_rows(results: Iterable[CaseResult], labels: Sequence[str]) -> tuple[list[str], list[list[object]]]:
+    """Return the header and the rows of ``cases.csv``: status, geometry, and the volume of each label."""
+    header = ["case", "status", "reason", "message", "shape", "spacing_mm", "axcodes", "confidence", "flags", "seconds"]
+    rows = [_case_row(result, labels) for result in results]
+    return header + [f"{label}_ml" for label in labels], rows
+
+
+def count_reasons(reasons: Iterable[object]) -> dict[str, int]:
+    """Return how often each reason occurs, most frequent first."""
+    return dict(Counter(str(reason) for reason in reasons).most_common())
+
+
+def _case_row(result: CaseResult, labels: Sequence[str]) -> list[object]:
+    start: list[object] = [result.case, result.status, result.reason, result.message]
+    record = result.record
+    if record is None:
+        return start + [""] * (6 + len(labels))
+    geometry = record.geometry
+    return [
+        *start,
+        "x".join(map(str, geometry.shape)),
+        "x".join(f"{size:.4g}" for size in geometry.spacing),
+        geometry.axcodes,
+        round(record.confidence, 4),
+        " ".join(record.flags),
+        round(sum(record.seconds.values()), 3),
+        *(round(record.volumes_ml.get(label, 0.0), 4) for label in labels),
+    ]

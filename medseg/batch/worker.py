@@ -1,0 +1,210 @@
+"""Take cases through reading, network and writing, three stages at once; a bad case costs only itself.
+
+One thread reads ahead and one writes behind, each by at most one case, so that the network waits for
+nobody and memory holds at most three cases.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
+from medseg.batch.summary import CaseResult, Failure
+from medseg.errors import MedsegError, OutputError, ScanError
+from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.nifti import write_mask
+from medseg.io.scan import read_case, source_files
+from medseg.labels import LabelMap
+from medseg.provenance import digest_files, package_versions, timestamp
+from medseg.volume import Case, Mask, Volume
+
+if TYPE_CHECKING:
+    from medseg.inference.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Picture = Callable[[Volume, Mask, LabelMap, Path], None]
+"""Draws scan and mask into a PNG file; given by the caller because drawing lies above this layer."""
+
+PROBE_BYTES = 1 << 20
+"""What must fit on the disk for a run to go on after a failed write."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    case: Case
+    inputs: Inputs
+    volume: Volume
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One model at work on cases.
+
+    Attributes
+    ----------
+    predictor : the loaded model.
+    folder : where the cases' folders go.
+    model_digest, settings_digest : what, beside the scan, decides a result.
+    picture : draws scan and mask; None: no pictures.
+    redo : segment again what is already done.
+    """
+
+    predictor: Predictor
+    folder: Path
+    model_digest: str
+    settings_digest: str
+    picture: Picture | None = None
+    redo: bool = False
+
+    def run(self, cases: Iterable[Case]) -> Iterator[CaseResult]:
+        """Yield what became of each case, as they end.
+
+        Raises
+        ------
+        OutputError
+            If a result can't be written and nothing else can either: no case would end better.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            writes: deque[Future[CaseResult]] = deque()
+            for case, reading in _ahead(reader, self._read, cases):
+                result = _attempt(case, reading.result)
+                if isinstance(result, _Read):
+                    result = self._predict_and_write(result, writer, writes)
+                if result is not None:
+                    yield result
+                while len(writes) > 1:
+                    yield self._checked(writes.popleft().result())
+            while writes:
+                yield self._checked(writes.popleft().result())
+
+    def _read(self, case: Case) -> _Read | CaseResult:
+        began = perf_counter()
+        files = [file for source in case.images for file in source_files(source)]
+        try:
+            inputs = Inputs(source=digest_files(files), model=self.model_digest, settings=self.settings_digest)
+        except OSError as error:
+            return CaseResult(case.id, "rejected", "UNREADABLE", f"{case.id}: can't be read ({error.strerror})")
+        record = None if self.redo else finished_record(self.folder / case.id, inputs)
+        if record:
+            return CaseResult(case.id, "done", record=record, was_done=True)
+        volume, _ = read_case(case)
+        return _Read(case, inputs, volume, perf_counter() - began)
+
+    def _predict_and_write(
+        self, read: _Read, writer: ThreadPoolExecutor, writes: deque[Future[CaseResult]]
+    ) -> CaseResult | None:
+        prediction = _attempt(read.case, lambda: self.predictor.predict(read.volume))
+        if isinstance(prediction, CaseResult):
+            return prediction
+        writes.append(writer.submit(lambda: _attempt(read.case, lambda: self._write(read, prediction))))
+        return None
+
+    def _write(self, read: _Read, prediction: Prediction) -> CaseResult:
+        began = perf_counter()
+        with atomic_folder(self.folder / read.case.id) as folder:
+            write_mask(folder / MASK, prediction.mask, read.case.images[0])
+            if self.picture:
+                self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
+            outputs = {path.name: digest_files([path]) for path in sorted(folder.iterdir())}
+            seconds = {"read": read.seconds, **prediction.timings, "write": perf_counter() - began}
+            record = self._record(read, prediction, outputs, seconds)
+            write_record(record, folder)
+        return CaseResult(read.case.id, "done", record=record)
+
+    def _record(
+        self, read: _Read, prediction: Prediction, outputs: dict[str, str], seconds: dict[str, float]
+    ) -> CaseRecord:
+        grid = read.volume.grid
+        return CaseRecord(
+            case=read.case.id,
+            kind=read.case.images[0].kind,
+            files=sum(len(source.files) for source in read.case.images),
+            inputs=read.inputs,
+            model=self.predictor.model.name,
+            geometry=Geometry(
+                shape=grid.shape, spacing=grid.spacing, axcodes=grid.axcodes, affine=grid.affine.tolist()
+            ),
+            volumes_ml=volumes_ml(prediction.mask, self.predictor.model.labels),
+            confidence=prediction.confidence,
+            flags=tuple(str(flag) for flag in read.volume.flags),
+            seconds={stage: round(time, 4) for stage, time in seconds.items()},
+            outputs=outputs,
+            versions=package_versions(),
+            finished=timestamp(),
+        )
+
+    def _checked(self, result: CaseResult) -> CaseResult:
+        if result.reason == Failure.OUTPUT:
+            check_writable(self.folder)
+        return result
+
+
+def volumes_ml(mask: Mask, labels: LabelMap) -> dict[str, float]:
+    """Return the volume of each label in a mask, ml."""
+    counts = np.bincount(mask.array.ravel(order="K"), minlength=max(labels.values) + 1)
+    return {label.name: float(counts[label.value] * mask.grid.voxel_ml) for label in labels.labels}
+
+
+def check_writable(folder: Path) -> None:
+    """Write and remove a megabyte in `folder`; raises `OutputError` saying why that fails."""
+    with atomic_file(folder / ".probe") as probe:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    (folder / ".probe").unlink()
+
+
+def _ahead(
+    reader: ThreadPoolExecutor, read: Callable[[Case], T], cases: Iterable[Case]
+) -> Iterator[tuple[Case, Future[T]]]:
+    """Yield each case with its reading, the next case's being under way."""
+    pending: deque[tuple[Case, Future[T]]] = deque()
+    for case in cases:
+        pending.append((case, reader.submit(read, case)))
+        if len(pending) > 1:
+            yield pending.popleft()
+    yield from pending
+
+
+def _attempt(case: Case, stage: Callable[[], T]) -> T | CaseResult:
+    """Return what `stage` returns, or the result of a case that ends with its exception.
+
+    An unexpected exception is named by type and place only: its text could quote a header.
+    """
+    try:
+        return stage()
+    except ScanError as error:
+        return CaseResult(case.id, "rejected", str(error.code), str(error))
+    except OutputError as error:
+        return CaseResult(case.id, "failed", Failure.OUTPUT, str(error))
+    except MedsegError as error:
+        return CaseResult(case.id, "failed", Failure.MODEL_MISMATCH, str(error))
+    except Exception as error:
+        logger.debug("case %s", case.id, exc_info=True)
+        if _is_out_of_memory(error):
+            message = f"{case.id}: not enough memory; free some, or segment it on another machine"
+            return CaseResult(case.id, "failed", Failure.OUT_OF_MEMORY, message)
+        return CaseResult(case.id, "failed", Failure.UNEXPECTED, f"{case.id}: unexpected error, {_place(error)}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    names = (type(error).__name__, str(error))
+    return "OutOfMemoryError" in names[0] or "MemoryError" in names[0] or "can't allocate memory" in names[1]
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f" in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{where}; `medseg --debug` shows it in full"
