@@ -1,0 +1,91 @@
+"""What a killed training goes on from, as one file that appears whole.
+
+Batches are a pure function of the step, so weights, averaged weights, optimiser, step and torch's
+random state (dropout) are all there is to keep. Files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from medseg.errors import ModelError
+from medseg.io.files import atomic_file
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Everything that changes while a network trains.
+
+    Attributes
+    ----------
+    step : optimiser steps done.
+    elapsed_s : seconds of training so far, over all sittings.
+    best_dice, stale : best mean validation Dice, and validations since; for early stopping.
+    finished : the last step or an early stop was reached.
+    """
+
+    network: nn.Module
+    average: AveragedModel
+    optimiser: Optimizer
+    step: int = 0
+    elapsed_s: float = 0.0
+    best_dice: float = -1.0
+    stale: int = 0
+    finished: bool = False
+    settings: str = field(default="")
+
+
+def save_checkpoint(state: TrainingState, path: Path) -> None:
+    """Write the state; an interrupted write leaves the previous file."""
+    values: dict[str, Any] = {
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all(),
+        **{name: getattr(state, name) for name in _PLAIN},
+    }
+    with atomic_file(path) as temporary:
+        torch.save(values, temporary)
+
+
+def load_checkpoint(state: TrainingState, path: Path) -> None:
+    """Bring `state` to where the file was written.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, or belongs to other settings or another network.
+    """
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if values["settings"] != state.settings:
+            raise ModelError(
+                f"{path}: this run was started with another configuration, plan or training set; "
+                "go on with the same ones or choose a new output folder"
+            )
+        state.network.load_state_dict(values["network"])
+        state.average.load_state_dict(values["average"])
+        state.optimiser.load_state_dict(values["optimiser"])
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again") from None
+    torch.set_rng_state(values["torch_rng"])
+    if torch.cuda.is_available() and len(values["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(values["cuda_rng"])
+    for name in _PLAIN:
+        setattr(state, name, values[name])
+
+
+_PLAIN = ("step", "elapsed_s", "best_dice", "stale", "finished", "settings")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

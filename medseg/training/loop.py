@@ -1,0 +1,200 @@
+"""The one training loop: setup or resume, then step after step until done, stopped or out of time.
+
+On Lightning Fabric, which does devices, autocast, gradient scaling and DDP; the control flow stays
+here. A run killed at any moment goes on from its last checkpoint to the same result: the batch of a
+step depends on nothing but the seed and the step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from medseg.config import ExperimentConfig
+from medseg.data.batches import Batch, BatchStream
+from medseg.errors import ModelError
+from medseg.labels import LabelMap
+from medseg.networks.build import build_network, encoder_parameters
+from medseg.plan import Plan
+from medseg.preprocessing.cache import CachedCase
+from medseg.provenance import digest_json
+from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from medseg.training.journal import Journal
+from medseg.training.methods import Method, Supervised
+from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
+
+LOG_EVERY = 10
+"""Steps between log lines: often enough to see trouble, seldom enough to cost nothing."""
+
+Validate = Callable[[nn.Module], float]
+"""Segments the held-out cases with a network and returns their mean Dice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one network is trained from.
+
+    Attributes
+    ----------
+    cases : labelled, preprocessed training cases.
+    folder : where checkpoint and journal go.
+    start : weights to start from (fine-tuning); None: fresh ones from the seed.
+    validate : called every `training.validate_every` steps on the first process.
+    """
+
+    cases: tuple[CachedCase, ...]
+    plan: Plan
+    labels: LabelMap
+    config: ExperimentConfig
+    folder: Path
+    start: nn.Module | None = None
+    validate: Validate | None = None
+
+
+def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = None) -> TrainingState:
+    """Train until the last step, an early stop or the deadline, and return the state.
+
+    Parameters
+    ----------
+    deadline : `time.monotonic()` at which to save and return, with ``finished`` still False.
+
+    Raises
+    ------
+    ModelError
+        If a checkpoint in the folder belongs to another run, or the loss is no longer finite.
+    """
+    settings = task.config.training
+    state = _start(task, fabric)
+    checkpoint = task.folder / "checkpoint.pt"
+    if checkpoint.exists():
+        load_checkpoint(state, checkpoint)
+        journal.resumed(state.step)
+    trainee, optimiser = fabric.setup(state.network, state.optimiser)
+    method = Supervised(task.labels, settings)
+    stream = BatchStream(
+        task.cases,
+        task.plan,
+        task.config.augmentation,
+        settings,
+        seed=settings.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    trainee.train()
+    sitting = _Sitting(state.elapsed_s)
+    remaining = settings.steps if not state.finished else state.step
+    for batch in stream.prefetch(state.step, remaining):
+        set_learning_rate(optimiser, learning_rate(state.step, settings))
+        terms = train_step(trainee, optimiser, method, _to(batch, fabric), fabric, settings.clip_norm)
+        state.average.update_parameters(state.network)
+        state.step += 1
+        state.elapsed_s = sitting.elapsed_s()
+        if state.step % LOG_EVERY == 0 or state.step == settings.steps:
+            _log(journal, state, terms, optimiser.param_groups[0]["lr"])
+        if task.validate and settings.validate_every and state.step % settings.validate_every == 0:
+            _validate(state, task, fabric, journal)
+        state.finished = state.finished or state.step == settings.steps
+        late = _any_process(fabric, deadline is not None and time.monotonic() > deadline)
+        if state.finished or late or state.step % settings.checkpoint_every == 0:
+            if fabric.is_global_zero:
+                save_checkpoint(state, checkpoint)
+            fabric.barrier()
+        if state.finished or late:
+            break
+    return state
+
+
+def train_step(
+    network: nn.Module, optimiser: torch.optim.Optimizer, method: Method, batch: Batch, fabric: Fabric, clip_norm: float
+) -> dict[str, torch.Tensor]:
+    """Do one optimiser step and return the terms of the loss, detached."""
+    terms = method.step(network, batch)
+    optimiser.zero_grad(set_to_none=True)
+    fabric.backward(terms["loss"])
+    fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)
+    optimiser.step()
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def _start(task: Task, fabric: Fabric) -> TrainingState:
+    settings = task.config.training
+    torch.manual_seed(settings.seed)
+    network: nn.Module = build_network(task.plan, task.labels.outputs)
+    if task.start is not None:
+        network.load_state_dict(task.start.state_dict())
+    if settings.freeze_encoder:
+        for parameter in encoder_parameters(network):
+            parameter.requires_grad_(requires_grad=False)
+    network = network.to(fabric.device)
+    return TrainingState(
+        network=network,
+        average=averaged(network, settings.ema_decay),
+        optimiser=build_optimiser(network.parameters(), settings),
+        settings=_digest(task, fabric.world_size),
+    )
+
+
+def _digest(task: Task, processes: int) -> str:
+    """Name what decides a run's result, so that a checkpoint is never continued with something else."""
+    return digest_json(
+        {
+            "training": task.config.training.model_dump(mode="json", exclude={"checkpoint_every", "loader_threads"}),
+            "augmentation": task.config.augmentation.model_dump(mode="json"),
+            "plan": task.plan.model_dump(mode="json", exclude={"reasons"}),
+            "labels": task.labels.model_dump(mode="json"),
+            "cases": [case.id for case in task.cases],
+            "processes": processes,
+        }
+    )
+
+
+def _log(journal: Journal, state: TrainingState, terms: dict[str, torch.Tensor], rate: float) -> None:
+    values = {name: float(term) for name, term in terms.items()}
+    if not all(value == value and abs(value) != float("inf") for value in values.values()):
+        raise ModelError(
+            f"the loss is no longer finite at step {state.step}: lower training.learning_rate or use "
+            "training.precision=float32, then start in a new folder"
+        )
+    journal.step(state.step, state.elapsed_s, rate, values)
+
+
+def _validate(state: TrainingState, task: Task, fabric: Fabric, journal: Journal) -> None:
+    """Score the averaged weights on the first process; stop when they no longer get better."""
+    stop = False
+    if fabric.is_global_zero and task.validate is not None:
+        dice = task.validate(state.average.module)
+        journal.validation(state.step, dice)
+        state.stale = 0 if dice > state.best_dice else state.stale + 1
+        state.best_dice = max(dice, state.best_dice)
+        stop = 0 < task.config.training.patience <= state.stale
+    state.finished = _any_process(fabric, stop)
+
+
+def _any_process(fabric: Fabric, here: bool) -> bool:
+    """Whether any process says so: all must leave the loop at the same step."""
+    if fabric.world_size == 1:
+        return here
+    told = fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum")
+    return bool(torch.as_tensor(told).item() > 0)
+
+
+def _to(batch: Batch, fabric: Fabric) -> Batch:
+    moved: Batch = fabric.to_device(batch)
+    return moved
+
+
+class _Sitting:
+    """Time trained so far, over this sitting and those before."""
+
+    def __init__(self, before_s: float) -> None:
+        self._before_s = before_s
+        self._started_at = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        return self._before_s + time.monotonic() - self._started_at

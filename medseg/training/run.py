@@ -1,0 +1,210 @@
+"""A training run from configuration to model folder.
+
+The run folder tells the story and holds all that is needed to go on: ``config.yaml``,
+``fingerprint.json``, ``plan.yaml`` (used as it stands when it is there already: edit it before
+training), ``fit/`` or ``fold_*/`` with checkpoint and journal, ``validation.csv`` and, when all is
+done, ``model/``. The same command again goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from medseg.catalog.splits import k_folds
+from medseg.config import ExperimentConfig
+from medseg.errors import ConfigError
+from medseg.inference.allocator import keep_memory
+from medseg.networks.model import Model, load_model, save_model
+from medseg.plan import Plan
+from medseg.postprocessing import choose_rules
+from medseg.preprocessing.cache import Cache, CachedCase
+from medseg.provenance import machine, package_versions
+from medseg.quality.evaluate import write_scores
+from medseg.quality.metrics import StructureScore
+from medseg.rules import PostprocessingRules
+from medseg.training.journal import Journal
+from medseg.training.loop import Task, fit
+from medseg.training.processes import first_process_first, launch
+from medseg.training.setup import Setup, set_up
+from medseg.training.validation import Comparison, Validator, mean_dice, score
+from medseg.volume import Case
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run is carried out; nothing here but `folds` and `init` changes what it learns.
+
+    Attributes
+    ----------
+    device : "auto", "cpu", "cuda" or "cuda:1".
+    folds : 0: one network from all training cases; 2 or more: cross-validation, ensembled.
+    max_seconds : stop with a checkpoint after this time; the same command goes on.
+    init : model folder to fine-tune; its plan is kept.
+    cache : folder of preprocessed scans; default: inside the run folder.
+    screen : show progress.
+    """
+
+    device: str = "auto"
+    folds: int = 0
+    max_seconds: float | None = None
+    init: Path | None = None
+    cache: Path | None = None
+    screen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """What came of a run.
+
+    Attributes
+    ----------
+    model : the model folder; None when time ran out first.
+    scores : held-out scores by case and target: of the validation cases, or out of fold.
+    """
+
+    model: Path | None
+    plan: Plan
+    scores: list[StructureScore] = field(default_factory=list)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean held-out Dice; None without held-out cases."""
+        return mean_dice(self.scores) if self.scores else None
+
+
+def run_training(config: ExperimentConfig, output: Path, options: RunOptions | None = None) -> TrainingRun:
+    """Train a model on a dataset, or go on with a run that was stopped.
+
+    Parameters
+    ----------
+    config : the experiment.
+    output : run folder; made if missing, resumed if it holds the same run.
+
+    Raises
+    ------
+    MedsegError
+        For every problem of configuration, data, plan, memory or disk that a user can mend.
+    """
+    options = options or RunOptions()
+    if options.folds == 1:
+        raise ConfigError("one fold is no cross-validation: use 0 (train on all cases) or at least 2 folds")
+    deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+    keep_memory()
+    fabric = launch(options.device, config)
+    start = load_model(options.init) if options.init else None
+    setup = first_process_first(fabric, lambda: set_up(config, output, start))
+    run = _Run(config, output, options, fabric, setup, start, deadline)
+    return run.cross_validate() if options.folds else run.train_on_all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run, set up."""
+
+    config: ExperimentConfig
+    output: Path
+    options: RunOptions
+    fabric: Fabric
+    setup: Setup
+    start: Model | None
+    deadline: float | None
+
+    def train_on_all(self) -> TrainingRun:
+        """Train one network on all training cases and score it on the validation cases, if any."""
+        network = self._fit("fit", self.setup.train, self.setup.held_out)
+        if network is None:
+            return TrainingRun(None, self.setup.plan)
+        return self._finish((network,), self._compare(network, self.setup.held_out), None)
+
+    def cross_validate(self) -> TrainingRun:
+        """Train one network a fold, score each out of fold, choose the post-processing, ensemble them."""
+        networks: list[nn.Module] = []
+        comparisons: list[Comparison] = []
+        for number, fold in enumerate(k_folds(self.setup.train, self.options.folds, self.config.training.seed)):
+            network = self._fit(f"fold_{number}", fold.train, fold.validation)
+            if network is None:
+                return TrainingRun(None, self.setup.plan)
+            networks.append(network)
+            comparisons += self._compare(network, fold.validation)
+        rules = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels).rules
+        return self._finish(tuple(networks), comparisons, rules)
+
+    def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
+        """Return the network with averaged weights in evaluation mode; None when time ran out."""
+        task = Task(
+            cases=self._prepare(train),
+            plan=self.setup.plan,
+            labels=self.setup.dataset.labels,
+            config=self.config,
+            folder=self.output / name,
+            start=self.start.networks[0] if self.start else None,
+            validate=self._validator(held_out) if held_out else None,
+        )
+        first = self.fabric.is_global_zero
+        with Journal(task.folder, self.config.training.steps, active=first, screen=self.options.screen) as journal:
+            state = fit(task, self.fabric, journal, self.deadline)
+        average: nn.Module = state.average.module
+        return average.eval() if state.finished else None
+
+    def _prepare(self, cases: Sequence[Case]) -> tuple[CachedCase, ...]:
+        cache = Cache(self.options.cache or self.output / "cache")
+        labels, threads = self.setup.dataset.labels, torch.get_num_threads()
+        return tuple(first_process_first(self.fabric, lambda: cache.prepare(cases, self.setup.plan, labels, threads)))
+
+    def _validator(self, cases: Sequence[Case]) -> Validator:
+        return Validator(
+            tuple(cases), self.setup.plan, self.setup.dataset.labels, self.config.inference, self.fabric.device
+        )
+
+    def _compare(self, network: nn.Module, cases: Sequence[Case]) -> list[Comparison]:
+        return self._validator(cases).compare((network,)) if self.fabric.is_global_zero else []
+
+    def _finish(
+        self, networks: tuple[nn.Module, ...], comparisons: Sequence[Comparison], rules: PostprocessingRules | None
+    ) -> TrainingRun:
+        """Write the scores and the model folder."""
+        labels = self.setup.dataset.labels
+        scores = score(comparisons, labels)
+        folder = self.output / "model"
+        if self.fabric.is_global_zero:
+            write_scores(scores, self.output / "validation.csv")
+            model = Model(
+                networks=networks,
+                plan=self.setup.plan,
+                labels=labels,
+                name=self.config.name,
+                inference=self.config.inference,
+                postprocessing=rules,
+                scores=summary(scores),
+                provenance=self._provenance(),
+            )
+            save_model(model, folder)
+        self.fabric.barrier()
+        return TrainingRun(folder, self.setup.plan, scores)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump(mode="json", exclude={"dataset": {"folder"}}),
+            "training_cases": [case.id for case in self.setup.train],
+            "folds": self.options.folds,
+            "versions": package_versions(),
+            "machine": machine(),
+        }
+
+
+def summary(scores: Sequence[StructureScore]) -> dict[str, float]:
+    """Return the mean Dice of each target over the held-out cases, and their mean."""
+    if not scores:
+        return {}
+    targets = dict.fromkeys(row.target for row in scores)
+    means = {t: [row.dice for row in scores if row.target == t and row.dice is not None] for t in targets}
+    return {**{t: fmean(values) for t, values in means.items() if values}, "mean": mean_dice(scores)}

@@ -1,0 +1,156 @@
+"""Whole training runs on two blobs: they learn, resume to the same weights, cross-validate, fine-tune."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.config import ExperimentConfig
+from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.networks.model import load_model
+from medseg.training import loop
+from medseg.training.run import RunOptions, run_training
+
+
+def changed(config: ExperimentConfig, **sections: dict) -> ExperimentConfig:
+    values = config.model_dump(mode="json")
+    for section, fields in sections.items():
+        values[section].update(fields)
+    return ExperimentConfig.model_validate(values)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder).networks[0].state_dict()
+
+
+def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp_path):
+    run = run_training(experiment, tmp_path / "run", RunOptions(device="cpu"))
+    assert run.mean_dice > 0.85
+    assert run.model == tmp_path / "run/model"
+    model = load_model(run.model)
+    assert model.labels.targets == ("dim", "bright")
+    assert model.scores["mean"] == pytest.approx(run.mean_dice)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "plan.yaml", "fingerprint.json", "validation.csv", "model", "fit"} <= names
+    events = [json.loads(line) for line in (tmp_path / "run/fit/events.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_a_run_killed_at_any_step_resumes_to_the_same_weights(experiment, tmp_path, monkeypatch):
+    config = changed(experiment, training={"steps": 24, "checkpoint_every": 10}, network={"dropout": 0.2})
+    whole = run_training(config, tmp_path / "whole", RunOptions(device="cpu"))
+
+    real_step, calls = loop.train_step, []
+
+    def dies_at_step_17(*args):
+        calls.append(1)
+        if len(calls) == 17:
+            raise KeyboardInterrupt
+        return real_step(*args)
+
+    monkeypatch.setattr(loop, "train_step", dies_at_step_17)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "killed", RunOptions(device="cpu"))
+    monkeypatch.undo()
+    resumed = run_training(config, tmp_path / "killed", RunOptions(device="cpu"))
+    events = (tmp_path / "killed/fit/events.jsonl").read_text()
+    assert '"event": "resumed", "step": 10' in events
+    for name, tensor in weights(whole.model).items():
+        torch.testing.assert_close(weights(resumed.model)[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_time_limit_stops_with_a_checkpoint_and_the_same_command_finishes(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 12})
+    first = run_training(config, tmp_path / "run", RunOptions(device="cpu", max_seconds=1e-6))
+    assert first.model is None
+    assert (tmp_path / "run/fit/checkpoint.pt").exists()
+    assert run_training(config, tmp_path / "run", RunOptions(device="cpu")).model is not None
+
+
+def test_another_configuration_in_the_same_folder_is_refused(experiment, tmp_path):
+    run_training(changed(experiment, training={"steps": 2}), tmp_path / "run", RunOptions(device="cpu"))
+    with pytest.raises(ModelError, match="another configuration"):
+        run_training(changed(experiment, training={"steps": 3}), tmp_path / "run", RunOptions(device="cpu"))
+
+
+def test_damaged_checkpoint_is_named(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 2})
+    run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    checkpoint = tmp_path / "run/fit/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"checkpoint\.pt.*delete it to start again"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+
+
+def test_cross_validation_ensembles_the_folds_and_scores_every_case_out_of_fold(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 3}, dataset={"validation": []})
+    run = run_training(config, tmp_path / "run", RunOptions(device="cpu", folds=2))
+    model = load_model(run.model)
+    assert len(model.networks) == 2
+    assert model.postprocessing is not None
+    assert {row.case for row in run.scores} == {f"case_{i}" for i in range(6)}
+    with pytest.raises(ConfigError, match="one fold"):
+        run_training(config, tmp_path / "other", RunOptions(device="cpu", folds=1))
+
+
+def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, tmp_path):
+    base = run_training(changed(experiment, training={"steps": 4}), tmp_path / "base", RunOptions(device="cpu"))
+    config = changed(experiment, training={"steps": 4, "freeze_encoder": True})
+    tuned = run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=base.model))
+    before, after = weights(base.model), weights(tuned.model)
+    encoder = [name for name in before if name.startswith("encoder")]
+    assert encoder
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder"))
+
+
+def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
+    config = changed(
+        experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2}
+    )
+    run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert run.model is not None
+    events = [json.loads(line) for line in (tmp_path / "run/fit/events.jsonl").read_text().splitlines()]
+    assert max(event["step"] for event in events) < 60
+
+
+def test_two_dimensions_take_the_same_road(experiment, tmp_path):
+    config = changed(experiment, plan={"dimensions": 2, "patch": [16, 16, 1], "batch": 8}, training={"steps": 40})
+    run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert run.mean_dice > 0.6
+
+
+def test_no_labelled_training_case_is_one_sentence(experiment, tmp_path, blobs):
+    config = changed(experiment, dataset={"train": [], "validation": []})
+    with pytest.raises(DatasetError, match="mask"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            from pathlib import Path
+            from medseg.config import ExperimentConfig
+            from medseg.training.run import RunOptions, run_training
+            config = ExperimentConfig.model_validate({changed(experiment, training={"steps": 6}).model_dump(mode="json")!r})
+            run = run_training(config, Path({str(tmp_path / "run")!r}), RunOptions(device="cpu"))
+            """
+        )
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load_model(tmp_path / "run/model").networks
+    lines = (tmp_path / "run/fit/events.jsonl").read_text().splitlines()
+    assert sum('"event": "step"' in line for line in lines) == 1
