@@ -19,7 +19,7 @@ from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.outputs import NetworkOutput
 
 DICE_SMOOTH = 1e-5
-"""Added to numerator and denominator of Dice (nnU-Net): a class absent everywhere costs nothing."""
+"""Added to numerator and denominator of Dice (nnU-Net): a class that is neither there nor predicted costs nothing."""
 
 
 class Losses(NamedTuple):
@@ -65,11 +65,10 @@ class SegmentationLoss:
         """
         with torch.autocast(target.device.type, enabled=False):
             levels = (output.logits, *output.coarse)
-            parts = [self._level(logits, target, weight) for logits in levels]
-        shares = [0.5**level for level in range(len(parts))]
-        total = sum(s * (self._config.dice_weight * d + self._config.ce_weight * c) for s, (d, c) in zip(shares, parts))
-        dice, ce = parts[0]
-        return Losses(total / sum(shares), dice.detach(), ce.detach())
+            dices, entropies = zip(*(self._level(logits, target, weight) for logits in levels), strict=True)
+        shares = target.new_tensor([0.5**level for level in range(len(levels))], dtype=torch.float32)
+        both = self._config.dice_weight * torch.stack(dices) + self._config.ce_weight * torch.stack(entropies)
+        return Losses((both * shares / shares.sum()).sum(), dices[0].detach(), entropies[0].detach())
 
     def _level(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return Dice loss and cross-entropy at one resolution."""

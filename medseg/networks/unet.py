@@ -157,9 +157,7 @@ class UNet(SegmentationNetwork):
             for i in reversed(range(len(features) - 1))
         )
         supervised = max(1, len(features) - 2) if topology.deep_supervision else 1
-        self.heads = nn.ModuleList(
-            _conv(ConvShape(features[i], outputs, ones, ones)) for i in range(supervised)
-        )
+        self.heads = nn.ModuleList(_conv(ConvShape(features[i], outputs, ones, ones)) for i in range(supervised))
         self.apply(_initialise)
         for module in self.modules():
             if isinstance(module, ResidualBlock):  # every block starts as its shortcut
@@ -180,7 +178,7 @@ class UNet(SegmentationNetwork):
         return NetworkOutput(finest, tuple(coarser))
 
     def _supervised(self, stages: list[Tensor]) -> list[Tensor]:
-        """Decoder maps that get a head, finest first."""
+        """Return the decoder maps that get a head now, finest first."""
         return stages[::-1] if self.training else stages[-1:]
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:

@@ -1,0 +1,254 @@
+"""The model folder: all that segmenting needs, and nothing that runs code.
+
+::
+
+    model/
+      model.json             plan, labels, post-processing, scores, provenance
+      weights.safetensors    float16 weights; of an ensemble fold_0.safetensors, fold_1.safetensors, ...
+
+A folder appears whole or not at all. Reading refuses, each with its own sentence: what is missing,
+malformed, from a newer medseg, damaged, a pickle, or does not fit its own plan.
+
+Notes
+-----
+Float16 halves the file (5.6 M weights: 11 MB). Rounding moves a weight by at most 2^-11 of itself;
+`tests/networks/test_model.py` holds what that does to the logits, and bf16 arithmetic rounds eight
+times more coarsely.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medseg.config import InferenceConfig, describe_problems
+from medseg.errors import ModelError, OutputError
+from medseg.io.files import atomic_folder
+from medseg.labels import LabelMap
+from medseg.networks.build import build_network
+from medseg.plan import Plan
+from medseg.provenance import digest_files
+from medseg.rules import PostprocessingRules
+
+SCHEMA_VERSION = 1
+"""Version of ``model.json``; a higher one is refused, because its meaning can't be known."""
+
+RECORD = "model.json"
+
+PICKLE_MARKS = (b"PK\x03\x04", b"\x80")
+"""How files of `torch.save` and of pickle begin. Loading one may run any code, so none is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained model.
+
+    Attributes
+    ----------
+    networks : one, or one a fold; their logits are averaged.
+    plan : how scans are prepared and the networks are built.
+    labels : what the outputs mean.
+    inference : how the model is applied unless told otherwise.
+    postprocessing : clean-up of the masks, chosen by cross-validation; None: none was chosen.
+    scores : mean Dice on held-out cases by target, and "mean"; None where nothing could be scored.
+    provenance : what the model was made from and by, as JSON values.
+    """
+
+    networks: tuple[nn.Module, ...]
+    plan: Plan
+    labels: LabelMap
+    name: str = "model"
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    postprocessing: PostprocessingRules | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelRecord(BaseModel):
+    """What ``model.json`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(SCHEMA_VERSION, description="Version of this file's fields")
+    name: str = Field(min_length=1, description="Name of the model")
+    networks: int = Field(1, ge=1, description="Number of networks; more than one is an ensemble of folds")
+    plan: Plan = Field(description="Preprocessing, patch and topology")
+    labels: LabelMap = Field(description="Names, values, colours and codes of the structures")
+    inference: InferenceConfig = Field(description="How the model is applied unless told otherwise")
+    postprocessing: PostprocessingRules | None = Field(None, description="Clean-up of the masks")
+    scores: dict[str, float | None] = Field(default_factory=dict, description="Mean Dice on held-out cases")
+    provenance: dict[str, Any] = Field(default_factory=dict, description="What it was made from and by")
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write a model folder, replacing an earlier model there.
+
+    Raises
+    ------
+    ModelError
+        If a weight is not finite, or too large for float16.
+    OutputError
+        If `folder` holds something else than a model, or can't be written.
+    """
+    if folder.exists() and not (folder / RECORD).is_file() and not _is_empty_folder(folder):
+        raise OutputError(f"{folder}: there is something else than a model; give a new folder for the model")
+    weights = [_to_half(network) for network in model.networks]
+    record = ModelRecord(
+        name=model.name,
+        networks=len(model.networks),
+        plan=model.plan,
+        labels=model.labels,
+        inference=model.inference,
+        postprocessing=model.postprocessing,
+        scores=dict(model.scores),
+        provenance=dict(model.provenance),
+    )
+    with atomic_folder(folder) as temporary:
+        for name, tensors in zip(_weight_files(len(weights)), weights, strict=True):
+            save_file(tensors, temporary / name)
+        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model folder; its networks come in evaluation mode, with float32 weights on `device`.
+
+    Raises
+    ------
+    ModelError
+        If the folder is missing, incomplete, malformed, from a newer medseg, or its weights are
+        damaged, pickled, not finite or of another plan.
+    """
+    record = _read_record(folder)
+    names = _weight_files(record.networks)
+    return Model(
+        networks=tuple(_load_network(folder / name, record, torch.device(device)) for name in names),
+        plan=record.plan,
+        labels=record.labels,
+        name=record.name,
+        inference=record.inference,
+        postprocessing=record.postprocessing,
+        scores=record.scores,
+        provenance=record.provenance,
+    )
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 over ``model.json`` and the weights, which names the model in results.
+
+    Raises
+    ------
+    ModelError
+        If the folder is no model folder.
+    """
+    names = _weight_files(_read_record(folder).networks)
+    for name in names:
+        _check_weight_file(folder / name)
+    return digest_files(folder / name for name in (RECORD, *names))
+
+
+def _weight_files(networks: int) -> tuple[str, ...]:
+    if networks == 1:
+        return ("weights.safetensors",)
+    return tuple(f"fold_{number}.safetensors" for number in range(networks))
+
+
+def _is_empty_folder(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None
+
+
+def _to_half(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state on the CPU, floats as float16."""
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    for name, tensor in halves.items():
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"the weights of {name} are not finite in float16, so the training diverged; "
+                "lower training.learning_rate and train again"
+            )
+    return {name: tensor.contiguous().clone() for name, tensor in halves.items()}
+
+
+def _read_record(folder: Path) -> ModelRecord:
+    path = folder / RECORD
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: there is no such model folder")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and _is_newer(values.get("schema_version")):
+            raise ModelError(
+                f"{path}: its format {values['schema_version']} is newer than the {SCHEMA_VERSION} that this "
+                "medseg reads; install the newest medseg"
+            )
+        return ModelRecord.model_validate(values)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: this is no model folder, it has no {RECORD}; give the folder 'model' of a finished training run"
+        ) from None
+    except ValidationError as error:
+        raise ModelError(f"{path}: not a sound model ({describe_problems(error)})") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON ({error}); copy the model folder again") from None
+
+
+def _is_newer(version: object) -> bool:
+    return isinstance(version, int) and version > SCHEMA_VERSION
+
+
+def _load_network(path: Path, record: ModelRecord, device: torch.device) -> nn.Module:
+    tensors = _read_weights(path)
+    with torch.random.fork_rng(devices=[]):  # loading a model must not change what a caller draws next
+        network = build_network(record.plan, record.labels.outputs)
+    _check_fit(path, network.state_dict(), tensors)
+    network.load_state_dict(tensors)
+    return network.to(device).eval()
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    _check_weight_file(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: the weights are damaged ({error}); copy the model folder again") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path}: the weights of {name} are not finite; the model is useless, train it again")
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def _check_weight_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        raise ModelError(f"{path}: the weights are missing or not readable; copy the model folder again") from None
+    if start.startswith(PICKLE_MARKS):
+        raise ModelError(
+            f"{path}: this is a pickle, which may run any code when it is loaded; medseg loads safetensors only"
+        )
+
+
+def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = []
+    for kind, names in (("missing", expected.keys() - found.keys()), ("unknown", found.keys() - expected.keys())):
+        if names:
+            problems.append(f"{len(names)} {kind}, such as {min(names)}")
+    reshaped = sorted(n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape)
+    if reshaped:
+        name = reshaped[0]
+        shapes = f"{tuple(found[name].shape)} in place of {tuple(expected[name].shape)}"
+        problems.append(f"{len(reshaped)} of another shape, such as {name}: {shapes}")
+    if problems:
+        raise ModelError(
+            f"{path}: the weights don't fit the plan in {RECORD} ({'; '.join(problems)}); "
+            "both files must be of the same training"
+        )
