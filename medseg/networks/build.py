@@ -35,9 +35,9 @@ def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
     """
     if plan.network.name == "unet":
         return UNet(len(plan.channels), outputs, plan.network, network_axes(plan))
-    from medseg.networks import monai_networks
+    from medseg.networks.monai_networks import build_monai_network  # late: importing monai takes seconds
 
-    return monai_networks.build(plan, outputs, network_axes(plan))
+    return build_monai_network(plan, outputs, network_axes(plan))
 
 
 def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:

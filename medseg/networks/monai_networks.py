@@ -7,8 +7,7 @@ inside a layer, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from monai.networks.nets.segresnet_ds import SegResNetDS
 from monai.networks.nets.swin_unetr import SwinUNETR
@@ -61,7 +60,7 @@ class MonaiNetwork(SegmentationNetwork):
             yield from self.network.get_submodule(name).parameters()
 
 
-def build(plan: Plan, outputs: int, axes: Sequence[int]) -> MonaiNetwork:
+def build_monai_network(plan: Plan, outputs: int, axes: Sequence[int]) -> MonaiNetwork:
     """Build the plan's network; see `medseg.networks.build.build_network`."""
     return BUILDERS[plan.network.name](plan, outputs, axes)
 
@@ -113,7 +112,9 @@ def _swinunetr(plan: Plan, outputs: int, axes: Sequence[int]) -> MonaiNetwork:
     return MonaiNetwork(network, ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10"))
 
 
-BUILDERS: dict[str, Any] = {"segresnet": _segresnet, "vnet": _vnet, "swinunetr": _swinunetr}
+Builder = Callable[[Plan, int, Sequence[int]], MonaiNetwork]
+
+BUILDERS: dict[str, Builder] = {"segresnet": _segresnet, "vnet": _vnet, "swinunetr": _swinunetr}
 
 
 def _check_patch(plan: Plan, axes: Sequence[int], divisor: int) -> None:
