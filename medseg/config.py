@@ -161,14 +161,21 @@ class InferenceConfig(Stage):
 
 
 class SegmentConfig(Stage):
-    """A batch: many scans, one model."""
+    """A batch: many scans, one model. What is left out is as the model was validated."""
 
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
-    inference: InferenceConfig | None = Field(None, description="Application; default: as the model was validated")
+    overlap: float | None = Field(None, ge=0, lt=1, description="Share of a window that the next one covers again")
+    flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
+    window_batch: int | None = Field(None, ge=1, description="Windows in a forward pass")
     key: Path | None = Field(
         None, description="Key file of the pseudonyms of DICOM series, made on first use; default: one for this user"
     )
     redo: bool = Field(False, description="Segment again what is already done")
+
+    def inference(self, model: InferenceConfig) -> InferenceConfig:
+        """Return the model's own inference with what this batch wants otherwise."""
+        wishes = {name: getattr(self, name) for name in ("overlap", "flips", "window_batch")}
+        return model.model_copy(update={name: wish for name, wish in wishes.items() if wish is not None})
 
 
 class ExperimentConfig(Stage):

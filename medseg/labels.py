@@ -10,11 +10,14 @@ Two kinds of target follow from a `LabelMap`:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -187,6 +190,29 @@ class LabelMap(BaseModel):
     def describe(self) -> str:
         """Return the labels as 'value name' pairs for messages."""
         return ", ".join(f"{label.value} {label.name}" for label in self.labels)
+
+
+def load_label_map(path: Path) -> LabelMap:
+    """Read the label map of a JSON or YAML file.
+
+    The file holds the map itself, in either form, or has it under ``labels``: nnU-Net's and the
+    Decathlon's ``dataset.json``, a model's ``model.json``, a batch's ``run.json``.
+
+    Raises
+    ------
+    LabelError
+        If the file can't be read, or holds no label map.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        definition = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LabelError(f"{path}: no readable label map ({str(error).splitlines()[0]})") from None
+    while isinstance(definition, Mapping) and isinstance(definition.get("labels"), Mapping):
+        definition = definition["labels"]
+    if not isinstance(definition, Mapping):
+        raise LabelError(f"{path}: a label map is 'name: value' pairs, not {type(definition).__name__}")
+    return LabelMap.parse(definition)
 
 
 IGNORE_INDEX = 255

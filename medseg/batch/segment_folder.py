@@ -105,7 +105,7 @@ def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Pictu
 
     device = choose_device(config.device)
     loaded = load_model(model, device)
-    settings = config.inference or loaded.inference
+    settings = config.inference(loaded.inference)
     check_writable(folder)
     return Worker(
         predictor=Predictor(loaded, settings, device),
@@ -130,7 +130,8 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
         "done_before": sum(result.was_done for result in summary.results),
         "left_out": summary.left_out,
         "model": {"name": model.name, "digest": worker.model_digest},
-        "inference": (config.inference or model.inference).model_dump(mode="json"),
+        "labels": model.labels.model_dump(mode="json"),
+        "inference": config.inference(model.inference).model_dump(mode="json"),
         "device": str(worker.predictor.device),
         "machine": machine(),
         "versions": package_versions(),

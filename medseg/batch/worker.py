@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -79,11 +80,11 @@ class Worker:
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             writes: deque[Future[CaseResult]] = deque()
             for case, reading in _ahead(reader, self._read, cases):
-                result = _attempt(case, reading.result)
-                if isinstance(result, _Read):
-                    result = self._predict_and_write(result, writer, writes)
-                if result is not None:
-                    yield result
+                ready = self._predicted(_attempt(case, reading.result))
+                if isinstance(ready, CaseResult):
+                    yield ready
+                else:
+                    writes.append(writer.submit(_attempt, case, partial(self._write, *ready)))
                 while len(writes) > 1:
                     yield self._checked(writes.popleft().result())
             while writes:
@@ -102,14 +103,11 @@ class Worker:
         volume, _ = read_case(case)
         return _Read(case, inputs, volume, perf_counter() - began)
 
-    def _predict_and_write(
-        self, read: _Read, writer: ThreadPoolExecutor, writes: deque[Future[CaseResult]]
-    ) -> CaseResult | None:
-        prediction = _attempt(read.case, lambda: self.predictor.predict(read.volume))
-        if isinstance(prediction, CaseResult):
-            return prediction
-        writes.append(writer.submit(lambda: _attempt(read.case, lambda: self._write(read, prediction))))
-        return None
+    def _predicted(self, read: _Read | CaseResult) -> tuple[_Read, Prediction] | CaseResult:
+        if isinstance(read, CaseResult):
+            return read
+        prediction = _attempt(read.case, partial(self.predictor.predict, read.volume))
+        return prediction if isinstance(prediction, CaseResult) else (read, prediction)
 
     def _write(self, read: _Read, prediction: Prediction) -> CaseResult:
         began = perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from medseg.errors import GeometryError, ReasonCode
 from medseg.geometry import Grid
 from medseg.io.header import ScanHeader
 from medseg.io.nifti import inspect_nifti, read_mask, read_nifti
+from medseg.io.nifti_header import scan_files
 from medseg.volume import Case, Mask, Source, Volume
 
 
@@ -46,6 +48,13 @@ def read_scan(source: Source, *, channels_last: bool = False) -> Volume:
     from medseg.io.dicom import read_series
 
     return read_series(source)
+
+
+def source_files(source: Source) -> tuple[Path, ...]:
+    """Return every file that a scan is made of: of a NIfTI pair both, of a series all slices in order."""
+    if source.kind == "nifti":
+        return tuple(dict.fromkeys(scan_files(source.files[0])))
+    return source.files
 
 
 def read_case(case: Case) -> tuple[Volume, Mask | None]:

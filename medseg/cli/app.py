@@ -1,0 +1,97 @@
+"""The program: its verbs, and how it ends when something is wrong.
+
+Exit codes: 0 all done; 1 some cases failed; 2 the command, configuration, data or model is wrong;
+3 no case could be done; 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from medseg.cli import demo, evaluate, index, plan, segment, train
+from medseg.cli.screen import show_error
+from medseg.errors import MedsegError
+
+WRONG_INPUT = 2
+STOPPED = 130
+
+logger = logging.getLogger("medseg")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        from medseg.provenance import package_versions
+
+        typer.echo(f"medseg {package_versions(['medseg'])['medseg']}")
+        raise typer.Exit
+
+
+@app.callback(epilog="New here? [cyan]medseg demo[/] shows the whole way in a few minutes.")
+def medseg(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; write it before the verb.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    """Train a segmentation network on your own CT and MR scans, and segment folders of DICOM and NIfTI with it."""
+    if debug:
+        logging.basicConfig()
+        logger.setLevel(logging.DEBUG)
+
+
+def ending_well(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb end with one sentence where the user can do something about it.
+
+    With ``--debug`` the exception goes on, so that its traceback is seen.
+    """
+
+    @functools.wraps(verb)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            verb(*arguments, **options)
+        except MedsegError as error:
+            if logger.isEnabledFor(logging.DEBUG):
+                raise
+            show_error(str(error))
+            raise typer.Exit(WRONG_INPUT) from None
+        except KeyboardInterrupt:
+            show_error("stopped; the same command goes on from what is done")
+            raise typer.Exit(STOPPED) from None
+
+    return run
+
+
+def page(docstring: str) -> str:
+    r"""Return a docstring as a help page: paragraphs flow, and commands stand out.
+
+    Examples
+    --------
+    >>> page("Do it.\n\n    Two lines\n    flow: `medseg demo`")
+    'Do it.\n\nTwo lines flow: [cyan]medseg demo[/]'
+    """
+    paragraphs = (" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
+    return re.sub("`([^`]+)`", r"[cyan]\1[/]", "\n\n".join(paragraphs))
+
+
+for verb in (index.index, plan.plan, plan.prepare, train.train, segment.segment, evaluate.evaluate, demo.demo):
+    app.command(help=page(verb.__doc__ or ""))(ending_well(verb))
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="medseg")

@@ -1,0 +1,54 @@
+"""``medseg evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.screen import console
+
+SOME_NOT_SCORED = 1
+
+
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="What medseg segment wrote, or a folder of masks.")
+    ],
+    truths: Annotated[
+        Path, typer.Argument(metavar="TRUTHS", help="True masks of the same names, or a dataset folder.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for scores.csv, summary.json and a plot.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="File with the names of the labels: YAML, dataset.json or model.json; default: the run's."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Surface distance that still counts as equal in the NSD, mm.")] = 1.0,
+) -> None:
+    """Compare predicted masks with true ones: Dice, IoU, HD95, NSD and volume error of each structure.
+
+    A structure that the model missed, or invented, counts with a Dice of 0; one that is absent from both masks counts
+    in no mean. Cases that can't be compared are named, and the exit code is 1.
+
+    Example: `medseg evaluate results/liver my_dataset/labels --output results/liver/evaluation`
+    """
+    from medseg.labels import load_label_map
+    from medseg.quality.evaluate import evaluate_folder
+    from medseg.quality.tables import score_table, write_scores, write_summary
+
+    if labels is None and (predictions / "run.json").is_file():
+        labels = predictions / "run.json"
+    known = load_label_map(labels) if labels else None
+    evaluation = evaluate_folder(predictions, truths, known, tolerance)
+    if output:
+        write_scores(evaluation.scores, output / "scores.csv")
+        write_summary(evaluation, output / "summary.json")
+    screen = console()
+    screen.print(score_table(evaluation))
+    for case, problem in evaluation.problems:
+        screen.print(f"{case}: {problem}", style="yellow")
+    if evaluation.problems:
+        raise typer.Exit(SOME_NOT_SCORED)

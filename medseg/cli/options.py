@@ -1,0 +1,35 @@
+"""Arguments that several verbs share, and the configuration they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medseg.config import ExperimentConfig
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file (YAML); see configs/. Default: every field's default."),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", "-d", help="Dataset folder with images/ and labels/, or a Decathlon or nnU-Net folder."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the configuration; may be repeated."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+
+
+def experiment(config: Path | None, data: Path | None, overrides: list[str] | None) -> ExperimentConfig:
+    """Return the configuration that the shared options ask for."""
+    from medseg.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    if data is None:
+        return loaded
+    return loaded.model_copy(update={"dataset": loaded.dataset.model_copy(update={"folder": data})})

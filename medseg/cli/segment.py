@@ -1,0 +1,66 @@
+"""``medseg segment``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medseg.cli.options import Device
+from medseg.cli.screen import case_progress, console, show_error
+
+if TYPE_CHECKING:
+    from medseg.batch.summary import RunSummary
+
+
+def segment(
+    scans: Annotated[Path, typer.Argument(metavar="SCANS", help="A NIfTI file, a DICOM folder, or any tree of both.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Model folder, as medseg train writes it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; not inside SCANS.")],
+    device: Device = "auto",
+    flips: Annotated[
+        bool | None, typer.Option("--flips/--no-flips", help="Average over mirrored scans; default: the model's way.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Draw overlay.png for each case.")] = True,
+    redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms of DICOM series.")] = None,
+) -> None:
+    """Segment scans with a trained model; every mask lies exactly on its scan.
+
+    Writes OUTPUT/cases/<case>/mask.nii.gz, overlay.png and case.json, and OUTPUT/cases.csv with the volume of
+    each structure. The same command again does only what is not done yet. A scan that can't be used is listed
+    with its reason, the others are done, and the exit code is 1.
+
+    Example: `medseg segment scans/ --model runs/liver/model --output results/liver`
+    """
+    from medseg.batch.segment_folder import segment_folder
+    from medseg.config import SegmentConfig
+    from medseg.quality.overlay import overlay_png
+
+    config = SegmentConfig(device=device, overlap=overlap, flips=flips, key=key, redo=redo)
+    with case_progress() as watcher:
+        picture = overlay_png if pictures else None
+        summary = segment_folder(scans, model, output, config, picture=picture, watcher=watcher)
+    show_summary(summary)
+    raise typer.Exit(summary.exit_code)
+
+
+def show_summary(summary: RunSummary) -> None:
+    """Print how many cases ended how, and where the results are."""
+    screen = console()
+    if not summary.results:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items())
+        show_error(f"no scan was found{f' (files left out: {left_out})' if left_out else ''}")
+        return
+    before = sum(result.was_done for result in summary.results)
+    done = f"{summary.count('done')} of {len(summary.results)} cases done in {summary.seconds:.1f} s"
+    screen.print(done + (f", {before} of them by an earlier run" if before else ""))
+    for status in ("rejected", "failed"):
+        if count := summary.count(status):
+            screen.print(f"{count} {status}: see {summary.output / 'cases.csv'}", style="yellow")
+    screen.print(f"Masks and pictures: {summary.output / 'cases'}\nTable of volumes:   {summary.output / 'cases.csv'}")
