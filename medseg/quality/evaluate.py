@@ -1,0 +1,204 @@
+"""Compare folders of predictions with folders of true masks; nothing is left out in silence.
+
+A prediction that is absent, unreadable or on another grid is scored as an empty mask, so that its
+structures count as missed, and is listed among the problems. A true mask that can't be read can't be
+scored; its case is listed, too. Predictions without a true mask are only named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DatasetError, GeometryError, LabelError, ScanError
+from medseg.io.nifti import read_mask
+from medseg.labels import LabelMap
+from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
+from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
+from medseg.volume import Mask
+
+ENDINGS = (".nii.gz", ".nii")
+"""Files that are taken as masks; the case id is the name without them."""
+
+THREADS = 2
+"""Cases compared at the same time; decompression and distances release the interpreter lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One case to compare; `prediction` is None where the model gave nothing."""
+
+    case: str
+    prediction: Path | None
+    truth: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes
+    ----------
+    scores : one a case and target, by case id.
+    problems : (case, sentence) of each case that could not be compared as it should.
+    unmatched : case ids of predictions without a true mask.
+    labels : the label map that named the targets.
+    tolerance_mm : of the NSD.
+    """
+
+    scores: tuple[StructureScore, ...]
+    problems: tuple[tuple[str, str], ...]
+    unmatched: tuple[str, ...]
+    labels: LabelMap
+    tolerance_mm: float
+
+    @property
+    def targets(self) -> tuple[TargetSummary, ...]:
+        """One summary a target."""
+        return summarise(self.scores)
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over targets of the mean Dice over cases."""
+        return mean_over_targets(self.targets, "dice")
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean over targets of the mean IoU over cases (mIoU)."""
+        return mean_over_targets(self.targets, "iou")
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The ids of the scored cases."""
+        return tuple(dict.fromkeys(score.case for score in self.scores))
+
+
+def evaluate_folder(
+    predictions: Path,
+    truths: Path,
+    labels: LabelMap | None = None,
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+) -> Evaluation:
+    """Compare every true mask of a folder with the prediction of the same case.
+
+    Parameters
+    ----------
+    predictions : a folder that ``medseg segment`` wrote, or one with a NIfTI mask a case.
+    truths : a folder with a NIfTI mask a case, or a dataset folder with ``labels/`` or ``labelsTr/``.
+    labels : meaning of the values; default: every value found in the masks is a target.
+    tolerance_mm : surface distance up to which outlines count as equal in the NSD.
+
+    Raises
+    ------
+    DatasetError
+        If a folder is missing, there are no true masks, or no case of both folders matches.
+    """
+    true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
+    if not set(true_masks) & set(predicted_masks):
+        raise DatasetError(
+            f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
+            f"{_some(true_masks)}); name each prediction after its true mask, or give a list of pairs"
+        )
+    pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items()]
+    unmatched = tuple(sorted(set(predicted_masks) - set(true_masks)))
+    return evaluate_pairs(pairs, labels, tolerance_mm, unmatched=unmatched)
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    labels: LabelMap | None = None,
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    *,
+    unmatched: tuple[str, ...] = (),
+) -> Evaluation:
+    """Compare an explicit list of predictions and true masks; see `evaluate_folder`."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        known = labels or _found_labels(list(pool.map(_values, pairs)))
+        outcomes = list(pool.map(lambda pair: _compare(pair, known, tolerance_mm), pairs))
+    return Evaluation(
+        scores=tuple(score for scores, _ in outcomes for score in scores),
+        problems=tuple((pair.case, text) for pair, (_, text) in zip(pairs, outcomes, strict=True) if text),
+        unmatched=unmatched,
+        labels=known,
+        tolerance_mm=tolerance_mm,
+    )
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """Return the masks of a folder by case id, ordered by id.
+
+    Understood are ``cases/<case>/mask.nii.gz`` (what ``medseg segment`` writes), ``labels/`` or
+    ``labelsTr/`` inside the folder, and masks directly in it.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is missing, holds no mask, or two masks of one case.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; give one that holds a mask a case")
+    segmented = sorted((folder / "cases").glob("*/mask.nii.gz"))
+    if segmented:
+        return {path.parent.name: path for path in segmented}
+    inner = next((folder / name for name in ("labels", "labelsTr") if (folder / name).is_dir()), folder)
+    found: dict[str, Path] = {}
+    for path in sorted(inner.iterdir()):
+        case = _case_id(path)
+        if case is None:
+            continue
+        if case in found:
+            raise DatasetError(f"{inner} holds two masks of case {case}: {found[case].name} and {path.name}; keep one")
+        found[case] = path
+    if not found:
+        raise DatasetError(f"{inner} holds no mask; expected are NIfTI files such as <case>.nii.gz")
+    return found
+
+
+def _case_id(path: Path) -> str | None:
+    """Return the name without its ending; None for what is not a mask, hidden files included."""
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else None
+
+
+def _compare(pair: Pair, labels: LabelMap, tolerance_mm: float) -> tuple[list[StructureScore], str]:
+    """Return the scores of a case and, if it could not be compared as it should, why."""
+    try:
+        truth = read_mask(pair.truth)
+        empty = Mask(np.zeros_like(truth.array), truth.grid)
+        missed = evaluate_case(empty, truth, labels, tolerance_mm, case=pair.case)
+    except (ScanError, LabelError) as error:
+        return [], f"not scored: {error}"
+    if pair.prediction is None:
+        return missed, "there is no prediction: its structures count as missed"
+    try:
+        prediction = read_mask(pair.prediction)
+        return evaluate_case(prediction, truth, labels, tolerance_mm, case=pair.case), ""
+    except (GeometryError, ScanError, LabelError) as error:
+        return missed, f"the prediction can't be used, its structures count as missed: {error}"
+
+
+def _values(pair: Pair) -> set[int]:
+    """Return the values in both masks; what can't be read has none and is reported when compared."""
+    values: set[int] = set()
+    for path in (pair.prediction, pair.truth):
+        try:
+            values |= set(np.unique(read_mask(path).array).tolist()) if path else set()
+        except (ScanError, LabelError):
+            continue
+    return values
+
+
+def _found_labels(values: Sequence[set[int]]) -> LabelMap:
+    found = set().union(*values) - {0}
+    if not found:
+        raise DatasetError("all masks are empty: there is nothing to compare; give a label map to count them as such")
+    return LabelMap.from_values(found)
+
+
+def _some(names: dict[str, Path]) -> str:
+    first = list(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -1,0 +1,232 @@
+"""A picture of a mask on its scan: three planes, outlines, a legend with volumes; no patient data.
+
+Drawn with Pillow alone: importing matplotlib takes longer than all of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medseg.errors import GeometryError, ReasonCode
+from medseg.geometry import Grid
+from medseg.io.files import atomic_file
+from medseg.labels import Label, LabelMap
+from medseg.quality.slices import Plane, Survey, display_window, planes_of, survey
+from medseg.volume import Mask, Volume
+
+WIDTH = 1440
+HEIGHT = 720
+"""Largest size of the panels of one scan together, pixels."""
+MARGIN, GAP = 16, 8
+FILL_OPACITY = 0.25
+OUTLINE_OPACITY = 0.95
+BACKGROUND = (16, 17, 20)
+TEXT = (228, 230, 234)
+FAINT = (138, 143, 152)
+BAR_LENGTHS_MM = (100, 50, 20, 10, 5, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One scan with its mask and the name under which a montage shows it."""
+
+    name: str
+    volume: Volume
+    mask: Mask
+
+
+def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None:
+    """Draw axial, coronal and sagittal slices with the mask's outlines and a legend into a PNG file.
+
+    Parameters
+    ----------
+    volume : the scan; its first channel is shown.
+    mask : on the scan's grid.
+    labels : names and colours; values that it doesn't know are not drawn.
+    path : the file to write.
+
+    Raises
+    ------
+    GeometryError
+        If mask and scan lie on different grids (GRID_MISMATCH).
+    OutputError
+        If the file can't be written.
+    """
+    scene = _scene(volume, mask)
+    panels = _draw_planes(scene, labels)
+    volumes = {label.value: scene.found.counts.get(label.value, 0) * scene.grid.voxel_ml for label in labels.labels}
+    legend = _legend(
+        [(label, f"{label.name}  {_ml(volumes[label.value])}") for label in labels.labels if volumes[label.value]],
+        [label.name for label in labels.labels if not volumes[label.value]],
+        max(panels.width, WIDTH // 2),
+    )
+    _save(_stack([panels, legend]), path)
+
+
+def montage_png(cases: Sequence[Shown], labels: LabelMap, path: Path) -> None:
+    """Draw several scans below each other, each with its name, and one legend."""
+    rows = []
+    for case in cases:
+        panels = _draw_planes(_scene(case.volume, case.mask), labels)
+        ImageDraw.Draw(panels).text((8, panels.height - 26), case.name, TEXT, _font(16), stroke_width=1, stroke_fill=0)
+        rows.append(panels)
+    legend = _legend([(label, label.name) for label in labels.labels], [], max(row.width for row in rows))
+    _save(_stack([*rows, legend]), path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """Scan and mask in canonical order, and what is to be seen of them."""
+
+    image: NDArray[np.float32]
+    values: NDArray
+    grid: Grid
+    window: tuple[float, float]
+    found: Survey
+
+
+def _scene(volume: Volume, mask: Mask) -> _Scene:
+    if not mask.grid.matches(volume.grid):
+        raise GeometryError(
+            ReasonCode.GRID_MISMATCH,
+            f"the mask ({mask.grid.describe()}) is not on the scan's grid ({volume.grid.describe()}): no picture",
+        )
+    orientation = volume.grid.to_canonical()
+    image, values = orientation.apply(volume.array[0]), orientation.apply(mask.array)
+    grid = orientation.apply_to_grid(volume.grid)
+    return _Scene(image, values, grid, display_window(volume, image), survey(values))
+
+
+def _draw_planes(scene: _Scene, labels: LabelMap) -> Image.Image:
+    """Return the planes side by side, all at one scale, so that sizes can be compared."""
+    planes = planes_of(scene.grid)
+    sizes = [plane.size_mm(scene.grid) for plane in planes]
+    gaps = GAP * (len(planes) - 1)
+    scale = min((WIDTH - gaps) / sum(width for width, _ in sizes), HEIGHT / max(height for _, height in sizes))
+    panels = []
+    for plane, (width, height) in zip(planes, sizes, strict=True):
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        index = scene.found.slices[plane.axis]
+        grey = _windowed(plane.picture_of(scene.image, index), scene.window)
+        panel = _paint(grey, plane.picture_of(scene.values, index), labels, size)
+        panels.append(_annotate(panel, plane))
+    _draw_scale_bar(panels[0], scale)
+    row = Image.new("RGB", (sum(p.width for p in panels) + gaps, max(p.height for p in panels)), BACKGROUND)
+    left = 0
+    for panel in panels:
+        row.paste(panel, (left, (row.height - panel.height) // 2))
+        left += panel.width + GAP
+    return row
+
+
+def _windowed(picture: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = window
+    return (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _paint(grey: NDArray[np.uint8], values: NDArray, labels: LabelMap, size: tuple[int, int]) -> Image.Image:
+    """Return the slice at `size` (width, height) with the labels' fill and outlines.
+
+    Each label is enlarged on its own and cut at one half: smooth outlines where voxels are large.
+    """
+    pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    present = set(np.unique(values).tolist())
+    styles = np.zeros(pixels.shape, dtype=np.intp)
+    ramp = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
+    looks = [ramp]  # style 0: grey as it is; then a label's fill and its outline, each a colour for every grey
+    for label in (label for label in labels.labels if label.value in present):
+        region = Image.fromarray(np.where(values == label.value, np.uint8(255), np.uint8(0)))
+        inside = np.asarray(region.resize(size, Image.Resampling.BILINEAR)) > 127
+        styles[inside] = len(looks)
+        styles[inside & ~_shrunk(_shrunk(inside))] = len(looks) + 1
+        looks += [ramp + (np.array(label.colour) - ramp) * opacity for opacity in (FILL_OPACITY, OUTLINE_OPACITY)]
+    return Image.fromarray(np.array(looks, dtype=np.uint8)[styles, pixels])
+
+
+def _shrunk(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return `region` without its outermost pixels; the picture's border doesn't count as outside."""
+    inner = region.copy()
+    inner[1:] &= region[:-1]
+    inner[:-1] &= region[1:]
+    inner[:, 1:] &= region[:, :-1]
+    inner[:, :-1] &= region[:, 1:]
+    return inner
+
+
+def _annotate(panel: Image.Image, plane: Plane) -> Image.Image:
+    draw, font = ImageDraw.Draw(panel), _font(17)
+    width, height = panel.size
+    places = ((8, height / 2), (width - 8, height / 2), (width / 2, 6), (width / 2, height - 6))
+    for letter, position, anchor in zip(plane.edges, places, ("lm", "rm", "mt", "mb"), strict=True):
+        draw.text(position, letter, TEXT, font, anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+    draw.text((8, 6), plane.name, FAINT, _font(14), "lt", stroke_width=2, stroke_fill=(0, 0, 0))
+    return panel
+
+
+def _draw_scale_bar(panel: Image.Image, scale: float) -> None:
+    length = next((mm for mm in BAR_LENGTHS_MM if mm * scale <= panel.width * 0.3), None)
+    if length is None or panel.height < 60:
+        return
+    draw = ImageDraw.Draw(panel)
+    right, bottom = panel.width - 12, panel.height - 12
+    draw.line((right - length * scale, bottom, right, bottom), TEXT, 2)
+    text = f"{length // 10} cm" if length >= 10 else f"{length} mm"
+    draw.text((right, bottom - 5), text, TEXT, _font(14), "rb", stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _legend(entries: Sequence[tuple[Label, str]], absent: Sequence[str], width: int) -> Image.Image:
+    """Return the legend: entries in columns as wide as the longest, then the labels not found."""
+    font, line = _font(16), 26
+    column = 24 + round(max((font.getlength(text) for _, text in entries), default=0)) + 28
+    columns = max(1, width // column)
+    rows = -(-len(entries) // columns)
+    legend = Image.new("RGB", (width, line * (rows + bool(absent))), BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    for number, (label, text) in enumerate(entries):
+        left, top = number % columns * column, number // columns * line
+        draw.rounded_rectangle((left, top + 6, left + 14, top + 20), 3, label.colour)
+        draw.text((left + 24, top + 13), text, TEXT, font, "lm")
+    if absent:
+        draw.text((0, line * rows + 13), _fitted("not found: ", absent, width), FAINT, font, "lm")
+    return legend
+
+
+def _fitted(start: str, names: Sequence[str], width: int) -> str:
+    """Return the names in one line, as many as fit."""
+    for count in range(len(names), 0, -1):
+        rest = f" and {len(names) - count} more" if count < len(names) else ""
+        text = start + ", ".join(names[:count]) + rest
+        if _font(16).getlength(text) <= width:
+            return text
+    return f"{start}{len(names)} labels"
+
+
+def _stack(parts: Sequence[Image.Image]) -> Image.Image:
+    parts = [part for part in parts if part.height]
+    width = max(part.width for part in parts)
+    height = sum(part.height for part in parts) + MARGIN * (len(parts) + 1)
+    sheet = Image.new("RGB", (width + 2 * MARGIN, height), BACKGROUND)
+    top = MARGIN
+    for part in parts:
+        sheet.paste(part, (MARGIN, top))
+        top += part.height + MARGIN
+    return sheet
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        sheet.save(temporary, format="PNG", compress_level=1)
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.1f} ml" if volume >= 10 else f"{volume:.2g} ml"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
