@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,8 @@ DIGEST_THREADS = 4
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Return the installed version of each package; those not installed are left out."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    versions = ((package, _version(package)) for package in packages)
+    return {package: version for package, version in versions if version is not None}
 
 
 def machine() -> dict[str, Any]:
@@ -110,6 +106,15 @@ def digest_files(paths: Iterable[Path]) -> str:
         with ThreadPoolExecutor(DIGEST_THREADS) as threads:
             digests = list(threads.map(_digest_file, files))
     return digest_bytes("\n".join(digests).encode())
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Return a package's version; parsing its metadata takes milliseconds, and a batch asks for every case."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _digest_file(path: Path) -> str:

@@ -17,12 +17,12 @@ can be passed on.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
 
-from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows, count_reasons
+from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
 from medseg.batch.worker import Picture, Worker, check_writable
 from medseg.catalog.index import CatalogEntry, index_scans
 from medseg.config import SegmentConfig
@@ -30,7 +30,6 @@ from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_file
 from medseg.io.tables import write_csv
 from medseg.provenance import digest_json, machine, package_versions, timestamp
-from medseg.volume import Case, Source
 
 Watcher = Callable[[CaseResult, int, int], None]
 """Called after each case with its result, the number of ended cases and the number of all."""
@@ -71,7 +70,7 @@ def segment_folder(
     worker = open_worker(model, output / "cases", config, picture)
     catalog = index_scans(scans, key=config.key)
     cases = catalog.cases()
-    results = list(_rejections(catalog.entries))
+    results = list(_rejections(catalog.with_status("refused")))
     total = len(results) + len(cases)
     for result in worker.run(cases):
         results.append(result)
@@ -80,11 +79,11 @@ def segment_folder(
     summary = RunSummary(
         output=output,
         results=tuple(sorted(results, key=lambda result: result.case)),
-        left_out=count_reasons(entry.reason for entry in catalog.entries if entry.status == "skipped"),
+        left_out=_count_files(catalog.with_status("skipped")),
         seconds=perf_counter() - began,
     )
     write_summary(summary, worker, config, started)
-    write_sources(output / "sources.csv", cases, scans)
+    write_sources(output / "sources.csv", catalog.entries)
     return summary
 
 
@@ -140,20 +139,30 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def write_sources(path: Path, cases: Sequence[Case], scans: Path) -> None:
-    """Write which case is which file or folder below `scans`; only the owner may read it."""
-    root = scans if scans.is_dir() else scans.parent
-    rows = [[case.id, _place(source, root), len(source.files)] for case in cases for source in case.images]
+def write_sources(path: Path, entries: Iterable[CatalogEntry]) -> None:
+    """Write which case is which file or folder below the scan folder; only the owner may read it."""
+    rows = [[case, str(entry.path), len(entry.files)] for case, entry in _named(entries)]
     write_csv(path, ["case", "source", "files"], rows, mode=0o600)
 
 
-def _place(source: Source, root: Path) -> str:
-    """Return the file of a NIfTI scan, or the folder of a DICOM series, relative to `root`."""
-    first = source.files[0]
-    return os.path.relpath(first if source.kind == "nifti" else first.parent, root)
+def _named(entries: Iterable[CatalogEntry]) -> Iterator[tuple[str, CatalogEntry]]:
+    """Yield scans with their case id; a file that has none because it can't be read is numbered."""
+    number = 0
+    for entry in entries:
+        if entry.status == "skipped":
+            continue
+        number += not entry.case_id
+        yield entry.case_id or f"unreadable_{number}", entry
 
 
 def _rejections(entries: Iterable[CatalogEntry]) -> Iterator[CaseResult]:
+    for case, entry in _named(entries):
+        yield CaseResult(case, "rejected", str(entry.reason or ""), entry.message)
+
+
+def _count_files(entries: Iterable[CatalogEntry]) -> dict[str, int]:
+    """Return the number of files by the reason that they are no scan."""
+    counts: Counter[str] = Counter()
     for entry in entries:
-        if entry.status == "refused":
-            yield CaseResult(entry.case_id, "rejected", str(entry.reason or ""), entry.message)
+        counts[str(entry.reason)] += len(entry.files)
+    return dict(counts.most_common())

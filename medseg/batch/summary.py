@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -84,11 +83,6 @@ def case_rows(results: Iterable[CaseResult], labels: Sequence[str]) -> tuple[lis
     header = ["case", "status", "reason", "message", "shape", "spacing_mm", "axcodes", "confidence", "flags", "seconds"]
     rows = [_case_row(result, labels) for result in results]
     return header + [f"{label}_ml" for label in labels], rows
-
-
-def count_reasons(reasons: Iterable[object]) -> dict[str, int]:
-    """Return how often each reason occurs, most frequent first."""
-    return dict(Counter(str(reason) for reason in reasons).most_common())
 
 
 def _case_row(result: CaseResult, labels: Sequence[str]) -> list[object]:

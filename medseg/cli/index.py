@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,17 +49,16 @@ def catalog_table(catalog: Catalog) -> Table:
     table = Table(title=f"{len(catalog.cases())} scans")
     for column in ("case", "status", "shape", "spacing mm", "axes", "modality", "remarks"):
         table.add_column(column)
-    for entry in catalog.entries:
-        if entry.status == "skipped":
-            continue
+    for entry in [*catalog.with_status("accepted"), *catalog.with_status("refused")]:
         shape = "x".join(map(str, entry.shape)) if entry.shape else ""
         spacing = "x".join(f"{size:.3g}" for size in entry.spacing) if entry.spacing else ""
         remarks = entry.message or " ".join(map(str, entry.flags))
-        table.add_row(entry.case_id, entry.status, shape, spacing, entry.axcodes, entry.modality, remarks)
-    skipped: dict[str, int] = {}
-    for entry in catalog.entries:
-        if entry.status == "skipped":
-            skipped[str(entry.reason)] = skipped.get(str(entry.reason), 0) + entry.files
-    if skipped:
-        table.caption = "left out: " + ", ".join(f"{count} files {reason}" for reason, count in skipped.items())
+        table.add_row(
+            entry.case_id or str(entry.path), entry.status, shape, spacing, entry.axcodes, entry.modality, remarks
+        )
+    left_out: Counter[str] = Counter()
+    for entry in catalog.with_status("skipped"):
+        left_out[str(entry.reason)] += len(entry.files)
+    if left_out:
+        table.caption = "left out: " + ", ".join(f"{count} files {reason}" for reason, count in left_out.items())
     return table

@@ -28,12 +28,13 @@ def plan(
     """
     from rich.table import Table
 
+    from medseg.planning import describe_plan
     from medseg.training.setup import set_up
 
     made = set_up(experiment(config, data, overrides), output).plan
-    table = Table(title=str(output / "plan.yaml"), show_header=False)
-    for name, reason in made.reasons.items():
-        table.add_row(name, str(getattr(made, name, "")), reason)
+    table = Table("choice", "value", "why", title=str(output / "plan.yaml"))
+    for line in describe_plan(made):
+        table.add_row(*line)
     console().print(table)
 
 
