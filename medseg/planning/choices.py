@@ -47,8 +47,8 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
         others = float(np.delete(target, thick).max())
         fine = max(float(np.percentile(spacings[:, thick], FINE_PERCENTILE)), others)
         reason = (
-            f"median of {len(spacings)} scans; but slices along {AXES[thick]} are thick (median {target[thick]:.4g} mm, "
-            f"more than {ANISOTROPY:g} times the other axes'), so that axis takes the {FINE_PERCENTILE:g}th percentile"
+            f"median of {len(spacings)} scans; but slices along {AXES[thick]} are thick (median {target[thick]:.4g} "
+            f"mm, over {ANISOTROPY:g} times the other axes'), so that axis takes the {FINE_PERCENTILE:g}th percentile"
         )
         target[thick] = fine
     x, y, z = (float(f"{value:.6g}") for value in target)

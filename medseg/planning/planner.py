@@ -17,7 +17,7 @@ Isensee et al., Nature Methods 2021, supplement E; constants from nnunetv2 2.8.1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from medseg.config import NetworkConfig, PlanConfig
 from medseg.errors import PlanError
@@ -26,11 +26,10 @@ from medseg.plan import Plan
 from medseg.planning.choices import SET, choose_mirror, choose_normalisation, choose_slice_axis, choose_spacing
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.patch import Frame, PatchSearch
-from medseg.planning.topology import MIN_EDGE, WIDTH_MULTIPLE, Architect, Design
+from medseg.planning.topology import MIN_EDGE, SWIN_MULTIPLE, Architect, Design
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of a plan's description: a field, its value and why it is so."""
 
     field: str
@@ -101,6 +100,7 @@ def describe_plan(plan: Plan) -> list[Line]:
 
 def _values(plan: Plan) -> dict[str, str]:
     network = plan.network
+    stages = f"{len(network.features)} stages of {', '.join(map(str, network.features))} features"
     return {
         "dimensions": f"{plan.dimensions}D",
         "spacing": f"{_by(plan.spacing)} mm",
@@ -110,7 +110,7 @@ def _values(plan: Plan) -> dict[str, str]:
         "channels": ", ".join(plan.channels),
         "normalisation": ", ".join(channel.kind for channel in plan.normalisation),
         "mirror": ", ".join(axis for axis, on in zip("xyz", plan.mirror, strict=True) if on) or "none",
-        "network": f"{network.name}, {len(network.features)} stages of {', '.join(map(str, network.features))} features",
+        "network": f"{network.name}, {stages}",
     }
 
 
@@ -130,8 +130,7 @@ def _explain_network(design: Design, wishes: NetworkConfig) -> str:
         return reason
     if network.name == "vnet":
         return f"{reason}; its {network.features[0]} features are fixed"
-    multiple = WIDTH_MULTIPLE[network.name]
-    return f"{reason}; {wishes.features} features became {network.features[0]}, a multiple of {multiple}"
+    return f"{reason}; {wishes.features} features became {network.features[0]}, a multiple of {SWIN_MULTIPLE}"
 
 
 def _check_channels(fingerprint: Fingerprint, channels: Sequence[str], modalities: Sequence[str]) -> None:

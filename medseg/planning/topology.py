@@ -31,8 +31,8 @@ STAGES = {"segresnet": 4, "vnet": 5, "swinunetr": 6}
 KERNEL = {"segresnet": 3, "vnet": 5, "swinunetr": 3}
 """Edge of their convolution kernels, voxels."""
 
-WIDTH_MULTIPLE = {"unet": 1, "segresnet": 8, "vnet": 16, "swinunetr": 12}
-"""What the first stage's feature maps must be a multiple of: groups of the group norm, attention heads."""
+SWIN_MULTIPLE = 12
+"""SwinUNETR's features are a multiple of this: its attention heads share them."""
 
 VNET_FEATURES = (16, 32, 64, 128, 256)
 """MONAI's VNet has these feature maps and no option to change them."""
@@ -98,31 +98,32 @@ class Architect:
 
     def _design_fixed(self, patch: Sequence[int]) -> Design:
         name = self.config.name
-        if name == "vnet" and 16 % self.channels:
+        if name == "vnet" and VNET_FEATURES[0] % self.channels:
             raise PlanError(f"vnet takes 1, 2, 4, 8 or 16 channels, the dataset has {self.channels}; choose another")
+        if name == "segresnet" and self.config.dropout:
+            raise PlanError(f"segresnet has no dropout: network.dropout must be 0, not {self.config.dropout:g}")
         halving = self._along_axes(2)
         network = NetworkPlan(
             name=name,
             features=self._fixed_features(),
             kernels=(self._along_axes(KERNEL[name]),) * STAGES[name],
             strides=((1, 1, 1), *[halving] * (STAGES[name] - 1)),
-            deep_supervision=False,
+            deep_supervision=self.config.deep_supervision and name == "segresnet",
             dropout=self.config.dropout,
         )
-        sizes = round_up(patch, network.divisor)
-        if max(size // d for size, d in zip(sizes, network.divisor, strict=True)) < 2:
-            # One voxel is left at the bottom, and instance norm can't tell it from its mean.
-            sizes = tuple(2 * size if axis == self.axes[0] else size for axis, size in enumerate(sizes))
-        return Design(network, _triple(sizes))
+        x, y, z = round_up(patch, network.divisor)
+        if max(size // d for size, d in zip((x, y, z), network.divisor, strict=True)) < 2:
+            # One voxel would be left at the bottom, and instance norm can't tell it from its mean.
+            x, y = (2 * x, y) if 0 in self.axes else (x, 2 * y)
+        return Design(network, (x, y, z))
 
     def _fixed_features(self) -> tuple[int, ...]:
         if self.config.name == "vnet":
             return VNET_FEATURES
-        multiple = WIDTH_MULTIPLE[self.config.name]
-        width = max(multiple, round(self.config.features / multiple) * multiple)
         if self.config.name == "segresnet":
-            return tuple(width * 2**i for i in range(STAGES["segresnet"]))
-        return (width, *(width * 2**i for i in range(STAGES["swinunetr"] - 1)))
+            return tuple(self.config.features * 2**stage for stage in range(STAGES["segresnet"]))
+        width = SWIN_MULTIPLE * max(1, round(self.config.features / SWIN_MULTIPLE))
+        return (width, *(width * 2**stage for stage in range(STAGES["swinunetr"] - 1)))
 
     def _at_least_two_stages(self, patch: Sequence[int]) -> Sizes:
         """Enlarge a patch that no axis of which could be halved; what lies outside a scan is padded."""

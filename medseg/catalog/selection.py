@@ -1,0 +1,88 @@
+"""Which cases train and which are held out: from lists of ids, or all that are left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from medseg.catalog.listing import shown
+from medseg.config import DatasetConfig
+from medseg.errors import DatasetError
+from medseg.volume import Case
+
+Lists = Mapping[str, tuple[str, ...]]
+
+TEST_LIST = "test"
+"""A layout's own list of this name is kept apart: neither trained on, nor measured on while training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Ids of the labelled cases to learn from, of those to measure on, and of those set apart."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, splits: Lists) -> Selection:
+    """Resolve the configuration's wishes.
+
+    Without a wish the dataset's own lists hold ("train", "validation"); without those, every labelled case
+    trains that is not held out. Cases of a training list that have no mask count as unlabelled.
+
+    Parameters
+    ----------
+    cases : all cases.
+    config : its `train` and `validation` are the wishes.
+    own : lists that the dataset's layout holds, such as a table's column ``split``.
+    splits : lists of the configured splits file.
+
+    Raises
+    ------
+    DatasetError
+        If a list or case doesn't exist, a case is wanted twice or on both sides, a validation case has no
+        mask, or no training case has one.
+    """
+    labelled = {case.id: case.mask is not None for case in cases}
+    lists = {**own, **splits}
+    validation = _wanted("validation", config.validation, lists, own.get("validation", ()))
+    test = own.get(TEST_LIST, ())
+    rest = tuple(id_ for id_ in labelled if id_ not in {*validation, *test})
+    train = _wanted("train", config.train, lists, own.get("train", rest))
+    for field, ids in (("train", train), ("validation", validation)):
+        _check_ids(field, ids, labelled)
+    both = sorted(set(train) & set(validation))
+    if both:
+        raise DatasetError(f"{len(both)} cases are both in train and in validation: {shown(both)}; keep each in one")
+    bare = [id_ for id_ in validation if not labelled[id_]]
+    if bare:
+        raise DatasetError(f"{len(bare)} validation cases have no mask to be measured by: {shown(bare)}")
+    learnt = tuple(id_ for id_ in train if labelled[id_])
+    if not learnt:
+        raise DatasetError(f"none of the {len(train)} training cases has a mask; at least one must be labelled")
+    return Selection(learnt, validation, tuple(id_ for id_ in test if id_ not in {*train, *validation}))
+
+
+def _wanted(field: str, wish: str | Sequence[str] | None, lists: Lists, default: tuple[str, ...]) -> tuple[str, ...]:
+    if wish is None:
+        return default
+    if not isinstance(wish, str):
+        return tuple(wish)
+    if wish in lists:
+        return lists[wish]
+    known = f"there are {shown(lists)}" if lists else "there is no list: set dataset.splits to a file of lists"
+    raise DatasetError(f"dataset.{field}: there is no list called {wish!r}; {known}")
+
+
+def _check_ids(field: str, ids: Sequence[str], known: Iterable[str]) -> None:
+    unknown = [id_ for id_ in ids if id_ not in set(known)]
+    if unknown:
+        raise DatasetError(
+            f"dataset.{field} names {len(unknown)} cases that the folder doesn't hold: {shown(unknown)} "
+            f"(it holds {shown(known)})"
+        )
+    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"dataset.{field} names {shown(repeated)} more than once")

@@ -1,0 +1,115 @@
+"""Who trains and who tests: folds by patient, and the check that no patient or scan is on both sides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medseg.catalog.listing import shown
+from medseg.catalog.sources import content_files
+from medseg.errors import DatasetError
+from medseg.provenance import digest_files
+from medseg.volume import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One division of the cases.
+
+    Attributes
+    ----------
+    train, validation : cases to learn from and to measure on; no patient is in both.
+    """
+
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+
+
+def k_folds(cases: Sequence[Case], folds: int, seed: int) -> list[Fold]:
+    """Divide cases into folds of about equal size, every patient whole in one of them.
+
+    The division depends on the cases' ids and the seed alone, not on their order or where they lie.
+
+    Raises
+    ------
+    DatasetError
+        If there are fewer patients than folds, or fewer than two folds.
+    """
+    patients: dict[str, list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=lambda case: case.id):
+        patients[patient_of(case)].append(case)
+    if folds < 2:
+        raise DatasetError(f"cross-validation needs at least 2 folds, not {folds}")
+    if len(patients) < folds:
+        raise DatasetError(
+            f"{len(patients)} patients can't be divided into {folds} folds; ask for at most {len(patients)} folds, or "
+            "label more patients"
+        )
+    names = np.random.default_rng(seed).permutation(sorted(patients)).tolist()
+    held: list[list[Case]] = [[] for _ in range(folds)]
+    # Patients with many scans first, each to the smallest fold: the folds end up about equal.
+    for name in sorted(names, key=lambda name: -len(patients[name])):
+        min(held, key=len).extend(patients[name])
+    return [_fold(cases, {case.id for case in part}) for part in held]
+
+
+def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
+    """Refuse held-out cases whose patient, or one of whose image files, is also trained on.
+
+    Files are compared by content, whatever they are called; only files of equal size are read.
+
+    Raises
+    ------
+    DatasetError
+        If there are any; the first pairs are named by their case ids.
+    """
+    trained = {patient_of(case): case.id for case in train}
+    pairs = [f"{case.id} and {trained[patient_of(case)]}" for case in held_out if patient_of(case) in trained]
+    if pairs:
+        raise DatasetError(
+            f"{len(pairs)} held-out cases are of patients who are also trained on: {shown(pairs)}; "
+            "move all cases of a patient to one side"
+        )
+    copies = _equal_files(train, held_out)
+    if copies:
+        raise DatasetError(
+            f"{len(copies)} held-out cases hold the same image as a training case: {shown(copies)}; remove the copies"
+        )
+
+
+def patient_of(case: Case) -> str:
+    """Return who was scanned; a case without that knowledge is a patient of its own."""
+    return case.patient or case.id
+
+
+def _fold(cases: Sequence[Case], held: set[str]) -> Fold:
+    return Fold(
+        train=tuple(case for case in cases if case.id not in held),
+        validation=tuple(case for case in cases if case.id in held),
+    )
+
+
+def _equal_files(train: Sequence[Case], held_out: Sequence[Case]) -> list[str]:
+    """Return 'held-out and training case' for every held-out case that shares a file's content."""
+    known, tested = _by_size(train), _by_size(held_out)
+    found: dict[str, str] = {}
+    for size in known.keys() & tested.keys():
+        owners = {digest_files([path]): case for case, path in known[size]}
+        for case, path in tested[size]:
+            twin = owners.get(digest_files([path]))
+            if twin is not None:
+                found.setdefault(case, f"{case} and {twin}")
+    return [found[case] for case in sorted(found)]
+
+
+def _by_size(cases: Iterable[Case]) -> dict[int, list[tuple[str, Path]]]:
+    sizes: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for case in cases:
+        for source in case.images:
+            for path in content_files(source):
+                sizes[path.stat().st_size].append((case.id, path))
+    return sizes
