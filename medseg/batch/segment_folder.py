@@ -31,6 +31,8 @@ from medseg.io.files import atomic_file
 from medseg.io.tables import write_csv
 from medseg.provenance import digest_json, machine, package_versions, timestamp
 
+OWNER_ONLY = 0o600
+
 Watcher = Callable[[CaseResult, int, int], None]
 """Called after each case with its result, the number of ended cases and the number of all."""
 
@@ -79,11 +81,11 @@ def segment_folder(
     summary = RunSummary(
         output=output,
         results=tuple(sorted(results, key=lambda result: result.case)),
+        sources={case: entry.path for case, entry in _named(catalog.entries)},
         left_out=_count_files(catalog.with_status("skipped")),
         seconds=perf_counter() - began,
     )
     write_summary(summary, worker, config, started)
-    write_sources(output / "sources.csv", catalog.entries)
     return summary
 
 
@@ -117,10 +119,12 @@ def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Pictu
 
 
 def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, started: str) -> None:
-    """Write ``cases.csv`` and ``run.json`` of a run."""
+    """Write ``cases.csv``, ``sources.csv`` and ``run.json`` of a run."""
     model = worker.predictor.model
     labels = [label.name for label in model.labels.labels]
     write_csv(summary.output / "cases.csv", *case_rows(summary.results, labels))
+    sources = [(case, str(path)) for case, path in sorted(summary.sources.items())]
+    write_csv(summary.output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
     record = {
         "started": started,
         "finished": timestamp(),
@@ -137,12 +141,6 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
     }
     with atomic_file(summary.output / "run.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def write_sources(path: Path, entries: Iterable[CatalogEntry]) -> None:
-    """Write which case is which file or folder below the scan folder; only the owner may read it."""
-    rows = [[case, str(entry.path), len(entry.files)] for case, entry in _named(entries)]
-    write_csv(path, ["case", "source", "files"], rows, mode=0o600)
 
 
 def _named(entries: Iterable[CatalogEntry]) -> Iterator[tuple[str, CatalogEntry]]:

@@ -56,12 +56,14 @@ class RunSummary:
     ----------
     output : the folder that holds ``cases/``, ``cases.csv``, ``sources.csv`` and ``run.json``.
     results : one a case, ordered by case id.
+    sources : where each case is found below the scan folder: the file, or a series' folder.
     left_out : files that are no scan to segment, by reason code.
     seconds : time of the whole run, s.
     """
 
     output: Path
     results: tuple[CaseResult, ...]
+    sources: dict[str, Path]
     left_out: dict[str, int]
     seconds: float
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli.screen import console
+
+if TYPE_CHECKING:
+    from medseg.quality.evaluate import Evaluation
 
 SOME_NOT_SCORED = 1
 
@@ -20,7 +23,7 @@ def evaluate(
         Path, typer.Argument(metavar="TRUTHS", help="True masks of the same names, or a dataset folder.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for scores.csv, summary.json and a plot.")
+        Path | None, typer.Option("--output", "-o", help="Folder for scores.csv, summary.json and dice.png.")
     ] = None,
     labels: Annotated[
         Path | None,
@@ -37,18 +40,27 @@ def evaluate(
     """
     from medseg.labels import load_label_map
     from medseg.quality.evaluate import evaluate_folder
-    from medseg.quality.tables import score_table, write_scores, write_summary
+    from medseg.quality.tables import score_table
 
     if labels is None and (predictions / "run.json").is_file():
         labels = predictions / "run.json"
     known = load_label_map(labels) if labels else None
     evaluation = evaluate_folder(predictions, truths, known, tolerance)
     if output:
-        write_scores(evaluation.scores, output / "scores.csv")
-        write_summary(evaluation, output / "summary.json")
+        write_evaluation(evaluation, output)
     screen = console()
     screen.print(score_table(evaluation))
     for case, problem in evaluation.problems:
         screen.print(f"{case}: {problem}", style="yellow")
     if evaluation.problems:
         raise typer.Exit(SOME_NOT_SCORED)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write the scores as a table, a summary and a plot."""
+    from medseg.quality.plots import plot_scores
+    from medseg.quality.tables import write_scores, write_summary
+
+    write_scores(evaluation.scores, folder / "scores.csv")
+    write_summary(evaluation, folder / "summary.json")
+    plot_scores(evaluation.scores, folder / "dice.png")

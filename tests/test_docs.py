@@ -1,0 +1,69 @@
+"""The pages that describe fields and commands say what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medseg.config import ExperimentConfig, load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configuration_page_is_up_to_date():
+    generator = load(ROOT / "docs" / "make_configuration.py")
+    assert generator.PAGE.read_text(encoding="utf-8") == generator.page(), "run `make docs`"
+
+
+def test_every_field_has_a_meaning():
+    def describe(model):
+        for name, field in model.model_fields.items():
+            yield name, field.description
+            if hasattr(field.annotation, "model_fields"):
+                yield from describe(field.annotation)
+
+    assert [name for name, description in describe(ExperimentConfig) if not description] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_file_is_valid(path):
+    assert load_config(path).name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_yaml_examples_hold(page):
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        assert yaml.safe_load(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_in_the_pages_exists(page):
+    """`medseg train --folds 5` in a page is only good if the verb and its options are there."""
+    from typer.main import get_command
+
+    from medseg.cli.app import app
+
+    verbs = get_command(app).commands
+    for line in re.findall(r"^(?:\$ )?medseg ([^\n`]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        verb, *words = line.split()
+        if verb.startswith("-"):
+            continue
+        known = {option for parameter in verbs[verb].params for option in [*parameter.opts, *parameter.secondary_opts]}
+        known.add("--help")
+        asked = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert asked <= known, line
