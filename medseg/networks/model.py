@@ -228,10 +228,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _check_weight_file(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError:
         raise ModelError(f"{path}: the weights are missing or not readable; copy the model folder again") from None
-    if start.startswith(PICKLE_MARKS):
+    # A sound file begins with the length of its JSON header, any eight bytes, so the brace is looked at first.
+    if start[8:] != b"{" and start.startswith(PICKLE_MARKS):
         raise ModelError(
             f"{path}: this is a pickle, which may run any code when it is loaded; medseg loads safetensors only"
         )

@@ -58,12 +58,12 @@ class InstanceNorm(nn.Module):
         return functional.group_norm(maps, len(self.weight), self.weight, self.bias, NORM_EPS)
 
 
-def _conv(shape: ConvShape) -> nn.Conv2d | nn.Conv3d:
+def _conv(shape: ConvShape, *, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
     layer = nn.Conv3d if len(shape.kernel) == 3 else nn.Conv2d
     padding: Any = tuple((k - 1) // 2 for k in shape.kernel)
     kernel: Any = shape.kernel
     stride: Any = shape.stride
-    return layer(shape.inputs, shape.outputs, kernel, stride, padding)
+    return layer(shape.inputs, shape.outputs, kernel, stride, padding, bias=bias)
 
 
 class ConvBlock(nn.Sequential):
@@ -91,7 +91,8 @@ class ResidualBlock(nn.Module):
             pool: Any = nn.AvgPool3d if len(ones) == 3 else nn.AvgPool2d
             shortcut.append(pool(shape.stride, shape.stride))
         if shape.inputs != shape.outputs:
-            shortcut += [_conv(ConvShape(shape.inputs, shape.outputs, ones, ones)), InstanceNorm(shape.outputs)]
+            project = ConvShape(shape.inputs, shape.outputs, ones, ones)
+            shortcut += [_conv(project, bias=False), InstanceNorm(shape.outputs)]
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
