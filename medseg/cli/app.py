@@ -37,7 +37,7 @@ def show_version(wanted: bool) -> None:
     if wanted:
         from medseg.provenance import package_versions
 
-        typer.echo(f"medseg {package_versions(['medseg'])['medseg']}")
+        typer.echo(f"medseg {package_versions(['medseg']).get('medseg', 'not installed')}")
         raise typer.Exit
 
 
