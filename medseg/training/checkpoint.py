@@ -76,7 +76,9 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again") from None
+        raise ModelError(
+            f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again"
+        ) from None
     torch.set_rng_state(values["torch_rng"])
     if torch.cuda.is_available() and len(values["cuda_rng"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(values["cuda_rng"])

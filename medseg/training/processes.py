@@ -6,21 +6,27 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from lightning_fabric import Fabric
 
 from medseg.config import ExperimentConfig
-from medseg.inference.device import choose_device, choose_precision
+from medseg.inference.hardware import choose_device, choose_dtype, fit_threads, keep_memory
 
 T = TypeVar("T")
 
-FABRIC_PRECISION: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Fabric's words for ours. Weights stay float32; losses are computed in float32 by the losses themselves."""
+FABRIC_PRECISION: dict[torch.dtype, Any] = {
+    torch.float32: "32-true",
+    torch.bfloat16: "bf16-mixed",
+    torch.float16: "16-mixed",
+}
+"""Fabric's words for the arithmetic of the layers. Weights stay float32, and so do the losses."""
 
 
 def launch(device: str, config: ExperimentConfig) -> Fabric:
     """Start Fabric on the device; under torchrun, one process of a DDP group (nccl on GPUs, gloo on CPUs)."""
     chosen = choose_device(device)
-    precision = FABRIC_PRECISION[choose_precision(config.training.precision, chosen)]
+    keep_memory()
+    fit_threads()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     devices: Any = local if distributed or chosen.type == "cpu" else [chosen.index or 0]
@@ -29,7 +35,7 @@ def launch(device: str, config: ExperimentConfig) -> Fabric:
         devices=devices,
         num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // local,
         strategy="ddp" if distributed else "auto",
-        precision=precision,
+        precision=FABRIC_PRECISION[choose_dtype(config.training.precision, chosen)],
     )
     fabric.launch()
     return fabric

@@ -8,11 +8,11 @@ done, ``model/``. The same command again goes on where the run stopped.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,21 +22,23 @@ from torch import nn
 from medseg.catalog.splits import k_folds
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
-from medseg.inference.allocator import keep_memory
 from medseg.networks.model import Model, load_model, save_model
 from medseg.plan import Plan
 from medseg.postprocessing import choose_rules
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import machine, package_versions
-from medseg.quality.evaluate import write_scores
 from medseg.quality.metrics import StructureScore
+from medseg.quality.summary import mean_over_targets, summarise
+from medseg.quality.tables import write_scores
 from medseg.rules import PostprocessingRules
 from medseg.training.journal import Journal
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.setup import Setup, set_up
-from medseg.training.validation import Comparison, Validator, mean_dice, score
+from medseg.training.validation import Comparison, Validator, score
 from medseg.volume import Case
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class TrainingRun:
     @property
     def mean_dice(self) -> float | None:
         """Mean held-out Dice; None without held-out cases."""
-        return mean_dice(self.scores) if self.scores else None
+        return mean_over_targets(summarise(self.scores), "dice")
 
 
 def run_training(config: ExperimentConfig, output: Path, options: RunOptions | None = None) -> TrainingRun:
@@ -98,7 +100,6 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     if options.folds == 1:
         raise ConfigError("one fold is no cross-validation: use 0 (train on all cases) or at least 2 folds")
     deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
-    keep_memory()
     fabric = launch(options.device, config)
     start = load_model(options.init) if options.init else None
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
@@ -135,8 +136,10 @@ class _Run:
                 return TrainingRun(None, self.setup.plan)
             networks.append(network)
             comparisons += self._compare(network, fold.validation)
-        rules = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels).rules
-        return self._finish(tuple(networks), comparisons, rules)
+        choice = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels)
+        for trial in choice.trials:
+            logger.info(trial.describe())
+        return self._finish(tuple(networks), comparisons, choice.rules)
 
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
         """Return the network with averaged weights in evaluation mode; None when time ran out."""
@@ -184,7 +187,7 @@ class _Run:
                 name=self.config.name,
                 inference=self.config.inference,
                 postprocessing=rules,
-                scores=summary(scores),
+                scores=dice_by_target(scores),
                 provenance=self._provenance(),
             )
             save_model(model, folder)
@@ -201,10 +204,8 @@ class _Run:
         }
 
 
-def summary(scores: Sequence[StructureScore]) -> dict[str, float]:
+def dice_by_target(scores: Sequence[StructureScore]) -> dict[str, float | None]:
     """Return the mean Dice of each target over the held-out cases, and their mean."""
-    if not scores:
-        return {}
-    targets = dict.fromkeys(row.target for row in scores)
-    means = {t: [row.dice for row in scores if row.target == t and row.dice is not None] for t in targets}
-    return {**{t: fmean(values) for t, values in means.items() if values}, "mean": mean_dice(scores)}
+    targets = summarise(scores)
+    means: dict[str, float | None] = {target.target: target.dice.mean if target.dice else None for target in targets}
+    return {**means, "mean": mean_over_targets(targets, "dice")} if targets else {}

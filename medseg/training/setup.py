@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import check_leakage
 from medseg.config import ExperimentConfig, save_config
-from medseg.errors import DatasetError, ModelError, OutputError
+from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_file
 from medseg.networks.model import Model
 from medseg.plan import Plan, load_plan, save_plan
-from medseg.planning import fingerprint_cases, plan_dataset
+from medseg.planning import (
+    Fingerprint,
+    check_training_data,
+    fingerprint_cases,
+    load_fingerprint,
+    plan_dataset,
+    refuse_errors,
+    save_fingerprint,
+)
 from medseg.volume import Case
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +54,51 @@ def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -
         If `start` has other labels or channels than the dataset.
     """
     dataset = read_dataset(config.dataset)
-    train = labelled(dataset, dataset.train)
-    held_out = labelled(dataset, dataset.validation)
-    if not train:
-        raise DatasetError(
-            f"{dataset.name}: none of the {len(dataset.train)} training cases has a mask; put masks into labels/"
-        )
-    check_leakage(train, dataset.select(dataset.validation))
+    train, held_out = dataset.labelled, dataset.select(dataset.validation)
+    check_leakage(train, held_out)
     _make_folder(output)
     with atomic_file(output / "config.yaml") as path:
         save_config(config, path)
-    return Setup(dataset, train, held_out, _plan(config, dataset, train, output, start))
+    fingerprint = _examine(dataset, train, held_out, output)
+    return Setup(dataset, train, held_out, _plan(config, dataset, fingerprint.select(_ids(train)), output, start))
 
 
-def labelled(dataset: Dataset, ids: tuple[str, ...]) -> tuple[Case, ...]:
-    """Return those of the named cases that have a mask."""
-    return tuple(case for case in dataset.select(ids) if case.mask is not None)
-
-
-def make_plan(config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], output: Path) -> Plan:
-    """Measure the training cases, plan for them, and write ``fingerprint.json`` and ``plan.yaml``."""
-    fingerprint = fingerprint_cases(train, dataset.labels)
-    plan = plan_dataset(fingerprint, config.plan, config.network, dataset.labels, dataset.channels, dataset.modalities)
-    with atomic_file(output / "fingerprint.json") as path:
-        path.write_text(fingerprint.model_dump_json(indent=1), encoding="utf-8")
-    with atomic_file(output / "plan.yaml") as path:
-        save_plan(plan, path)
-    return plan
+def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...], output: Path) -> Fingerprint:
+    """Measure and check every labelled case, once for a run folder."""
+    path, cases = output / "fingerprint.json", (*train, *held_out)
+    if path.exists() and {case.id for case in load_fingerprint(path).cases} == {case.id for case in cases}:
+        return load_fingerprint(path)
+    fingerprint = fingerprint_cases(cases, dataset.labels)
+    findings = check_training_data(fingerprint, dataset.labels, _ids(train), _ids(held_out))
+    refuse_errors(findings)
+    for finding in findings:
+        logger.warning(finding.message)
+    with atomic_file(path) as temporary:
+        save_fingerprint(fingerprint, temporary)
+    return fingerprint
 
 
 def _plan(
-    config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], output: Path, start: Model | None
+    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, output: Path, start: Model | None
 ) -> Plan:
+    """Take the plan of the model to start from, or the one in the run folder, or make one from the training cases."""
+    path = output / "plan.yaml"
+    if start is None and path.exists():
+        return load_plan(path)
     if start is not None:
         _check_start(start, dataset)
-        with atomic_file(output / "plan.yaml") as path:
-            save_plan(start.plan, path)
-        return start.plan
-    if (output / "plan.yaml").exists():
-        return load_plan(output / "plan.yaml")
-    return make_plan(config, dataset, train, output)
+        plan = start.plan
+    else:
+        plan = plan_dataset(
+            fingerprint, config.plan, config.network, dataset.labels, dataset.channels, dataset.modalities
+        )
+    with atomic_file(path) as temporary:
+        save_plan(plan, temporary)
+    return plan
+
+
+def _ids(cases: tuple[Case, ...]) -> list[str]:
+    return [case.id for case in cases]
 
 
 def _check_start(start: Model, dataset: Dataset) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from medseg.labels import LabelMap
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.quality.metrics import StructureScore, evaluate_case
+from medseg.quality.summary import mean_over_targets, summarise
 from medseg.volume import Case, Mask
 
 
@@ -44,7 +44,7 @@ class Validator:
 
     def __call__(self, network: nn.Module) -> float:
         """Return the mean Dice of one network."""
-        return mean_dice(score(self.compare((network,)), self.labels))
+        return mean_over_targets(summarise(score(self.compare((network,)), self.labels)), "dice") or 0.0
 
     def compare(self, networks: Sequence[nn.Module]) -> list[Comparison]:
         """Segment every held-out case; the networks are put back into the mode they were in."""
@@ -70,14 +70,5 @@ def score(comparisons: Sequence[Comparison], labels: LabelMap) -> list[Structure
     return [
         row
         for comparison in comparisons
-        for row in evaluate_case(comparison.case_id, comparison.prediction, comparison.truth, labels)
+        for row in evaluate_case(comparison.prediction, comparison.truth, labels, case=comparison.case_id)
     ]
-
-
-def mean_dice(scores: Sequence[StructureScore]) -> float:
-    """Return the mean over targets of the mean over cases; 0.0 without a score."""
-    by_target: dict[str, list[float]] = {}
-    for row in scores:
-        if row.dice is not None:
-            by_target.setdefault(row.target, []).append(row.dice)
-    return fmean(fmean(values) for values in by_target.values()) if by_target else 0.0

@@ -112,9 +112,7 @@ def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, 
 
 
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
-    config = changed(
-        experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2}
-    )
+    config = changed(experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2})
     run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
     assert run.model is not None
     events = [json.loads(line) for line in (tmp_path / "run/fit/events.jsonl").read_text().splitlines()]
@@ -122,9 +120,9 @@ def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
 
 
 def test_two_dimensions_take_the_same_road(experiment, tmp_path):
-    config = changed(experiment, plan={"dimensions": 2, "patch": [16, 16, 1], "batch": 8}, training={"steps": 40})
+    config = changed(experiment, plan={"dimensions": 2, "patch": [16, 16, 1], "batch": 8}, training={"steps": 150})
     run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
-    assert run.mean_dice > 0.6
+    assert run.mean_dice > 0.75
 
 
 def test_no_labelled_training_case_is_one_sentence(experiment, tmp_path, blobs):
@@ -136,13 +134,14 @@ def test_no_labelled_training_case_is_one_sentence(experiment, tmp_path, blobs):
 @pytest.mark.slow
 def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
     script = tmp_path / "train.py"
+    values = changed(experiment, training={"steps": 6}).model_dump(mode="json")
     script.write_text(
         textwrap.dedent(
             f"""
             from pathlib import Path
             from medseg.config import ExperimentConfig
             from medseg.training.run import RunOptions, run_training
-            config = ExperimentConfig.model_validate({changed(experiment, training={"steps": 6}).model_dump(mode="json")!r})
+            config = ExperimentConfig.model_validate({values!r})
             run = run_training(config, Path({str(tmp_path / "run")!r}), RunOptions(device="cpu"))
             """
         )
@@ -153,4 +152,4 @@ def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert load_model(tmp_path / "run/model").networks
     lines = (tmp_path / "run/fit/events.jsonl").read_text().splitlines()
-    assert sum('"event": "step"' in line for line in lines) == 1
+    assert sum('"event": "step"' in line for line in lines) == 1, "one process writes"
