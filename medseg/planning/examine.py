@@ -91,8 +91,7 @@ def _examine_or_explain(case: Case, labels: LabelMap) -> CaseFingerprint | str:
     try:
         return examine_case(case, labels)
     except MedsegError as error:
-        message = str(error)
-        return message if case.id in message else f"{case.id}: {message}"
+        return f"case {case.id}: {str(error).removeprefix(f'case {case.id}: ')}"
 
 
 def _check_channels(cases: Sequence[CaseFingerprint]) -> None:

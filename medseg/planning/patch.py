@@ -81,8 +81,8 @@ class PatchSearch:
             if smaller is None:
                 raise PlanError(
                     f"memory_gb {self.wishes.memory_gb:g} is too little: the smallest patch of this network "
-                    f"({_by(design.patch)} voxels) takes about {self._gb(design, batch):.2g} GB at batch {batch}; "
-                    "raise memory_gb, or choose fewer features"
+                    f"({_by(design.patch)} voxels) takes about {self._gb(design, batch)} GB at batch {batch}; "
+                    "raise memory_gb, or choose fewer features or a smaller batch"
                 )
             design = smaller
         return design, self._explain(start, design, batch)
@@ -96,7 +96,7 @@ class PatchSearch:
         share = max(round(DATASET_SHARE * voxels / design.voxels), MIN_BATCH)
         memory = f"{fits} fit {self.wishes.memory_gb:g} GB"
         if fits <= share:
-            return fits, f"{memory}, by about {self._gb(design, 1):.2g} GB a patch"
+            return fits, f"{memory}, by about {self._gb(design, 1)} GB a patch"
         limit = f"{DATASET_SHARE:.0%} of the voxels of {self.frame.cases} scans are {share} patches"
         least = f", and {MIN_BATCH} are the least" if share == MIN_BATCH else ""
         return share, f"{memory}, but {limit}{least}"
@@ -108,8 +108,9 @@ class PatchSearch:
     def _values(self, design: Design) -> float:
         return feature_values(design.network, design.patch, self.outputs)
 
-    def _gb(self, design: Design, batch: int) -> float:
-        return needed_gb(self._values(design) * batch, self.wishes.dimensions)
+    def _gb(self, design: Design, batch: int) -> str:
+        gigabytes = needed_gb(self._values(design) * batch, self.wishes.dimensions)
+        return f"{gigabytes:.0f}" if gigabytes >= 10 else f"{gigabytes:.2g}"
 
     def _take_wish(self, wish: Sizes) -> tuple[Design, str]:
         axis = self.frame.slice_axis
@@ -123,7 +124,7 @@ class PatchSearch:
         batch = self.wishes.batch or 1
         if self._values(design) * batch > self._budget:
             raise PlanError(
-                f"plan.patch {_by(design.patch)} takes about {self._gb(design, batch):.2g} GB at batch {batch}, and "
+                f"plan.patch {_by(design.patch)} takes about {self._gb(design, batch)} GB at batch {batch}, and "
                 f"memory_gb is {self.wishes.memory_gb:g}: choose a smaller patch or raise memory_gb"
             )
         if design.patch == wish:
@@ -155,7 +156,7 @@ class PatchSearch:
     def _explain(self, start: Design, design: Design, batch: int) -> str:
         content = f"the scans' median size on this grid is {_by(self.frame.shape)} voxels"
         steps = f"sizes are multiples of {_by(design.network.divisor)}"
-        memory = f"a batch of {batch} takes about {self._gb(design, batch):.2g} of {self.wishes.memory_gb:g} GB"
+        memory = f"a batch of {batch} takes about {self._gb(design, batch)} of {self.wishes.memory_gb:g} GB"
         if design == start:
             return f"{content}; {steps}; {memory}"
         return f"{content}; shrunk from {_by(start.patch)} until a batch fits; {steps}; {memory}"

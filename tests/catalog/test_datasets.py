@@ -1,0 +1,224 @@
+"""What a dataset is taken to be: labels, channels, who trains and who is held out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.config import DatasetConfig
+from medseg.errors import DatasetError, LabelError
+
+ScanWriter = Callable[..., Path]
+
+
+def read(folder: Path, **wishes: Any) -> Dataset:
+    return read_dataset(DatasetConfig(folder=folder, **wishes))
+
+
+def splits(folder: Path, **lists: Any) -> dict[str, str]:
+    (folder / "splits.json").write_text(json.dumps(lists))
+    return {"splits": "splits.json"}
+
+
+class TestSelection:
+    def test_without_wishes_every_labelled_case_trains(self, paired: Path) -> None:
+        dataset = read(paired)
+        assert dataset.train == ("a", "b", "c")
+        assert dataset.validation == ()
+        assert [case.id for case in dataset.labelled] == ["a", "b", "c"]
+        assert [case.id for case in dataset.unlabelled] == ["d"]
+
+    def test_the_rest_trains_when_validation_is_named(self, paired: Path) -> None:
+        assert read(paired, validation=["b"]).train == ("a", "c")
+
+    def test_lists_of_the_splits_file(self, paired: Path) -> None:
+        wishes = splits(paired, seed=7, few=["a"], held=["c"])
+        dataset = read(paired, train="few", validation="held", **wishes)
+        assert (dataset.train, dataset.validation) == (("a",), ("c",))
+        assert [case.id for case in dataset.unlabelled] == ["b", "d"]  # b has a mask that is not to be used
+
+    def test_unlabelled_cases_of_a_training_list_don_t_train(self, paired: Path) -> None:
+        dataset = read(paired, train=["a", "d"])
+        assert dataset.train == ("a",)
+        assert "d" in [case.id for case in dataset.unlabelled]
+
+    def test_a_table_s_own_split_holds_and_its_test_cases_stay_apart(self, paired: Path) -> None:
+        rows = [
+            f"images/{n}.nii.gz,labels/{n}.nii.gz,{s}" for n, s in zip("abc", ("train", "val", "test"), strict=True)
+        ]
+        (paired / "t.csv").write_text("\n".join(["image,mask,split", *rows, "images/d.nii.gz,,"]))
+        dataset = read(paired / "t.csv")
+        assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
+        assert [case.id for case in dataset.unlabelled] == ["d"]
+
+    @pytest.mark.parametrize(
+        ("wishes", "message"),
+        [
+            ({"train": ["a", "x", "y"]}, r"dataset.train names 2 cases that the folder doesn't hold: x, y"),
+            ({"validation": ["x"]}, r"dataset.validation names 1 cases"),
+            ({"train": ["a", "b"], "validation": ["b"]}, r"1 cases are both in train and in validation: b"),
+            ({"train": ["a", "a"]}, r"dataset.train names a more than once"),
+            ({"validation": ["d"]}, r"1 validation cases have no mask to be measured by: d"),
+            ({"train": ["d"]}, r"none of the 1 training cases has a mask"),
+            ({"validation": ["a", "b", "c"]}, r"none of the 1 training cases has a mask"),
+            ({"train": "few"}, r"dataset.train: there is no list called 'few'; there is no list: set dataset.splits"),
+            ({"splits": "gone.json", "train": "few"}, r"gone.json: there is no such file"),
+        ],
+    )
+    def test_refused(self, paired: Path, wishes: dict[str, Any], message: str) -> None:
+        with pytest.raises(DatasetError, match=message):
+            read(paired, **wishes)
+
+    def test_unknown_list_names_the_known_ones(self, paired: Path) -> None:
+        with pytest.raises(DatasetError, match=r"there is no list called 'labelled'; there are few, held"):
+            read(paired, train="labelled", **splits(paired, few=["a"], held=["b"]))
+
+    @pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ('{"seed": 7}', "holds no list of case")])
+    def test_malformed_splits(self, paired: Path, text: str, message: str) -> None:
+        (paired / "splits.json").write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            read(paired, splits="splits.json", train="x")
+
+    def test_no_labelled_case_at_all(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        write_scan(tmp_path / "images" / "a.nii.gz")
+        (tmp_path / "labels").mkdir()
+        with pytest.raises(DatasetError, match=r"none of the 1 training cases has a mask"):
+            read(tmp_path)
+
+    def test_duplicate_ids_are_refused(self, paired: Path) -> None:
+        (paired / "t.csv").write_text("image,mask,case\nimages/a.nii.gz,labels/a.nii.gz,x\nimages/b.nii.gz,,x\n")
+        with pytest.raises(DatasetError, match=r"1 case names occur more than once: x"):
+            read(paired / "t.csv")
+
+    def test_select_names_unknown_cases(self, paired: Path) -> None:
+        dataset = read(paired)
+        assert [case.id for case in dataset.select(["c", "a"])] == ["c", "a"]
+        with pytest.raises(DatasetError, match=r"has no case called z"):
+            dataset.select(["a", "z"])
+
+
+class TestPatients:
+    def test_default_is_the_case_itself(self, paired: Path) -> None:
+        assert [case.patient for case in read(paired).cases] == ["a", "b", "c", "d"]
+
+    def test_pattern_and_shared_patient(self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter) -> None:
+        for name in ("p1_day1", "p1_day2", "p2_day1"):
+            write_scan(tmp_path / "images" / f"{name}.nii.gz")
+            write_mask(tmp_path / "labels" / f"{name}.nii.gz")
+        pattern = r"^(p\d+)_"
+        assert [case.patient for case in read(tmp_path, patients=pattern).cases] == ["p1", "p1", "p2"]
+        assert read(tmp_path, patients=pattern, validation=["p2_day1"]).train == ("p1_day1", "p1_day2")
+        with pytest.raises(DatasetError, match=r"1 validation cases are of patients who are also trained on: p1_day2"):
+            read(tmp_path, patients=pattern, validation=["p1_day2"])
+
+    @pytest.mark.parametrize(
+        ("pattern", "message"),
+        [("(", "not a regular expression"), ("p.", "needs a group"), ("(z)", "finds no patient in the case id a")],
+    )
+    def test_refused(self, paired: Path, pattern: str, message: str) -> None:
+        with pytest.raises(DatasetError, match=message):
+            read(paired, patients=pattern)
+
+
+class TestLabels:
+    def test_discovered_from_the_masks(self, paired: Path) -> None:
+        assert read(paired).labels.describe() == "1 label_1, 2 label_2"
+
+    def test_configuration_before_dataset_json_before_labels_file(self, paired: Path) -> None:
+        (paired / "labels.json").write_text('{"1": "from_file", "2": "b"}')
+        assert read(paired).labels.targets == ("from_file", "b")
+        (paired / "dataset.json").write_text('{"labels": {"background": 0, "from_document": 1, "b": 2}}')
+        assert read(paired).labels.targets == ("from_document", "b")
+        assert read(paired, labels={"from_config": 1, "b": 2}).labels.targets == ("from_config", "b")
+
+    def test_yaml_file(self, paired: Path) -> None:
+        (paired / "labels.yaml").write_text("liver: 1\ntumour: 2\nignore: 3\n")
+        labels = read(paired).labels
+        assert (labels.targets, labels.ignore) == (("liver", "tumour"), 3)
+
+    @pytest.mark.parametrize(
+        ("document", "message"),
+        [
+            ('{"labels": {"a": 1, "b": 1}}', r"dataset.json: .*label values repeat"),
+            ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
+            ('{"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}', r"regions_class_order needs 2 values"),
+        ],
+    )
+    def test_malformed(self, paired: Path, document: str, message: str) -> None:
+        (paired / "dataset.json").write_text(document)
+        with pytest.raises(LabelError, match=message):
+            read(paired)
+
+    def test_all_masks_empty(self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter) -> None:
+        write_scan(tmp_path / "images" / "a.nii.gz")
+        write_mask(tmp_path / "labels" / "a.nii.gz", (0,))
+        with pytest.raises(DatasetError, match=r"none of the 1 masks shows any structure"):
+            read(tmp_path)
+
+
+class TestChannels:
+    def test_unknown_nifti(self, paired: Path) -> None:
+        dataset = read(paired)
+        assert (dataset.channels, dataset.modalities) == (("image",), ("other",))
+        assert read(paired, modality="mr").modalities == ("mr",)
+
+    def test_dicom_says_ct(self, tmp_path: Path, write_series: ScanWriter, write_mask: ScanWriter) -> None:
+        write_series(tmp_path / "images" / "a")
+        write_mask(tmp_path / "labels" / "a.nii.gz")
+        assert read(tmp_path).modalities == ("ct",)
+
+    @pytest.mark.parametrize(
+        ("word", "modality"),
+        [
+            ("CT", "ct"), ("ct_portal", "ct"), ("MRI", "mr"), ("T1w", "mr"), ("t1gd", "mr"), ("T2", "mr"),
+            ("FLAIR", "mr"), ("ADC", "mr"), ("PET", "other"), ("CBCT", "other"), ("contrast", "other"), ("US", "other"),
+            ("mrsa", "other"),
+        ],
+    )  # fmt: skip
+    def test_words(self, paired: Path, word: str, modality: str) -> None:
+        (paired / "dataset.json").write_text(json.dumps({"channel_names": {"0": word}}))
+        dataset = read(paired)
+        assert (dataset.channels, dataset.modalities) == ((word,), (modality,))
+
+    def test_four_dimensional_files_hold_channels(
+        self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter
+    ) -> None:
+        write_scan(tmp_path / "images" / "a.nii.gz", channels=3)
+        write_mask(tmp_path / "labels" / "a.nii.gz")
+        assert read(tmp_path).channels == ("channel_0", "channel_1", "channel_2")
+        (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2"}}')
+        with pytest.raises(DatasetError, match=r"case a has 3 channels, but the dataset names 2"):
+            read(tmp_path)
+
+    def test_uneven_number_of_files_is_refused(self, paired: Path) -> None:
+        entries = [
+            {"image": ["images/a.nii.gz", "images/b.nii.gz"], "label": "labels/a.nii.gz"},
+            {"image": "images/c.nii.gz", "label": "labels/c.nii.gz"},
+        ]
+        (paired / "dataset.json").write_text(json.dumps({"training": entries}))
+        with pytest.raises(DatasetError, match=r"1 cases have another number of image files than a with 2: c"):
+            read(paired)
+
+
+@pytest.mark.skipif("MEDSEG_DATA" not in os.environ, reason="MEDSEG_DATA does not name the folder of real scans")
+class TestRealScans:
+    def root(self) -> Path:
+        return Path(os.environ["MEDSEG_DATA"])
+
+    def test_hippocampus(self) -> None:
+        lists = {"splits": "splits.json", "validation": "validation"}
+        dataset = read(self.root() / "hippocampus", train="train", **lists)
+        assert (len(dataset.labelled), len(dataset.unlabelled), len(dataset.validation)) == (180, 0, 28)
+        assert dataset.labels.values == (1, 2)
+        few = read(self.root() / "hippocampus", train="labelled_6", **lists)
+        assert (len(few.labelled), len(few.unlabelled)) == (6, 174)
+
+    def test_left_atrium(self) -> None:
+        dataset = read(self.root() / "left_atrium", splits="splits.json", train="labelled_8")
+        assert (len(dataset.labelled), len(dataset.unlabelled), dataset.labels.values) == (8, 72, (1,))

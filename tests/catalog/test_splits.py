@@ -1,0 +1,92 @@
+"""Folds keep patients whole; leakage by patient or by content is found, and nothing else is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg.catalog.splits import check_leakage, k_folds
+from medseg.errors import DatasetError
+from medseg.volume import Case, Source
+
+ScanWriter = Callable[..., Path]
+
+
+def case(id_: str, *files: Path, patient: str = "", kind: str = "nifti") -> Case:
+    return Case(id_, (Source("dicom" if kind == "dicom" else "nifti", files),), None, patient)
+
+
+def cohort(scans_of_each: list[int]) -> list[Case]:
+    return [case(f"p{p:02d}_{n}", patient=f"p{p:02d}") for p, scans in enumerate(scans_of_each) for n in range(scans)]
+
+
+class TestFolds:
+    @given(
+        scans=st.lists(st.integers(1, 4), min_size=2, max_size=20), folds=st.integers(2, 5), seed=st.integers(0, 1000)
+    )
+    def test_every_case_is_held_out_once_and_no_patient_is_split(self, scans: list[int], folds: int, seed: int) -> None:
+        cases = cohort(scans)
+        folds = min(folds, len(scans))
+        result = k_folds(cases, folds, seed)
+        held = [case.id for fold in result for case in fold.validation]
+        assert sorted(held) == sorted(case.id for case in cases)
+        for fold in result:
+            assert {case.patient for case in fold.train}.isdisjoint(case.patient for case in fold.validation)
+            assert {case.id for case in (*fold.train, *fold.validation)} == {case.id for case in cases}
+            assert fold.validation
+        sizes = [len(fold.validation) for fold in result]
+        assert max(sizes) - min(sizes) <= max(scans)
+
+    def test_the_order_of_cases_makes_no_difference(self) -> None:
+        cases = cohort([1] * 12)
+        shuffled = random.Random(0).sample(cases, len(cases))
+        one, other = k_folds(cases, 4, seed=3), k_folds(shuffled, 4, seed=3)
+        assert [{c.id for c in fold.validation} for fold in one] == [{c.id for c in fold.validation} for fold in other]
+
+    def test_the_seed_makes_one(self) -> None:
+        cases = cohort([1] * 12)
+        divisions = {frozenset(c.id for c in k_folds(cases, 4, seed)[0].validation) for seed in range(5)}
+        assert len(divisions) > 1
+
+    @pytest.mark.parametrize(
+        ("patients", "folds", "message"),
+        [(4, 5, r"4 patients can't be divided into 5 folds; ask for at most 4"), (4, 1, r"at least 2 folds, not 1")],
+    )
+    def test_refused(self, patients: int, folds: int, message: str) -> None:
+        with pytest.raises(DatasetError, match=message):
+            k_folds(cohort([2] * patients), folds, seed=0)
+
+
+class TestLeakage:
+    def test_same_patient(self) -> None:
+        with pytest.raises(DatasetError, match=r"1 held-out cases are of patients who are also trained on: b and a"):
+            check_leakage([case("a", patient="p")], [case("b", patient="p"), case("c", patient="q")])
+
+    def test_same_content_under_another_name(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        one, other = write_scan(tmp_path / "one.nii", seed=1), write_scan(tmp_path / "other.nii", seed=2)
+        copy = tmp_path / "copy.nii"
+        copy.write_bytes(one.read_bytes())
+        check_leakage([case("a", one)], [case("b", other)])  # equal size, other content
+        with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
+            check_leakage([case("a", one)], [case("b", other), case("c", copy)])
+
+    def test_one_shared_slice_of_a_series_is_enough(self, tmp_path: Path, write_series: ScanWriter) -> None:
+        one = sorted(write_series(tmp_path / "one", seed=1).iterdir())
+        other = sorted(write_series(tmp_path / "other", seed=2).iterdir())
+        check_leakage([case("a", *one, kind="dicom")], [case("b", *other, kind="dicom")])
+        other[2].write_bytes(one[0].read_bytes())
+        with pytest.raises(DatasetError, match="b and a"):
+            check_leakage([case("a", *one, kind="dicom")], [case("b", *other, kind="dicom")])
+
+    def test_equal_headers_of_pairs_are_no_leak(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        one, other = write_scan(tmp_path / "one.hdr", seed=1), write_scan(tmp_path / "other.hdr", seed=2)
+        assert one.read_bytes() == other.read_bytes()
+        check_leakage([case("a", one)], [case("b", other)])
+        (tmp_path / "other.img").write_bytes((tmp_path / "one.img").read_bytes())
+        with pytest.raises(DatasetError, match="b and a"):
+            check_leakage([case("a", one)], [case("b", other)])

@@ -1,0 +1,72 @@
+"""What makes training senseless is an error; what a person should look at is a warning."""
+
+from __future__ import annotations
+
+import pytest
+
+from medseg.errors import DatasetError
+from medseg.labels import LabelMap
+from medseg.planning.checks import check_training_data, refuse_errors
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
+
+LABELS = LabelMap.parse({"liver": 1, "tumour": 2})
+
+
+def cases(**volumes: dict[str, float]) -> Fingerprint:
+    return Fingerprint(
+        cases=tuple(
+            CaseFingerprint(
+                id=id_, shape=(9, 9, 9), content_shape=(9, 9, 9), spacing=(1, 1, 1), channels=1, volumes_ml=present
+            )
+            for id_, present in volumes.items()
+        )
+    )
+
+
+BOTH = {"liver": 900.0, "tumour": 4.0}
+
+
+def test_sound_data_give_no_finding() -> None:
+    assert check_training_data(cases(a=BOTH, b={"liver": 1.0}, v=BOTH), LABELS, ["a", "b"], ["v"]) == ()
+
+
+def test_structure_in_no_mask() -> None:
+    findings = check_training_data(cases(a={"liver": 1.0}, v={"liver": 1.0}), LABELS, ["a"], ["v"])
+    assert [finding.severity for finding in findings] == ["error"]
+    with pytest.raises(
+        DatasetError, match=r"no training mask shows 'tumour' \(value 2\), nor does a validation mask: add"
+    ):
+        refuse_errors(findings)
+
+
+def test_structure_in_validation_only() -> None:
+    findings = check_training_data(cases(a={"liver": 1.0}, v=BOTH), LABELS, ["a"], ["v"])
+    with pytest.raises(DatasetError, match=r"shows 'tumour' \(value 2\), but the validation case v does: move one"):
+        refuse_errors(findings)
+
+
+def test_every_error_is_in_the_message() -> None:
+    with pytest.raises(DatasetError, match=r"'liver'.*; .*'tumour'"):
+        refuse_errors(check_training_data(cases(a={}), LABELS, ["a"]))
+
+
+def test_a_region_needs_one_of_its_labels() -> None:
+    regions = LabelMap.parse({"whole": [1, 2], "core": 2})
+    names = {label.value: label.name for label in regions.labels}
+    edge_only = check_training_data(cases(a={names[1]: 1.0}), regions, ["a"])
+    assert [finding.message.split(",")[0] for finding in edge_only] == ["no training mask shows 'core' (value 2)"]
+    assert check_training_data(cases(a={names[2]: 1.0}), regions, ["a"]) == ()
+
+
+def test_empty_masks_and_constant_images_are_warnings() -> None:
+    fingerprint = cases(a=BOTH, b={}, v={})
+    constant = fingerprint.cases[0].model_copy(update={"constant_channels": (1,)})
+    fingerprint = Fingerprint(cases=(constant, *fingerprint.cases[1:]))
+    findings = check_training_data(fingerprint, LABELS, ["a", "b"], ["v"])
+    assert {finding.severity for finding in findings} == {"warning"}
+    assert [finding.message.split(":")[0] for finding in findings] == [
+        "the mask of training case b shows no structure",
+        "the mask of validation case v shows no structure",
+        "channel 1 of a has one value everywhere",
+    ]
+    refuse_errors(findings)
