@@ -100,10 +100,13 @@ def check_places(scans: Path, output: Path) -> None:
 
 def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Picture | None = None) -> Worker:
     """Load a model and make its worker; everything wrong with model, device or output shows here."""
-    from medseg.inference.device import choose_device  # torch loads late: wrong arguments answer at once
+    # torch loads late: wrong arguments answer at once
+    from medseg.inference.hardware import choose_device, fit_threads, keep_memory
     from medseg.inference.predictor import Predictor
     from medseg.networks.model import load_model, model_digest
 
+    keep_memory()
+    fit_threads()
     device = choose_device(config.device)
     loaded = load_model(model, device)
     settings = config.inference(loaded.inference)

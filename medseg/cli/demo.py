@@ -45,7 +45,7 @@ def demo(
     began = perf_counter()
     unseen = make_scans(output / "data")
     run = train_model(output)
-    summary = segment_scans(output, run)
+    summary = segment_scans(output)
     evaluation = evaluate_masks(output, unseen, summary)
     console().print(result_table(output, run, summary, evaluation))
     console().print(f"All of this took {perf_counter() - began:.0f} s. Now your own scans; docs/tutorial.md tells how:")
@@ -74,18 +74,17 @@ def train_model(output: Path) -> TrainingRun:
     return run_training(experiment(CONFIG, output / "data" / "train", None), output / "run", RunOptions(screen=True))
 
 
-def segment_scans(output: Path, run: TrainingRun) -> RunSummary:
+def segment_scans(output: Path) -> RunSummary:
     """Segment the unseen scans, as ``medseg segment`` does; the pseudonyms' key stays in the demo's folder."""
     from medseg.batch.segment_folder import segment_folder
     from medseg.config import SegmentConfig
     from medseg.quality.overlay import overlay_png
 
     console().rule("3 of 4: segment unseen scans")
+    scans, model = output / "data" / "scans", output / "run" / "model"
     config = SegmentConfig(key=output / "pseudonym.key")
     with case_progress() as watcher:
-        return segment_folder(
-            output / "data" / "scans", run.model, output / "results", config, picture=overlay_png, watcher=watcher
-        )
+        return segment_folder(scans, model, output / "results", config, picture=overlay_png, watcher=watcher)
 
 
 def evaluate_masks(output: Path, unseen: tuple[Unseen, ...], summary: RunSummary) -> Evaluation:
