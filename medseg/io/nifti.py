@@ -100,8 +100,10 @@ def read_mask(path: Path) -> Mask:
     low, high = int(stored.min()), int(stored.max())
     if low < 0 or high > 65535:
         raise LabelError(f"{header.name} holds the value {low if low < 0 else high}; a mask's values are 0 to 65535")
-    labels = stored.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
-    return Mask(labels.reshape(grid.shape, order="F"), grid)
+    labels = stored.reshape(grid.shape, order="F")
+    if high <= 255:
+        return Mask(labels.astype(np.uint8, copy=False), grid)
+    return Mask(labels.astype(np.uint16, copy=False), grid)
 
 
 def write_mask(path: Path, mask: Mask, source: Source) -> None:
@@ -193,7 +195,7 @@ def _read_values(header: NiftiHeader) -> NDArray:
     """Return the stored values, flat, native byte order, as the file orders them (X fastest)."""
     values = np.empty(int(np.prod(header.shape)), dtype=header.dtype)
     try:
-        read_into(header.data_file, header.offset, memoryview(values.view(np.uint8)))
+        read_into(header.data_file, header.offset, values.view(np.uint8).data)
     except ShortFileError:
         raise ScanError(
             ReasonCode.TRUNCATED, f"{header.name} ends before its last voxel; the copy is incomplete, copy it again"
@@ -236,7 +238,7 @@ def _to_whole(values: NDArray[np.float32], name: str) -> NDArray[np.int64]:
 
 
 def _new_header(shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
-    kind = nib.Nifti1Header if max(shape) <= INT16.max else nib.Nifti2Header
+    kind: type[nib.Nifti1Header] = nib.Nifti1Header if max(shape) <= INT16.max else nib.Nifti2Header
     fields = kind(endianness="<")
     fields.set_data_shape(shape)
     fields.set_data_dtype(dtype)

@@ -106,7 +106,7 @@ def scan_files(path: Path) -> tuple[Path, Path]:
             twin = next((twin for twin in twins if twin.exists()), None)
             if twin is None:
                 raise UnsupportedScanError(
-                    ReasonCode.NOT_A_SCAN, f"{path.name} has no {theirs} file beside it; a NIfTI pair needs both"
+                    ReasonCode.UNREADABLE, f"{path.name} has no {theirs} file beside it; a NIfTI pair needs both"
                 )
             return (path, twin) if ours == ".hdr" else (twin, path)
     return path, path
@@ -178,10 +178,14 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
     for order, endianness in (("little", "<"), ("big", ">")):
         length = int.from_bytes(raw[:4], order)  # type: ignore[arg-type]
         if length in HEADER_BYTES and len(raw) >= length:
-            kind = HEADER_BYTES[length]
+            kind: type[nib.Nifti1Header] = HEADER_BYTES[length]
             fields = kind(raw[:length], endianness, check=False)
-            if bytes(fields["magic"])[:3] in (b"n+1", b"ni1", b"n+2", b"ni2"):
-                break
+            if bytes(fields["magic"])[:3] not in (b"n+1", b"ni1", b"n+2", b"ni2"):
+                raise UnsupportedScanError(
+                    ReasonCode.NO_SPATIAL_CODES,
+                    f"{name} is in the old Analyze format, which can't tell left from right; convert the scan to NIfTI",
+                )
+            break
     else:
         code = ReasonCode.TRUNCATED if 0 < len(raw) < 348 else ReasonCode.NOT_A_SCAN
         raise UnsupportedScanError(code, f"{name} has no NIfTI header in its first {len(raw)} bytes")

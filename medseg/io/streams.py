@@ -80,7 +80,7 @@ def read_into(path: Path, offset: int, target: memoryview) -> None:
         if stream.read(2) != GZIP_MAGIC:
             stream.seek(offset)
             while filled < len(target):
-                count = stream.readinto(target[filled:])  # type: ignore[attr-defined]
+                count = stream.readinto(target[filled:])
                 if not count:
                     raise ShortFileError
                 filled += count

@@ -1,0 +1,58 @@
+"""The catalogue as a table: CSV to look at, Parquet to compute with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.catalog.entries import Catalog, CatalogEntry, printable
+from medseg.errors import OutputError
+from medseg.io.files import atomic_file
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""Cells that begin so are computed by spreadsheets (OWASP: CSV injection)."""
+
+COLUMNS = {
+    "case_id": str, "status": str, "reason": str, "message": str, "path": str, "files": int, "modality": str,
+    "size_x": int, "size_y": int, "size_z": int, "spacing_x_mm": float, "spacing_y_mm": float,
+    "spacing_z_mm": float, "axcodes": str, "flags": str, "patient": str, "digest": str,
+}  # fmt: skip
+
+
+def write_catalog(catalog: Catalog, path: Path) -> None:
+    """Write one row an entry, as CSV or Parquet by the ending of `path`.
+
+    In CSV, text that a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Raises
+    ------
+    OutputError
+        If the ending is another one, or the file can't be written.
+    """
+    import polars  # 0.1 s that runs without a table need not pay
+
+    ending = path.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        raise OutputError(f"a catalogue is written as .csv or .parquet, not {path.name!r}")
+    rows = [_row(entry) for entry in catalog.entries]
+    if ending == ".csv":
+        rows = [{name: _harmless(value) for name, value in row.items()} for row in rows]
+    types = {str: polars.String, int: polars.Int64, float: polars.Float64}
+    frame = polars.DataFrame(rows, schema={name: types[kind] for name, kind in COLUMNS.items()}, orient="row")
+    with atomic_file(path) as temporary:
+        if ending == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_parquet(temporary)
+
+
+def _row(entry: CatalogEntry) -> dict[str, str | int | float | None]:
+    shape, spacing = entry.shape or (None,) * 3, entry.spacing or (None,) * 3
+    reason = str(entry.reason) if entry.reason else ""
+    flags = " ".join(map(str, entry.flags))
+    texts = (entry.case_id, entry.status, reason, entry.message, printable(str(entry.path)))
+    values = (*texts, len(entry.files), entry.modality, *shape, *spacing, entry.axcodes, flags)
+    return dict(zip(COLUMNS, (*values, entry.patient, entry.digest), strict=True))
+
+
+def _harmless(value: str | int | float | None) -> str | int | float | None:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

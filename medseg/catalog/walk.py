@@ -1,0 +1,97 @@
+"""List the files under a folder, each exactly once, without opening any."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import DatasetError
+
+MAX_FILES = 2_000_000
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file, and why it is not even opened ("" if it may be).
+
+    Attributes
+    ----------
+    path : its path.
+    obstacle : a sentence such as "a hidden file"; "" for ordinary files.
+    hides : whether there might be scans behind the obstacle.
+    size, modified : bytes, and nanoseconds since 1970.
+    """
+
+    path: Path
+    obstacle: str = ""
+    hides: bool = False
+    size: int = 0
+    modified: int = 0
+
+
+def walk_files(root: Path) -> list[Found]:
+    """Return every file under `root` (or `root` itself), sorted by path.
+
+    Links to folders are followed, each folder once, so that loops end. Links to files count as files.
+
+    Raises
+    ------
+    DatasetError
+        If `root` does not exist or holds more than `MAX_FILES` files.
+    """
+    if not root.exists():
+        raise DatasetError(f"{root} does not exist; name the folder or file that holds the scans")
+    if not root.is_dir():
+        return [_describe(root)]
+    found: list[Found] = []
+    for item in _walk(root):
+        found.append(item)
+        if len(found) > MAX_FILES:
+            raise DatasetError(f"{root} holds more than {MAX_FILES} files; index its subfolders one by one")
+    return sorted(found, key=lambda item: item.path)
+
+
+def _walk(root: Path) -> Iterator[Found]:
+    seen: set[tuple[int, int]] = set()
+    folders = [(root, 0)]
+    while folders:
+        folder, depth = folders.pop()
+        try:
+            state = folder.stat()
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            yield Found(folder, f"a folder that can't be opened ({error.strerror})", hides=True)
+            continue
+        if (state.st_dev, state.st_ino) in seen:
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for entry in entries:
+            path = Path(entry.path)
+            if not _is_folder(entry):
+                yield _describe(path)
+            elif depth < MAX_DEPTH:
+                folders.append((path, depth + 1))
+            else:
+                yield Found(path, f"a folder more than {MAX_DEPTH} levels deep", hides=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _describe(path: Path) -> Found:
+    try:
+        state = path.stat()
+    except OSError as error:
+        return Found(path, f"a file that can't be opened ({error.strerror})", hides=True)
+    if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for ever
+        return Found(path, "not an ordinary file")
+    hidden = "a hidden file" if path.name.startswith(".") else ""
+    return Found(path, hidden, size=state.st_size, modified=state.st_mtime_ns)

@@ -1,0 +1,166 @@
+"""Read DICOM series: from files to a volume in the modality's units.
+
+pydicom parses and decodes, `medseg.io.dicom_series` decides what a series is. Stored values become HU,
+SUV-scaled counts or MR units by each slice's own slope and intercept, in float32. MONOCHROME1 says how a
+viewer paints the image, not what its values mean (PS3.3 C.7.6.3.1.2): values are kept, the scan flagged.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from medseg.errors import ReasonCode, ScanError, SeriesError
+from medseg.io.dicom_headers import CT, SliceHeader, read_headers
+from medseg.io.dicom_series import Refusal, Series, arrange
+from medseg.io.header import ScanHeader
+from medseg.io.nifti_header import MAX_VALUES
+from medseg.volume import Source, Volume
+
+DECODE_THREADS = 2
+"""Slices decoded at a time; more do not help, because parsing holds Python's lock."""
+
+AIR_HU = -500.0
+"""A CT without any value below this has no air in it, or its values are not HU."""
+
+
+def inspect_series(source: Source) -> ScanHeader:
+    """Return grid, modality and flags of a series from its headers.
+
+    Raises
+    ------
+    ScanError
+        If its files do not make one sound volume.
+    """
+    series = open_series(source)
+    return ScanHeader(series.grid, 1, series.modality, series.flags)
+
+
+def read_series(source: Source) -> Volume:
+    """Read a series as (1, X, Y, Z) float32; X runs along rows, Y along columns, Z along the normal.
+
+    Raises
+    ------
+    ScanError
+        If its files do not make one sound volume, with the reason code; `DECODE_FAILED` and `TRUNCATED`
+        name the slice by its number.
+    """
+    series = open_series(source)
+    count, columns, rows = len(series.slices), series.grid.shape[0], series.grid.shape[1]
+    if count * columns * rows > MAX_VALUES:
+        raise SeriesError(
+            ReasonCode.UNREADABLE, f"a series of {count} slices of {rows}x{columns} pixels is larger than can be read"
+        )
+    stack = np.empty((count, rows, columns), dtype=np.float32)
+    if series.slices[0].frames > 1:
+        _decode_frames(series, stack)
+    else:
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            for _ in pool.map(lambda number: _decode_slice(series, number, stack), range(count)):
+                pass  # drawing the results raises the first slice's error
+    if not np.isfinite(stack.max()) or not np.isfinite(stack.min()):
+        raise SeriesError(ReasonCode.NOT_FINITE, f"the {series.modality} series rescales to values that are not finite")
+    flags = series.flags
+    if series.modality == CT and stack.min() > AIR_HU:
+        flags = (*flags, ReasonCode.HU_SUSPECT)
+    return Volume(stack.transpose(2, 1, 0)[None], series.grid, series.modality, flags)
+
+
+def open_series(source: Source) -> Series:
+    """Return the one series that a source's files make.
+
+    Raises
+    ------
+    ScanError
+        If they make none (with the first reason) or several (`AMBIGUOUS_SERIES`).
+    """
+    headers: list[SliceHeader] = []
+    for number, path in enumerate(source.files, start=1):
+        planes = read_headers(path)
+        if not planes:
+            raise SeriesError(ReasonCode.NOT_DICOM, f"file {number} of {len(source.files)} of the series is not DICOM")
+        headers += planes
+    results = arrange(headers, same_pixels)
+    found = [result for result in results if isinstance(result, Series)]
+    refused = [result for result in results if isinstance(result, Refusal) and not result.skipped]
+    if len(found) == 1 and not refused:
+        return found[0]
+    if found:
+        raise SeriesError(
+            ReasonCode.AMBIGUOUS_SERIES,
+            f"{len(source.files)} files make {len(found) + len(refused)} series; index their folder to tell them apart",
+        )
+    worst = next(iter(refused or (result for result in results if isinstance(result, Refusal))), None)
+    if worst is None:
+        raise SeriesError(ReasonCode.EMPTY, "a scan without files can't be read")
+    raise SeriesError(worst.code, worst.message)
+
+
+def same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices hold the same stored image with the same rescaling; unreadable ones don't."""
+    if (one.slope, one.intercept, one.frames) != (other.slope, other.intercept, other.frames):
+        return False
+    if one.frames > 1 and one.path == other.path:
+        return False
+    return _pixel_digest(one.path) == _pixel_digest(other.path)
+
+
+def _pixel_digest(path: Path) -> bytes:
+    """Return the digest of a file's stored pixels, remembered for as long as the file stays the same."""
+    state = path.stat()
+    return _digest_once(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _digest_once(path: Path, modified: int, size: int) -> bytes:
+    try:
+        return sha256(dcmread(path).PixelData).digest()
+    except Exception:  # reported as undecodable when the slice is read; here it only equals nothing
+        return f"{path} {modified} {size}".encode()
+
+
+def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> None:
+    header = series.slices[number]
+    try:
+        pixels = dcmread(header.path).pixel_array
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders are foreign code: any failure is this slice's
+        raise _undecodable(series, number, error) from None
+    _place(series, number, pixels, stack)
+
+
+def _decode_frames(series: Series, stack: NDArray[np.float32]) -> None:
+    try:
+        frames = dcmread(series.slices[0].path).pixel_array
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _undecodable(series, 0, error) from None
+    for number, header in enumerate(series.slices):
+        _place(series, number, frames[header.frame], stack)
+
+
+def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float32]) -> None:
+    if pixels.shape != stack.shape[1:]:
+        raise _undecodable(series, number, ValueError("shape"))
+    header, plane = series.slices[number], stack[number]
+    plane[...] = pixels
+    if header.slope != 1.0:
+        plane *= np.float32(header.slope)
+    if header.intercept != 0.0:
+        plane += np.float32(header.intercept)
+
+
+def _undecodable(series: Series, number: int, error: Exception) -> ScanError:
+    return SeriesError(
+        ReasonCode.DECODE_FAILED,
+        f"slice {number + 1} of {len(series.slices)} of the {series.modality} series can't be decoded "
+        f"({type(error).__name__}); export the series again",
+    )

@@ -1,0 +1,284 @@
+"""DICOM headers, reduced to what places a slice in space and tells series apart.
+
+Values are taken from pydicom's raw elements: converting all of them through its value types costs more
+than parsing the file, and its warnings quote values, which may name a patient. Identifiers live in
+`SliceHeader` fields that no ``repr`` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+
+from medseg.errors import ReasonCode, UnsupportedScanError
+
+CT, MR, PT = "CT", "MR", "PT"
+UID_ROOT = "1.2.840.10008.5.1.4.1.1."
+SINGLE_FRAME = {UID_ROOT + "2": CT, UID_ROOT + "4": MR, UID_ROOT + "128": PT}
+MULTI_FRAME = {
+    UID_ROOT + "2.1": CT, UID_ROOT + "2.2": CT, UID_ROOT + "4.1": MR, UID_ROOT + "4.4": MR,
+    UID_ROOT + "128.1": PT, UID_ROOT + "130": PT,
+}  # fmt: skip
+"""Enhanced and legacy-converted enhanced CT, MR and PET: one file, many frames."""
+
+IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG}
+
+PHASE_KEYWORDS = (
+    "ImageType", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
+    "AcquisitionNumber", "ContentTime",
+)  # fmt: skip
+"""What may tell apart several images at one position, the most meaningful first."""
+
+KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
+    "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", *PHASE_KEYWORDS,
+)  # fmt: skip
+TAGS = {keyword: tag_for_keyword(keyword) or 0 for keyword in KEYWORDS}
+META_BYTES = 8192
+LONG_VALUE_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
+ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """One image plane of a DICOM file. Positions are LPS mm, as DICOM writes them.
+
+    Attributes
+    ----------
+    path, frame, frames : the file, the plane's number in it from 0, and how many planes it holds.
+    modality : "CT", "MR" or "PT" for what may be read, any other word for what may not.
+    supported : whether the SOP class is one that medseg reads.
+    rows, columns : matrix; 0 for files without an image.
+    spacing : distance between rows and between columns, mm; None: not stated.
+    orientation : cosines of the row direction, then of the column direction; None: not stated.
+    position : centre of the first pixel, mm; None: not stated.
+    thickness : distance to the next plane if the file states one, else slice thickness, else 0 (mm).
+    slope, intercept : from stored values to the modality's units.
+    rescaled : whether the file states them.
+    phase : values of `PHASE_KEYWORDS`, in that order.
+    problem : what refuses this file by itself, and a sentence about it; None: nothing.
+    """
+
+    path: Path
+    frame: int = 0
+    frames: int = 1
+    modality: str = ""
+    supported: bool = False
+    sop_class: str = ""
+    rows: int = 0
+    columns: int = 0
+    spacing: tuple[float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+    position: tuple[float, float, float] | None = None
+    thickness: float = 0.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    rescaled: bool = False
+    photometric: str = ""
+    phase: tuple[str, ...] = ()
+    problem: tuple[ReasonCode, str] | None = None
+    instance: str = field(default="", repr=False)
+    study: str = field(default="", repr=False)
+    series: str = field(default="", repr=False)
+    frame_of_reference: str = field(default="", repr=False)
+    patient: str = field(default="", repr=False)
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether this is a scout view, not part of a volume."""
+        return "LOCALIZER" in self.phase[0].upper().split("\\") if self.phase else False
+
+
+def read_headers(path: Path) -> tuple[SliceHeader, ...]:
+    """Return the header of every plane of a DICOM file; nothing if the file is not DICOM.
+
+    Raises
+    ------
+    UnsupportedScanError
+        `UNREADABLE` if it claims to be DICOM but can't be parsed.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(META_BYTES)
+            start = _meta_start(head)
+            if start is None:
+                return ()
+            syntax = _transfer_syntax(head, start)
+            if syntax == DEFLATED:  # pydicom inflates the whole file without a bound
+                raise UnsupportedScanError(
+                    ReasonCode.UNREADABLE,
+                    "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
+                )
+            stream.seek(0)
+            dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS.values()), force=start == 0)
+            header = _header(path, dataset)
+            if header.supported and header.rows:
+                header = replace(header, problem=_pixel_problem(stream, dataset, syntax, header))
+    except OSError as error:
+        raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
+    except UnsupportedScanError:
+        raise
+    except Exception as error:  # a parser of hostile files may fail in any way; the message stays free of values
+        raise UnsupportedScanError(
+            ReasonCode.UNREADABLE, f"a DICOM file is damaged: its header can't be parsed ({type(error).__name__})"
+        ) from None
+    if header.problem is None and header.sop_class in MULTI_FRAME:
+        from medseg.io.dicom_frames import frame_headers
+
+        return frame_headers(header)
+    return (header,)
+
+
+class Elements:
+    """Typed access to raw elements of a dataset, empty values counting as absent."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def value(self, keyword: str) -> bytes:
+        """Return the value's bytes, b"" where the element is absent or empty."""
+        element = self.dataset.get_item(TAGS[keyword])
+        value = getattr(element, "value", None)
+        return value if isinstance(value, bytes) else b""
+
+    def text(self, keyword: str) -> str:
+        """Return the value as text without padding."""
+        return self.value(keyword).decode("latin-1").strip(" \0")
+
+    def numbers(self, keyword: str) -> tuple[float, ...] | None:
+        """Return a decimal string's numbers; None where it is absent or not made of finite numbers."""
+        try:
+            values = tuple(float(part) for part in self.text(keyword).split("\\"))
+        except ValueError:
+            return None
+        return values if all(np.isfinite(values)) else None
+
+    def number(self, keyword: str, default: float) -> float:
+        """Return a single number."""
+        return (self.numbers(keyword) or (default,))[0]
+
+    def integer(self, keyword: str) -> int:
+        """Return an unsigned short, 0 where it is absent."""
+        value = self.value(keyword)[:2]
+        little = getattr(self.dataset.get_item(TAGS[keyword]), "is_little_endian", True)
+        return int.from_bytes(value, "little" if little else "big")
+
+
+def _header(path: Path, dataset: Dataset) -> SliceHeader:
+    read = Elements(dataset)
+    meta = dataset.file_meta
+    sop_class = read.text("SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", ""))
+    modality = read.text("Modality")
+    known = SINGLE_FRAME.get(sop_class) or MULTI_FRAME.get(sop_class)
+    # Some exports blank every UID; an image of a known modality is still an image.
+    supported = known is not None or (not sop_class and modality in (CT, MR, PT))
+    spacing, orientation = read.numbers("PixelSpacing"), read.numbers("ImageOrientationPatient")
+    position = read.numbers("ImagePositionPatient")
+    slope, intercept = read.numbers("RescaleSlope"), read.numbers("RescaleIntercept")
+    return SliceHeader(
+        path=path,
+        frames=max(1, int(read.number("NumberOfFrames", 1))),
+        modality=known or modality,
+        supported=supported,
+        sop_class=sop_class,
+        rows=read.integer("Rows"),
+        columns=read.integer("Columns"),
+        spacing=spacing if spacing and len(spacing) == 2 and min(spacing) > 0 else None,
+        orientation=orientation if orientation and len(orientation) == 6 else None,
+        position=position if position and len(position) == 3 else None,
+        thickness=abs(read.number("SpacingBetweenSlices", 0)) or abs(read.number("SliceThickness", 0)),
+        slope=slope[0] if slope else 1.0,
+        intercept=intercept[0] if intercept else 0.0,
+        rescaled=slope is not None and intercept is not None,
+        photometric=read.text("PhotometricInterpretation"),
+        phase=tuple(read.text(keyword) for keyword in PHASE_KEYWORDS),
+        instance=read.text("SOPInstanceUID") or str(meta.get("MediaStorageSOPInstanceUID", "")),
+        study=read.text("StudyInstanceUID"),
+        series=read.text("SeriesInstanceUID"),
+        frame_of_reference=read.text("FrameOfReferenceUID"),
+        patient=read.text("PatientID"),
+    )
+
+
+def _meta_start(head: bytes) -> int | None:
+    """Return where the file meta information begins; None if this is not DICOM."""
+    if head[128:132] == b"DICM":
+        return 132
+    return 0 if head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI") else None
+
+
+def _transfer_syntax(head: bytes, position: int) -> str:
+    """Return the transfer syntax UID from the file meta information (always explicit, little endian)."""
+    while head[position : position + 2] == b"\x02\x00" and position + 12 <= len(head):
+        wide = head[position + 4 : position + 6] in LONG_VALUE_TYPES
+        layout, at = ("<I", position + 8) if wide else ("<H", position + 6)
+        (length,) = struct.unpack_from(layout, head, at)
+        start = position + (12 if wide else 8)
+        if head[position + 2 : position + 4] == b"\x10\x00":
+            return head[start : start + length].decode("latin-1").strip(" \0")
+        position = start + length
+    return ""
+
+
+def _pixel_problem(
+    stream: BinaryIO, dataset: Dataset, syntax: str, header: SliceHeader
+) -> tuple[ReasonCode, str] | None:
+    """Return what is wrong with the pixel data as far as its length shows; the stream stands before it."""
+    read = Elements(dataset)
+    samples, bits = read.integer("SamplesPerPixel") or 1, read.integer("BitsAllocated")
+    if samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") or bits not in (8, 16, 32):
+        kind = f"{header.photometric} pixels, {samples} samples of {bits} bits"
+        return ReasonCode.UNSUPPORTED_PIXELS, f"holds {kind}; a scan has one grey value of 8, 16 or 32 bits a pixel"
+    if syntax not in NATIVE and not _can_decode(syntax):
+        return ReasonCode.DECODE_FAILED, f"is compressed in a way that no installed decoder reads ({syntax})"
+    start = stream.tell()
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(start)
+    order = ">" if syntax == EXPLICIT_BIG else "<"
+    element = stream.read(12)
+    wide = 8 if syntax == IMPLICIT_LITTLE else 12
+    if len(element) < wide or struct.unpack_from(order + "HH", element) != (0x7FE0, 0x0010):
+        return ReasonCode.TRUNCATED, "ends before its pixels"
+    if syntax not in NATIVE:
+        return None if _fragments_end(stream, size) else (ReasonCode.TRUNCATED, "ends within its pixels")
+    (length,) = struct.unpack_from(order + "I", element, wide - 4)
+    needed = header.rows * header.columns * header.frames * bits // 8
+    if min(length, size - start - wide) < needed:
+        return ReasonCode.TRUNCATED, f"ends within its pixels ({size - start - wide} of {needed} bytes)"
+    return None
+
+
+def _can_decode(syntax: str) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _fragments_end(stream: BinaryIO, size: int) -> bool:
+    """Whether encapsulated pixel data are whole: every fragment lies within the file."""
+    fragments = 0
+    while True:
+        item = stream.read(8)
+        if item[:4] == DELIMITER or not item:
+            return fragments >= 2  # the offset table counts as one
+        if len(item) < 8 or item[:4] != ITEM:
+            return False
+        end = stream.tell() + int.from_bytes(item[4:], "little")
+        if end > size:
+            return False
+        stream.seek(end)
+        fragments += 1

@@ -1,0 +1,308 @@
+"""Decide which DICOM slices make one sound volume, and refuse what does not.
+
+Files are grouped by study, series and frame of reference, never by folder or name; ordered by their
+position along the slice normal, never by number; and checked. A group is split only where positions
+repeat and an attribute explains why. Everything handed in comes out again, in a series or a refusal.
+Works on headers alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError, ReasonCode
+from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
+from medseg.io.dicom_geometry import LineError, check_line, slice_normal
+from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, SliceHeader
+from medseg.volume import Source
+
+SAME_POSITION_MM = 0.01
+"""Slices closer than this lie at one position (scanners print 0.001 mm and finer)."""
+
+SPACING_TOLERANCE = 1e-4
+"""Largest relative difference of pixel spacings within one series."""
+
+UNIT_TOLERANCE = 1e-3
+"""Largest deviation of a direction's length from 1 (cosines printed with few decimals)."""
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Slices that make one volume.
+
+    Attributes
+    ----------
+    slices : in order along the slice axis.
+    grid : where the volume lies, RAS+; index axes are column, row, slice.
+    modality : "CT", "MR" or "PT".
+    flags : what was noticed that does not refuse it.
+    identity : text that names the series in the hospital; only ever used under a keyed hash.
+    patient : the same for the patient.
+    """
+
+    slices: tuple[SliceHeader, ...]
+    grid: Grid
+    modality: str
+    flags: tuple[ReasonCode, ...] = ()
+    identity: str = field(default="", repr=False)
+    patient: str = field(default="", repr=False)
+
+    @property
+    def source(self) -> Source:
+        """The files in slice order."""
+        return Source("dicom", tuple(dict.fromkeys(header.path for header in self.slices)))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Slices that make no volume, and why.
+
+    Attributes
+    ----------
+    code, message : the reason, as a word and as a sentence without patient data.
+    files : the files concerned.
+    skipped : whether nothing is wrong with them: they are simply not a scan, or copies.
+    modality : "CT", "MR", "PT" or what the files say.
+    identity : as of `Series`; "" where there is none to name.
+    """
+
+    code: ReasonCode
+    message: str
+    files: tuple[Path, ...]
+    skipped: bool = False
+    modality: str = ""
+    identity: str = field(default="", repr=False)
+
+
+class _RefusedError(Exception):
+    """A group of slices is no volume."""
+
+    def __init__(self, code: ReasonCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def arrange(
+    headers: Iterable[SliceHeader], same_pixels: Callable[[SliceHeader, SliceHeader], bool]
+) -> list[Series | Refusal]:
+    """Sort slices into series and refusals.
+
+    Parameters
+    ----------
+    headers : any slices, in any order.
+    same_pixels : tells whether two slices at one position hold the same image; asked only there.
+
+    Returns
+    -------
+    list
+        Every header is in exactly one series or refusal.
+    """
+    results: list[Series | Refusal] = []
+    groups = _grouped(sorted(headers, key=lambda header: (header.path, header.frame)), _series_key)
+    for slices in groups.values():
+        results += _skip_non_images(slices)
+        images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
+        if images:
+            results += _arrange_series(images, same_pixels)
+    return results
+
+
+def _series_key(header: SliceHeader) -> tuple[str, ...]:
+    folder = "" if header.series else str(header.path.parent)
+    return header.study, header.series, header.frame_of_reference if header.supported else "", folder
+
+
+def _skip_non_images(slices: Sequence[SliceHeader]) -> list[Refusal]:
+    others = [header for header in slices if not (header.supported and header.rows)]
+    scouts = [header for header in slices if header.supported and header.rows and header.is_localizer]
+    refusals = []
+    for modality, part in _grouped(others, lambda header: header.modality).items():
+        message = f"{len(part)} DICOM file(s) of a kind that holds no CT, MR or PET image"
+        refusals.append(Refusal(ReasonCode.SKIPPED_SOP_CLASS, message, _files(part), skipped=True, modality=modality))
+    if scouts:
+        message = f"{len(scouts)} scout view(s), which are not part of a volume"
+        modality = scouts[0].modality
+        refusals.append(Refusal(ReasonCode.LOCALIZER, message, _files(scouts), skipped=True, modality=modality))
+    return refusals
+
+
+def _arrange_series(
+    slices: list[SliceHeader], same_pixels: Callable[[SliceHeader, SliceHeader], bool]
+) -> list[Series | Refusal]:
+    results: list[Series | Refusal] = []
+    identity = _identity(slices)
+    modality = slices[0].modality
+    try:
+        directions = _check_slices(slices)
+        slices, copies = _without_copies(slices, directions, same_pixels)
+        if copies:
+            message = f"{len(copies)} file(s) that repeat slices of a {modality} series"
+            results.append(Refusal(ReasonCode.DUPLICATE, message, _files(copies), skipped=True, modality=modality))
+        flags = [ReasonCode.DUPLICATE] if copies else []
+        for suffix, part in _phases(slices, directions).items():
+            if suffix:
+                flags = [*flags, ReasonCode.PHASES]
+            results.append(_attempt(part, directions, flags, identity + suffix))
+    except _RefusedError as error:
+        message = f"{_describe(slices)} {error}"
+        results.append(Refusal(error.code, message, _files(slices), modality=modality, identity=identity))
+    return results
+
+
+def _attempt(
+    slices: list[SliceHeader], directions: NDArray[np.float64], flags: list[ReasonCode], identity: str
+) -> Series | Refusal:
+    try:
+        return _series(slices, directions, flags, identity)
+    except _RefusedError as error:
+        message = f"{_describe(slices)} {error}"
+        return Refusal(error.code, message, _files(slices), modality=slices[0].modality, identity=identity)
+
+
+def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
+    """Check what all slices must share; return the (2, 3) row and column directions, LPS."""
+    for number, header in enumerate(slices, start=1):
+        if header.problem:
+            code, message = header.problem
+            raise _RefusedError(code, f"can't be used: file {number} of {len(slices)} {message}")
+    matrices = {(header.rows, header.columns) for header in slices}
+    if len(matrices) > 1:
+        sizes = ", ".join(f"{rows}x{columns}" for rows, columns in sorted(matrices))
+        raise _RefusedError(ReasonCode.MIXED_MATRIX, f"mixes slices of {sizes} pixels")
+    if any(header.position is None or header.spacing is None or header.orientation is None for header in slices):
+        raise _RefusedError(
+            ReasonCode.NO_POSITION, "has slices without position, orientation or pixel spacing; it can't be placed"
+        )
+    spacings = np.array([header.spacing for header in slices])
+    if (np.abs(spacings / spacings[0] - 1) > SPACING_TOLERANCE).any():
+        raise _RefusedError(ReasonCode.MIXED_MATRIX, "mixes slices of different pixel spacing")
+    cosines = np.array([header.orientation for header in slices]).reshape(-1, 2, 3)
+    lengths, dots = np.linalg.norm(cosines, axis=2), np.abs((cosines[:, 0] * cosines[:, 1]).sum(axis=1))
+    if np.abs(lengths - 1).max() > UNIT_TOLERANCE or dots.max() > ORTHOGONALITY_TOLERANCE:
+        raise _RefusedError(ReasonCode.BAD_ORIENTATION, "states directions that are not perpendicular unit vectors")
+    if np.abs(cosines - cosines[0]).max() > ORTHOGONALITY_TOLERANCE:
+        raise _RefusedError(ReasonCode.MIXED_ORIENTATION, "mixes slices of different orientation")
+    if any(header.modality == CT and not header.rescaled for header in slices):
+        raise _RefusedError(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
+    mean: NDArray[np.float64] = cosines.mean(axis=0)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def _without_copies(
+    slices: list[SliceHeader],
+    directions: NDArray[np.float64],
+    same_pixels: Callable[[SliceHeader, SliceHeader], bool],
+) -> tuple[list[SliceHeader], list[SliceHeader]]:
+    """Return the slices without those that repeat another one's instance or image, and the repetitions."""
+    kept: list[SliceHeader] = []
+    copies: list[SliceHeader] = []
+    for place in _places(slices, directions):
+        unique: list[SliceHeader] = []
+        for header in place:
+            twin = next((other for other in unique if same_pixels(header, other)), None)
+            if twin is not None:
+                copies.append(header)
+            elif header.instance and any(header.instance == other.instance for other in unique):
+                raise _RefusedError(ReasonCode.CONFLICT, "has two different images under one instance UID")
+            else:
+                unique.append(header)
+        kept += unique
+    instances = [header.instance for header in kept if header.instance]
+    if len(set(instances)) < len(instances):
+        raise _RefusedError(ReasonCode.CONFLICT, "has one instance UID at two positions")
+    return kept, copies
+
+
+def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:
+    """Split slices whose positions repeat by what tells the repetitions apart.
+
+    An attribute explains them if each of its values covers every position exactly once; anything less
+    could pick a regular subset, such as every second slice, and pass for a volume.
+    """
+    places = _places(slices, directions)
+    if len(places) == len(slices):
+        return {"": slices}
+    repeats = {len(place) for place in places}
+    if len(places) > 1 and len(repeats) == 1 and slices[0].frames == 1:
+        for count in (1, 2):
+            for chosen in combinations(range(len(PHASE_KEYWORDS)), count):
+                parts = _grouped(slices, lambda header: tuple(header.phase[i] for i in chosen))  # noqa: B023
+                if all(len(_places(part, directions)) == len(part) == len(places) for part in parts.values()):
+                    names = [PHASE_KEYWORDS[i] for i in chosen]
+                    return {f"|{names}={values}": part for values, part in parts.items()}
+    if len(repeats) == 1:
+        raise _RefusedError(
+            ReasonCode.PHASES,
+            f"holds {repeats.pop()} images at each of its {len(places)} positions, and no attribute tells them apart",
+        )
+    raise _RefusedError(ReasonCode.CONFLICT, "holds several different images at some of its positions")
+
+
+def _series(
+    slices: list[SliceHeader], directions: NDArray[np.float64], flags: list[ReasonCode], identity: str
+) -> Series:
+    normal = slice_normal(directions)
+    ordered = sorted(slices, key=lambda header: float(np.dot(header.position or (), normal)))
+    positions = np.array([header.position for header in ordered])
+    try:
+        step = check_line(positions, normal, fallback=ordered[0].thickness or 1.0)
+        row_spacing, column_spacing = ordered[0].spacing or (1.0, 1.0)
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = directions[0] * column_spacing, directions[1] * row_spacing
+        affine[:3, 2], affine[:3, 3] = step, positions[0]
+        affine[:2] *= -1  # LPS, DICOM's world, to RAS
+        grid = Grid((ordered[0].columns, ordered[0].rows, len(ordered)), affine)
+    except (LineError, GeometryError) as error:
+        raise _RefusedError(error.code, str(error)) from None
+    if any(header.photometric == "MONOCHROME1" for header in ordered):
+        flags = [*flags, ReasonCode.MONOCHROME1]
+    if not grid.is_orthogonal:
+        flags = [*flags, ReasonCode.NONORTHONORMAL_AFFINE]
+    patient = ordered[0].patient or ordered[0].study or identity
+    return Series(tuple(ordered), grid, ordered[0].modality, tuple(dict.fromkeys(flags)), identity, patient)
+
+
+def _places(slices: Sequence[SliceHeader], directions: NDArray[np.float64]) -> list[list[SliceHeader]]:
+    """Group slices that lie at one position, in order along the normal."""
+    along = np.array([header.position for header in slices]) @ slice_normal(directions)
+    order = np.argsort(along, kind="stable")
+    places: list[list[SliceHeader]] = []
+    for previous, index in zip([None, *order[:-1]], order, strict=True):
+        if previous is None or along[index] - along[previous] > SAME_POSITION_MM:
+            places.append([])
+        places[-1].append(slices[index])
+    return places
+
+
+def _identity(slices: Sequence[SliceHeader]) -> str:
+    first = slices[0]
+    if first.series:
+        return f"{first.study}|{first.series}|{first.frame_of_reference}"
+    return f"{first.frame_of_reference}|{min(header.instance or header.path.name for header in slices)}"
+
+
+def _describe(slices: Sequence[SliceHeader]) -> str:
+    first = slices[0]
+    what = "frame(s)" if first.frames > 1 else "file(s)"
+    return f"the {first.modality} series of {len(slices)} {what}"
+
+
+def _files(slices: Iterable[SliceHeader]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(header.path for header in slices))
+
+
+def _grouped(slices: Iterable[SliceHeader], key: Callable[[SliceHeader], Key]) -> dict[Key, list[SliceHeader]]:
+    groups: dict[Key, list[SliceHeader]] = defaultdict(list)
+    for header in slices:
+        groups[key(header)].append(header)
+    return dict(groups)
