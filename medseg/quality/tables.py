@@ -21,9 +21,9 @@ COLUMNS = ("dice", "iou", "hd95_mm", "nsd", "volume_ml", "true_ml", "volume_erro
 HEADINGS: dict[Metric, str] = {
     "dice": "Dice",
     "iou": "IoU",
-    "hd95_mm": "HD95 mm",
+    "hd95_mm": "HD95\nmm",
     "nsd": "NSD",
-    "volume_error_ml": "volume error ml",
+    "volume_error_ml": "volume\nerror ml",
 }
 
 
@@ -54,36 +54,45 @@ def write_summary(evaluation: Evaluation, path: Path) -> None:
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """Return the summaries as a table for the screen: mean ± sd a target, the states, the means."""
-    from rich.table import Table  # a tenth of a second that only the screen needs
+    """Return the summaries as a table of 80 columns for the screen: means over the cases that count.
 
-    table = Table(title=f"{len(evaluation.cases)} cases, NSD at {evaluation.tolerance_mm:g} mm")
-    table.add_column("structure")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
-    for state in State:
-        table.add_column(state.value.replace("_", " "), justify="right")
+    States other than `scored` get a column only where they occur.
+    """
+    from rich.box import SIMPLE_HEAD  # rich takes a tenth of a second that only the screen needs
+    from rich.table import Table
+    from rich.text import Text
+
     summaries = evaluation.targets
+    odd = [s for s in State if s is not State.SCORED and any(t.states[s.value] for t in summaries)]
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{len(evaluation.cases)} cases, NSD at {evaluation.tolerance_mm:g} mm",
+        caption="missed and spurious count as Dice 0" if set(odd) - {State.BOTH_EMPTY} else None,
+    )
+    table.add_column("structure", overflow="fold")
+    for heading in (*HEADINGS.values(), *(state.value.replace("_", "\n") for state in odd)):
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        cells = [_mean_sd(getattr(summary, metric), metric) for metric in HEADINGS]
-        table.add_row(summary.target, *cells, *(str(summary.states[state.value]) for state in State))
+        means = [_shown(getattr(summary, metric), metric) for metric in HEADINGS]
+        table.add_row(Text(summary.target), *means, *(str(summary.states[state.value]) for state in odd))
     if len(summaries) > 1:
         table.add_section()
-        means = [_shown(mean_over_targets(summaries, metric), metric) for metric in HEADINGS]
-        table.add_row("mean", *means)
+        overall = (mean_over_targets(summaries, metric) for metric in HEADINGS)
+        table.add_row("mean", *(_number(value, metric) for value, metric in zip(overall, HEADINGS, strict=True)))
     return table
 
 
-def _mean_sd(statistics: Statistics | None, metric: Metric) -> str:
+def _shown(statistics: Statistics | None, metric: Metric) -> str:
     if statistics is None:
         return "-"
-    return f"{_shown(statistics.mean, metric)} ± {_shown(statistics.sd, metric)}"
+    spread = f" ± {statistics.sd:.3f}" if metric == "dice" else ""
+    return _number(statistics.mean, metric) + spread
 
 
-def _shown(value: float | None, metric: Metric) -> str:
+def _number(value: float | None, metric: Metric) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if metric in ("hd95_mm", "volume_error_ml") else f"{value:.3f}"
+    return f"{value:+.2f}" if metric == "volume_error_ml" else f"{value:.2f}" if metric == "hd95_mm" else f"{value:.3f}"
 
 
 def _rounded(value: float | None) -> float | None:
