@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +27,7 @@ class ArrayCase:
     def shape(self) -> tuple[int, int, int]:
         return self.target.shape
 
-    @property
+    @cached_property
     def foreground(self) -> dict[int, NDArray]:
         return {int(i): np.argwhere(self.target == i) for i in np.unique(self.target) if 0 < i < 255}
 
