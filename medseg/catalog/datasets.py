@@ -53,6 +53,7 @@ class Dataset:
     train : ids of the labelled cases to learn from.
     validation : ids of the labelled cases to measure on.
     test : ids of cases that a table sets apart for a final test.
+    layout : how the folder is laid out, in words.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Dataset:
     train: tuple[str, ...]
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    layout: str = ""
 
     @property
     def labelled(self) -> tuple[Case, ...]:
@@ -116,6 +118,7 @@ def read_dataset(config: DatasetConfig) -> Dataset:
         train=chosen.train,
         validation=chosen.validation,
         test=chosen.test,
+        layout=listing.layout,
     )
 
 
@@ -171,7 +174,7 @@ def _read_splits(config: DatasetConfig, folder: Path) -> dict[str, tuple[str, ..
 def _label_map(config: DatasetConfig, listing: Listing, folder: Path) -> LabelMap | None:
     """Return the label map that is written down; the configuration's before the documents'."""
     if config.labels is not None:
-        return parse_labels(config.labels, "dataset.labels")
+        return LabelMap.parse(config.labels)
     stated = listing.document.labels() if listing.document else None
     if stated is not None:
         return stated

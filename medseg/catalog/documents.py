@@ -38,11 +38,11 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_labels(definition: Any, where: str) -> LabelMap:
     """Return the label map that a document defines; raises `LabelError` naming the document.
 
-    A value of 0 is the background, whatever a document calls it.
+    A value of 0 is the background, whatever the document calls it.
     """
     if not isinstance(definition, Mapping):
         raise LabelError(f"{where}: a label map is 'name: value' pairs, not {type(definition).__name__}")
-    pairs = {key: value for key, value in definition.items() if str(key) != "0" and str(value) != "0"}
+    pairs = {key: value for key, value in definition.items() if "0" not in (str(key), str(value))}
     try:
         return LabelMap.parse(pairs)
     except LabelError as error:

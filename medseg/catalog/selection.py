@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medseg.catalog.listing import shown
@@ -49,7 +49,8 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     lists = {**own, **splits}
     validation = _wanted("validation", config.validation, lists, own.get("validation", ()))
     test = own.get(TEST_LIST, ())
-    rest = tuple(id_ for id_ in labelled if id_ not in {*validation, *test})
+    held_out = {*validation, *test}
+    rest = tuple(id_ for id_ in labelled if id_ not in held_out)
     train = _wanted("train", config.train, lists, own.get("train", rest))
     for field, ids in (("train", train), ("validation", validation)):
         _check_ids(field, ids, labelled)
@@ -62,7 +63,8 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     learnt = tuple(id_ for id_ in train if labelled[id_])
     if not learnt:
         raise DatasetError(f"none of the {len(train)} training cases has a mask; at least one must be labelled")
-    return Selection(learnt, validation, tuple(id_ for id_ in test if id_ not in {*train, *validation}))
+    used = {*train, *validation}
+    return Selection(learnt, validation, tuple(id_ for id_ in test if id_ not in used))
 
 
 def _wanted(field: str, wish: str | Sequence[str] | None, lists: Lists, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,8 +78,8 @@ def _wanted(field: str, wish: str | Sequence[str] | None, lists: Lists, default:
     raise DatasetError(f"dataset.{field}: there is no list called {wish!r}; {known}")
 
 
-def _check_ids(field: str, ids: Sequence[str], known: Iterable[str]) -> None:
-    unknown = [id_ for id_ in ids if id_ not in set(known)]
+def _check_ids(field: str, ids: Sequence[str], known: Mapping[str, bool]) -> None:
+    unknown = [id_ for id_ in ids if id_ not in known]
     if unknown:
         raise DatasetError(
             f"dataset.{field} names {len(unknown)} cases that the folder doesn't hold: {shown(unknown)} "

@@ -65,7 +65,7 @@ def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
     Raises
     ------
     DatasetError
-        If there are any; the first pairs are named by their case ids.
+        If there are any, the first pairs named by their case ids, or if a file can't be read.
     """
     trained = {patient_of(case): case.id for case in train}
     pairs = [f"{case.id} and {trained[patient_of(case)]}" for case in held_out if patient_of(case) in trained]
@@ -74,7 +74,11 @@ def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
             f"{len(pairs)} held-out cases are of patients who are also trained on: {shown(pairs)}; "
             "move all cases of a patient to one side"
         )
-    copies = _equal_files(train, held_out)
+    try:
+        copies = _equal_files(train, held_out)
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "an image"
+        raise DatasetError(f"{name} can't be read ({error.strerror}); restore it or leave its case out") from None
     if copies:
         raise DatasetError(
             f"{len(copies)} held-out cases hold the same image as a training case: {shown(copies)}; remove the copies"

@@ -41,7 +41,8 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
         return wishes.spacing, SET
     spacings = fingerprint.spacings()
     target = np.median(spacings, axis=0)
-    reason = f"median of {len(spacings)} scans, which lie between {_by(spacings.min(0))} and {_by(spacings.max(0))} mm"
+    finest, coarsest = _by(spacings.min(axis=0)), _by(spacings.max(axis=0))
+    reason = f"median of {len(spacings)} scans" + ("" if finest == coarsest else f" from {finest} to {coarsest} mm")
     thick = _thick_axis(fingerprint, target) if wishes.dimensions == 3 else None
     if thick is not None:
         others = float(np.delete(target, thick).max())

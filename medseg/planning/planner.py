@@ -26,7 +26,7 @@ from medseg.plan import Plan
 from medseg.planning.choices import SET, choose_mirror, choose_normalisation, choose_slice_axis, choose_spacing
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.patch import Frame, PatchSearch
-from medseg.planning.topology import MIN_EDGE, SWIN_MULTIPLE, Architect, Design
+from medseg.planning.topology import MIN_EDGE, SIMILAR_SPACING, SWIN_MULTIPLE, Architect, Design
 
 
 class Line(NamedTuple):
@@ -119,9 +119,9 @@ def _explain_network(design: Design, wishes: NetworkConfig) -> str:
     if network.name == "unet":
         smallest = _by([size // d for size, d in zip(design.patch, network.divisor, strict=True)])
         return (
-            f"axes are halved together once their spacing is within a factor of 2, and not below {MIN_EDGE} voxels: "
-            f"{_by(network.divisor)} times in all, to {smallest}; features double from {wishes.features} up to "
-            f"{wishes.max_features}"
+            f"axes are halved while {MIN_EDGE} voxels remain and their spacing is within a factor of "
+            f"{SIMILAR_SPACING:g} of the finest, down to {smallest} voxels; features double from {wishes.features} "
+            f"up to {wishes.max_features}"
         )
     reason = (
         f"{network.name} always has {len(network.strides)} stages, so sizes are multiples of {max(network.divisor)}"

@@ -31,6 +31,7 @@ class TestSelection:
         dataset = read(paired)
         assert dataset.train == ("a", "b", "c")
         assert dataset.validation == ()
+        assert (dataset.layout, dataset.name) == ("images/ + labels/", paired.name)
         assert [case.id for case in dataset.labelled] == ["a", "b", "c"]
         assert [case.id for case in dataset.unlabelled] == ["d"]
 
@@ -154,6 +155,12 @@ class TestLabels:
         (paired / "dataset.json").write_text(document)
         with pytest.raises(LabelError, match=message):
             read(paired)
+
+    def test_only_a_document_may_name_the_background(self, paired: Path) -> None:
+        (paired / "dataset.json").write_text('{"labels": {"0": "Clear Label", "1": "a", "2": "b"}}')
+        assert read(paired).labels.targets == ("a", "b")
+        with pytest.raises(LabelError, match="greater than or equal to 1"):
+            read(paired, labels={"liver": 0, "tumour": 1})
 
     def test_all_masks_empty(self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter) -> None:
         write_scan(tmp_path / "images" / "a.nii.gz")

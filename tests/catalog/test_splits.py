@@ -90,3 +90,8 @@ class TestLeakage:
         (tmp_path / "other.img").write_bytes((tmp_path / "one.img").read_bytes())
         with pytest.raises(DatasetError, match="b and a"):
             check_leakage([case("a", one)], [case("b", other)])
+
+    def test_a_broken_link_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "gone.nii").symlink_to(tmp_path / "annex")
+        with pytest.raises(DatasetError, match=r"gone.nii can't be read \(No such file"):
+            check_leakage([case("a", tmp_path / "gone.nii")], [case("b", tmp_path / "gone.nii")])
