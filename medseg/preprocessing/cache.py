@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ from medseg.errors import CacheError, LabelError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
 from medseg.io.nifti_header import scan_files
-from medseg.io.scan import read_case
+from medseg.io.scan import read_case, source_files
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask
+from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, surround
 from medseg.provenance import digest_files, digest_json
-from medseg.volume import Case, Source
+from medseg.volume import Case
 
 CACHE_VERSION = 1
 """Raised with every change of code that changes an entry's content."""
@@ -111,15 +111,13 @@ class CachedCase:
         half, target = self.store.crop((x, y, z))
         # torch converts float16 four times faster than numpy 2.4, at the cost of a view
         image = torch.from_numpy(half).float().numpy()
+        before = [window.start - first for window, first in zip((x, y, z), start, strict=True)]
+        padded = surround(image, before, size, self.pad)
         if target is not None and target.shape == tuple(size):
-            return Patch(image, target)
-        inside = tuple(slice(w.start - s, w.stop - s) for w, s in zip((x, y, z), start, strict=True))
-        padded = np.empty((len(image), *size), dtype=np.float32)
-        padded[:] = self.pad[:, None, None, None]
-        padded[(slice(None), *inside)] = image
+            return Patch(padded, target)
         padded_target = np.full(tuple(size), 0 if self.labelled else IGNORE_INDEX, dtype=np.uint8)
         if target is not None:
-            padded_target[inside] = target
+            padded_target[tuple(slice(b, b + n) for b, n in zip(before, target.shape, strict=True))] = target
         return Patch(padded, padded_target)
 
     def whole(self) -> tuple[Prepared, NDArray[np.uint8]]:
@@ -237,7 +235,7 @@ def entry_key(case: Case, plan: Plan, labels: LabelMap) -> str:
         If one of its files can't be read.
     """
     try:
-        images = [digest_files(_voxel_files(source)) for source in case.images]
+        images = [digest_files(source_files(source)) for source in case.images]
         mask = digest_files(dict.fromkeys(scan_files(case.mask))) if case.mask else None
     except OSError as error:
         raise ScanError(
@@ -310,11 +308,6 @@ def _naming(case: Case) -> Iterator[None]:
         raise type(error)(error.code, f"case {case.id}: {error}") from error
     except LabelError as error:
         raise LabelError(f"case {case.id}: {error}") from error
-
-
-def _voxel_files(source: Source) -> Iterable[Path]:
-    """Return every file that a scan is read from: a NIfTI pair is named by one of its two."""
-    return dict.fromkeys(scan_files(source.files[0])) if source.kind == "nifti" else source.files
 
 
 def _checksum(array: NDArray) -> int:

@@ -12,6 +12,7 @@ its transforms instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,24 @@ def pad_values(plan: Plan) -> NDArray[np.float32]:
     nnU-Net; many MR scans are cropped, so what lies outside is unknown and the mean says least.
     """
     return np.array([_scale(rule.low, rule) if rule.kind == "clip" else 0.0 for rule in plan.normalisation], np.float32)
+
+
+def surround(
+    image: NDArray[np.float32], before: Sequence[int], shape: Sequence[int], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return an image (C, X, Y, Z) within a larger one of `shape`, filled with each channel's value (C,).
+
+    Parameters
+    ----------
+    before : voxels in front of the image along each axis.
+    """
+    if image.shape[1:] == tuple(shape):
+        return image
+    result = np.empty((len(image), *shape), dtype=np.float32)
+    result[:] = values[:, None, None, None]
+    inside = tuple(slice(start, start + size) for start, size in zip(before, image.shape[1:], strict=True))
+    result[(slice(None), *inside)] = image
+    return result
 
 
 def image_orders(source: Grid) -> tuple[Order, Order, Order]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from medseg.errors import GeometryError, ReasonCode
 from medseg.geometry import Grid
+from medseg.labels import IGNORE_INDEX
 
 Order = Literal["nearest", "linear", "cubic"]
 """nearest: the closest voxel. linear: the two around it, for logits and probabilities.
@@ -135,8 +136,10 @@ def axis_taps(axis: AxisMap, sizes: tuple[int, int], order: Order) -> Taps:
         distance = (first[:, None] + np.arange(math.ceil(2 * radius)) - positions[:, None]) / stretch
         weight = _keys(distance) if order == "cubic" else np.clip(1 - np.abs(distance), 0, None)
         weight /= weight.sum(axis=1, keepdims=True)
-    index = first[:, None].astype(np.int64) + np.arange(weight.shape[1])
-    return Taps(np.clip(index, 0, n_in - 1), weight.astype(np.float32))
+    index = np.clip(first[:, None].astype(np.int64) + np.arange(weight.shape[1]), 0, n_in - 1)
+    # a voxel of weight 0 has no say, not even a NaN's: the heaviest one stands in for it
+    heaviest = index[np.arange(n_out), weight.argmax(axis=1)]
+    return Taps(np.where(weight != 0, index, heaviest[:, None]), weight.astype(np.float32))
 
 
 def resample(
@@ -193,7 +196,8 @@ def resample_labels(labels: NDArray[np.uint8], source: Grid, target: Grid) -> ND
     moved = as_tensor(labels).permute([axis.source for axis in maps])
     if all(axis.copies for axis in taps):
         return gather(moved, [axis.chosen() for axis in taps]).numpy()
-    result, disputed = agreement(moved, taps)
+    unused = np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256) == 0)
+    result, disputed = agreement(moved, taps, int(unused[-1]) if len(unused) else IGNORE_INDEX)
     for block in disputed.split(DISPUTED_BLOCK):
         index, weight = neighbours(block, taps, moved.stride())
         result[block[:, 0], block[:, 1], block[:, 2]] = vote(_flat(moved)[index], weight)
@@ -213,12 +217,13 @@ def linear_taps(
 
 def gather(array: Tensor, chosen: Sequence[NDArray[np.int64]]) -> Tensor:
     """Return a contiguous copy of `array` (X, Y, Z) at the chosen indices of each axis."""
-    for axis, index in enumerate(chosen):
-        array = array.index_select(axis, torch.from_numpy(index).to(array.device))
-    return array.contiguous()
+    array = array.contiguous()
+    for axis in (2, 1, 0):  # single voxels first, while there are few; whole layers last
+        array = array.index_select(axis, torch.from_numpy(chosen[axis]).to(array.device))
+    return array
 
 
-def agreement(labels: Tensor, taps: Sequence[Taps]) -> tuple[Tensor, Tensor]:
+def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> tuple[Tensor, Tensor]:
     """Return labels where all neighbours agree, and the outputs where they don't.
 
     Linear interpolation is a weighted mean with weights that sum to one: if a class has the largest
@@ -229,19 +234,28 @@ def agreement(labels: Tensor, taps: Sequence[Taps]) -> tuple[Tensor, Tensor]:
     ----------
     labels : (X, Y, Z) uint8, axes already in the target's order.
     taps : two taps for each axis.
+    marker : a label value that means "disputed" in between; if it occurs, its voxels are disputed, too.
 
     Returns
     -------
-    The agreed labels (X', Y', Z'), undefined where disputed; the disputed outputs (n, 3) int64.
+    The agreed labels (X', Y', Z'), `marker` where disputed; the disputed outputs (n, 3) int64.
+
+    Notes
+    -----
+    Neighbours are compared on the source's grid, where they lie side by side, once for all outputs
+    between them.
     """
     low = high = labels
     for axis, tap in enumerate(taps):
-        # a neighbour of weight 0 has no say: the other one stands in for it
-        index = np.where(tap.weight > 0, tap.index, tap.chosen()[:, None])
-        a, b = (torch.from_numpy(index[:, side].copy()).to(labels.device) for side in (0, 1))
-        low = torch.minimum(low.index_select(axis, a), low.index_select(axis, b))
-        high = torch.maximum(high.index_select(axis, a), high.index_select(axis, b))
-    return low.contiguous(), (low != high).nonzero()
+        pairs = labels.shape[axis] - 1
+        if tap.copies or not pairs:
+            continue
+        low, high = low.clone(), high.clone()
+        for array, extreme in ((low, torch.minimum), (high, torch.maximum)):
+            array.narrow(axis, 0, pairs).copy_(extreme(array.narrow(axis, 0, pairs), array.narrow(axis, 1, pairs)))
+    cells = torch.where(low == high, low, marker)
+    agreed = gather(cells, [tap.index.min(axis=1) for tap in taps])
+    return agreed, (agreed == marker).nonzero()
 
 
 def neighbours(outputs: Tensor, taps: Sequence[Taps], strides: Sequence[int]) -> tuple[Tensor, Tensor]:

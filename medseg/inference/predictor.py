@@ -1,0 +1,140 @@
+"""One scan to one mask on its own grid: prepare, slide, restore, clean up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from medseg.config import InferenceConfig
+from medseg.inference.forward import EnsembleForward
+from medseg.inference.restore import Restored, Restorer
+from medseg.inference.window import stream_logits, tile
+from medseg.labels import LabelMap
+from medseg.networks.model import Model
+from medseg.plan import Plan
+from medseg.postprocessing.clean import apply
+from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
+from medseg.volume import Mask, Volume
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a model says about a scan.
+
+    Attributes
+    ----------
+    mask : label values on the scan's own grid.
+    confidence : mean probability of the winning output within the predicted foreground, before
+        post-processing; 1 where nothing was found.
+    timings : seconds of each stage: prepare, forward, stitch, restore, postprocess. On a GPU a stage
+        may wait for work that an earlier one has started.
+    """
+
+    mask: Mask
+    confidence: float
+    timings: dict[str, float]
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Adds up the seconds of named stages; a stage within another is not counted twice."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's time, less that of stages within it."""
+        began, inner = perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            elsewhere = sum(self.seconds.values()) - inner
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began - elsewhere
+
+
+class Predictor:
+    """A model ready to segment scans, one after the other.
+
+    Parameters
+    ----------
+    model : its networks are moved to the device and put into evaluation mode.
+    config : None: as the model was validated.
+    """
+
+    def __init__(self, model: Model, config: InferenceConfig | None = None, device: torch.device | None = None) -> None:
+        self.model, self.config = model, config or model.inference
+        self.device = device or torch.device("cpu")
+        for network in model.networks:
+            network.to(self.device).eval()
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Segment one scan.
+
+        Raises
+        ------
+        ScanError
+            If the scan's channels are not the model's, or it holds voxels that are not numbers.
+        """
+        watch = Stopwatch()
+        with watch.stage("prepare"):
+            prepared = prepare_image(volume, self.model.plan)
+        restored = self._segment(prepared, watch)
+        mask = restored.mask
+        if self.model.postprocessing:
+            with watch.stage("postprocess"):
+                cleaned = apply(mask.array, mask.grid, self.model.postprocessing, self.model.labels)
+                mask = Mask(cleaned, mask.grid)
+        return Prediction(mask, restored.confidence, dict(watch.seconds))
+
+    def _segment(self, prepared: Prepared, watch: Stopwatch) -> Restored:
+        forward = EnsembleForward(self.model.networks, self.model.plan, self.config, self.device)
+        return _segment(forward, prepared, self.model.labels, self.config, watch)
+
+
+def segment_prepared(
+    networks: Sequence[nn.Module],
+    prepared: Prepared,
+    plan: Plan,
+    labels: LabelMap,
+    config: InferenceConfig,
+    device: torch.device,
+) -> Mask:
+    """Segment a prepared scan with plain networks, as `Predictor` does before post-processing.
+
+    Parameters
+    ----------
+    networks : on `device`, in evaluation mode; their logits are averaged.
+
+    Returns
+    -------
+    The mask on the scan's own grid.
+    """
+    forward = EnsembleForward(networks, plan, config, device)
+    return _segment(forward, prepared, labels, config, Stopwatch()).mask
+
+
+def _segment(
+    forward: EnsembleForward, prepared: Prepared, labels: LabelMap, config: InferenceConfig, watch: Stopwatch
+) -> Restored:
+    plan = forward.plan
+    tiling = tile(prepared.grid.shape, plan, config.overlap)
+
+    def timed(windows: Tensor) -> Tensor:
+        with watch.stage("forward"):
+            return forward(windows)
+
+    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
+    stitched = stream_logits(
+        torch.from_numpy(image).to(forward.device), timed, tiling, outputs=labels.outputs, batch=config.window_batch
+    )
+    restorer = Restorer(prepared.grid, prepared.source_grid, labels, tiling.axis)
+    with torch.inference_mode(), watch.stage("stitch"):
+        for slab in stitched:
+            with watch.stage("restore"):
+                restorer.add(slab.start, slab.logits)
+    return restorer.finish()
