@@ -205,3 +205,34 @@ class Grid:
         shape = "x".join(map(str, self.shape))
         spacing = "x".join(f"{s:.4g}" for s in self.spacing)
         return f"{shape} voxels of {spacing} mm, {self.axcodes}"
+
+
+def reorder(array: NDArray, grid: Grid, target: Grid) -> NDArray:
+    """Return voxels in the axis order and directions of another grid of the same voxels.
+
+    Programs store one scan in different orders: DICOM runs to the left and back, most NIfTI writers to
+    the right and front.
+
+    Parameters
+    ----------
+    array : (..., X, Y, Z) on `grid`.
+    grid, target : may differ by permuted and flipped axes only.
+
+    Returns
+    -------
+    NDArray
+        A view of `array` on `target`.
+
+    Raises
+    ------
+    GeometryError
+        `GRID_MISMATCH` if the voxels lie elsewhere.
+    """
+    if grid.matches(target):
+        return array
+    found, wanted = grid.canonical(), target.canonical()
+    if not found.matches(wanted):
+        same_shape = found.shape == wanted.shape
+        distance = f", up to {np.abs(found.corners() - wanted.corners()).max():.3g} mm apart" if same_shape else ""
+        raise GeometryError(ReasonCode.GRID_MISMATCH, f"{grid.describe()} against {target.describe()}{distance}")
+    return target.to_canonical().undo(grid.to_canonical().apply(array))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medseg.errors import GeometryError, ReasonCode
-from medseg.geometry import Grid
+from medseg.errors import GeometryError
+from medseg.geometry import Grid, reorder
 from medseg.io.header import ScanHeader
 from medseg.io.nifti import inspect_nifti, read_mask, read_nifti
 from medseg.io.nifti_header import scan_files
@@ -61,6 +61,8 @@ def read_case(case: Case) -> tuple[Volume, Mask | None]:
     """Read the scans of a case as the channels of one volume, and its mask where there is one.
 
     A single source may hold several channels in one file; several sources are stacked in their order.
+    Channels and mask may be stored in another order or direction of axes than the first scan, as masks of
+    DICOM series are: they come on its grid.
 
     Raises
     ------
@@ -71,29 +73,22 @@ def read_case(case: Case) -> tuple[Volume, Mask | None]:
     """
     volumes = [read_scan(source, channels_last=len(case.images) == 1) for source in case.images]
     first = volumes[0]
+    arrays = [first.array]
     for number, volume in enumerate(volumes[1:], start=2):
-        _check_grid(case.id, f"channel {number}", volume.grid, first.grid)
+        arrays.append(_laid_on(first.grid, volume, f"case {case.id}: channel {number}"))
     flags = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.flags))
-    array = first.array if len(volumes) == 1 else _stack(volumes)
+    array = first.array if len(arrays) == 1 else np.concatenate(arrays)
     mask = None
     if case.mask is not None:
-        mask = read_mask(case.mask)
-        _check_grid(case.id, "the mask", mask.grid, first.grid)
-        mask = Mask(mask.array, first.grid)
+        mask = Mask(_laid_on(first.grid, read_mask(case.mask), f"case {case.id}: the mask"), first.grid)
     return Volume(array, first.grid, first.modality, flags), mask
 
 
-def _stack(volumes: Sequence[Volume]) -> np.ndarray:
-    return np.concatenate([volume.array for volume in volumes])
-
-
-def _check_grid(case: str, what: str, grid: Grid, expected: Grid) -> None:
-    if not grid.matches(expected):
-        distance = ""
-        if grid.shape == expected.shape:
-            distance = f", up to {np.abs(grid.corners() - expected.corners()).max():.3g} mm apart"
+def _laid_on(target: Grid, part: Volume | Mask, what: str) -> NDArray:
+    """Return the part's voxels in the target's order."""
+    try:
+        return reorder(part.array, part.grid, target)
+    except GeometryError as error:
         raise GeometryError(
-            ReasonCode.GRID_MISMATCH,
-            f"case {case}: {what} is on another grid ({grid.describe()}) than the scan ({expected.describe()})"
-            f"{distance}; both must be drawn on the same voxels",
-        )
+            error.code, f"{what} is on another grid than the scan ({error}); both must be drawn on the same voxels"
+        ) from None

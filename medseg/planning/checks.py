@@ -15,6 +15,9 @@ from medseg.errors import DatasetError
 from medseg.labels import LabelMap
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
 
+SHOWN = 5
+"""Structures that a message names before it only counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -60,21 +63,29 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 def _absent_targets(
     labels: LabelMap, learnt: Sequence[CaseFingerprint], measured: Sequence[CaseFingerprint]
 ) -> list[Finding]:
+    """Report the structures that can't be learnt, those that validation could still show apart."""
     names = {label.value: label.name for label in labels.labels}
-    findings = []
+    nowhere, held_out = [], []
     for number, target in enumerate(labels.targets):
         members = {names[value] for value in labels.members(number)}
         if any(members & set(case.volumes_ml) for case in learnt):
             continue
-        held = [case.id for case in measured if members & set(case.volumes_ml)]
-        if held:
-            advice = f"but the validation case {held[0]} does: move one that shows it to the training cases"
-        else:
-            advice = "nor does a validation mask: add a case that shows it, or take it out of the label map"
-        findings.append(
-            Finding("error", f"no training mask shows {target!r} (value {_values(labels, number)}), {advice}")
-        )
+        is_measured = any(members & set(case.volumes_ml) for case in measured)
+        value = " or ".join(map(str, labels.members(number)))
+        (held_out if is_measured else nowhere).append(f"{target} (value {value})")
+    findings = []
+    if nowhere:
+        message = f"no mask shows {_listed(nowhere)}: add a case that does, or take it out of the label map"
+        findings.append(Finding("error", message))
+    if held_out:
+        message = f"only validation masks show {_listed(held_out)}: move a case that does to the training cases"
+        findings.append(Finding("error", message))
     return findings
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _empty_masks(learnt: Sequence[CaseFingerprint], measured: Sequence[CaseFingerprint]) -> list[Finding]:
@@ -92,7 +103,3 @@ def _constant_images(cases: Sequence[CaseFingerprint]) -> list[Finding]:
         for case in cases
         for number in case.constant_channels
     ]
-
-
-def _values(labels: LabelMap, target: int) -> str:
-    return " or ".join(map(str, labels.members(target)))

@@ -20,8 +20,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from medseg.boxes import Box, label_boxes, united
-from medseg.errors import GeometryError, LabelError, ReasonCode
-from medseg.geometry import Grid
+from medseg.errors import GeometryError, LabelError
+from medseg.geometry import Grid, reorder
 from medseg.labels import LabelMap
 from medseg.volume import Mask
 
@@ -107,12 +107,14 @@ def evaluate_case(
     surface voxels that are not on both surfaces are looked up.
     """
     subject = f"case {case}" if case else "the case"
-    if not prediction.grid.matches(truth.grid):
+    try:  # the truth may be stored in another order of axes, as masks of DICOM series often are
+        truth = Mask(reorder(truth.array, truth.grid, prediction.grid), prediction.grid)
+    except GeometryError as error:
         raise GeometryError(
-            ReasonCode.GRID_MISMATCH,
+            error.code,
             f"{subject}: the prediction has {prediction.grid.describe()}, the true mask {truth.grid.describe()}, "
             "or they lie elsewhere in space; compare masks of the same scan, written on its grid",
-        )
+        ) from None
     predicted_boxes = _known_boxes(prediction, labels, f"{subject}: the prediction")
     true_boxes = _known_boxes(truth, labels, f"{subject}: the true mask")
     scores = []

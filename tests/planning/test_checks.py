@@ -33,28 +33,34 @@ def test_sound_data_give_no_finding() -> None:
 def test_structure_in_no_mask() -> None:
     findings = check_training_data(cases(a={"liver": 1.0}, v={"liver": 1.0}), LABELS, ["a"], ["v"])
     assert [finding.severity for finding in findings] == ["error"]
-    with pytest.raises(
-        DatasetError, match=r"no training mask shows 'tumour' \(value 2\), nor does a validation mask: add"
-    ):
+    with pytest.raises(DatasetError, match=r"no mask shows tumour \(value 2\): add a case that does, or take it out"):
         refuse_errors(findings)
 
 
 def test_structure_in_validation_only() -> None:
     findings = check_training_data(cases(a={"liver": 1.0}, v=BOTH), LABELS, ["a"], ["v"])
-    with pytest.raises(DatasetError, match=r"shows 'tumour' \(value 2\), but the validation case v does: move one"):
+    with pytest.raises(DatasetError, match=r"only validation masks show tumour \(value 2\): move a case"):
         refuse_errors(findings)
 
 
 def test_every_error_is_in_the_message() -> None:
-    with pytest.raises(DatasetError, match=r"'liver'.*; .*'tumour'"):
-        refuse_errors(check_training_data(cases(a={}), LABELS, ["a"]))
+    with pytest.raises(DatasetError, match=r"no mask shows liver .*; only validation masks show tumour"):
+        refuse_errors(check_training_data(cases(a={}, v={"tumour": 1.0}), LABELS, ["a"], ["v"]))
+
+
+def test_a_long_list_is_cut() -> None:
+    many = LabelMap.parse({f"l{value}": value for value in range(1, 10)})
+    (finding,) = check_training_data(cases(a={"l1": 1.0}), many, ["a"])
+    assert finding.message.startswith(
+        "no mask shows l2 (value 2), l3 (value 3), l4 (value 4), l5 (value 5), l6 (value 6) and 3 more:"
+    )
 
 
 def test_a_region_needs_one_of_its_labels() -> None:
     regions = LabelMap.parse({"whole": [1, 2], "core": 2})
     names = {label.value: label.name for label in regions.labels}
     edge_only = check_training_data(cases(a={names[1]: 1.0}), regions, ["a"])
-    assert [finding.message.split(",")[0] for finding in edge_only] == ["no training mask shows 'core' (value 2)"]
+    assert [finding.message.split(":")[0] for finding in edge_only] == ["no mask shows core (value 2)"]
     assert check_training_data(cases(a={names[2]: 1.0}), regions, ["a"]) == ()
 
 

@@ -52,7 +52,9 @@ def brute_force_hd95_nsd(prediction, truth, grid, tolerance_mm):
 
 @pytest.mark.parametrize("shift", [1, 2, 3])
 def test_shifted_cubes_follow_the_closed_form(shift):
-    result = score(cube((5, 5, 5)), cube((5 + shift, 5, 5)), tolerance_mm=0.0, grid=grid_of((20, 20, 20), (2.0, 1.0, 1.0)))
+    result = score(
+        cube((5, 5, 5)), cube((5 + shift, 5, 5)), tolerance_mm=0.0, grid=grid_of((20, 20, 20), (2.0, 1.0, 1.0))
+    )
     common = (4 - shift) * 16
     assert result.state is State.SCORED
     assert result.dice == pytest.approx(2 * common / 128)
@@ -167,7 +169,9 @@ def test_regions_are_measured_as_unions():
     labels = LabelMap.parse({"organ_with_tumour": [1, 2], "tumour": [2]})
     truth = cube((5, 5, 5))
     truth[6, 6, 6] = 2
-    whole, tumour = evaluate_case(Mask(cube((5, 5, 5)), grid_of(truth.shape)), Mask(truth, grid_of(truth.shape)), labels)
+    whole, tumour = evaluate_case(
+        Mask(cube((5, 5, 5)), grid_of(truth.shape)), Mask(truth, grid_of(truth.shape)), labels
+    )
     assert (whole.target, whole.dice, whole.state) == ("organ_with_tumour", 1.0, State.SCORED)
     assert (tumour.target, tumour.dice, tumour.state) == ("tumour", 0.0, State.MISSED)
 
@@ -196,6 +200,14 @@ def test_masks_on_different_grids_are_refused():
     with pytest.raises(GeometryError, match="case a: the prediction has 9x8x7") as caught:
         evaluate_case(Mask(array, grid_of()), Mask(array, moved), ONE, case="a")
     assert caught.value.code is ReasonCode.GRID_MISMATCH
+
+
+def test_a_truth_stored_in_another_order_is_compared_voxel_for_voxel():
+    prediction = Mask(np.random.default_rng(0).integers(0, 2, SHAPE).astype(np.uint8), grid_of())
+    affine = np.array([[0, -1, 0, 8], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])  # stored as (z, x from the right, y)
+    truth = Mask(np.flip(np.moveaxis(prediction.array, 2, 0), 1), Grid((7, 9, 8), affine))
+    (result,) = evaluate_case(prediction, truth, ONE)
+    assert (result.dice, result.hd95_mm) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("side", ["prediction", "true mask"])
