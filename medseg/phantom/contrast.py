@@ -25,13 +25,13 @@ class Contrast:
     lesion: float
 
 
-NATIVE = Contrast(42, 40, 58, 48, 34, 31, 54, 38, 20)
-ARTERIAL = Contrast(290, 110, 72, 112, 180, 85, 58, 75, 28)
-PORTAL = Contrast(160, 155, 108, 120, 175, 152, 62, 70, 36)
+NATIVE = Contrast(42, 40, 58, 48, 34, 31, 54, 38, 26)
+ARTERIAL = Contrast(290, 110, 72, 112, 180, 85, 58, 75, 38)
+PORTAL = Contrast(160, 155, 108, 120, 175, 152, 62, 70, 54)
 
 
 def random_contrast(rng: np.random.Generator) -> Contrast:
     """Draw a phase (portal venous is the usual one) and a patient's departure from it."""
-    phase = (PORTAL, ARTERIAL, NATIVE)[rng.choice(3, p=(0.6, 0.2, 0.2))]
+    phase = (PORTAL, ARTERIAL, NATIVE)[rng.choice(3, p=(0.7, 0.15, 0.15))]
     changed = {field.name: getattr(phase, field.name) * rng.uniform(0.93, 1.07) for field in fields(Contrast)}
     return Contrast(**changed)

@@ -28,7 +28,8 @@ class Sites:
 
     def take(self, radius: float) -> Position | None:
         """Return a place for a ball of `radius` mm, at least two thirds of it inside; None where there is none."""
-        candidates = self.rng.uniform(*self.organ.box, size=(4000, 3)).T.astype(np.float32)
+        low, high = self.organ.box
+        candidates = self.rng.uniform(low, high, size=(4000, 3)).T.astype(np.float32)
         free = self.organ.level(candidates) < -0.65 * radius
         for centre, size in self.taken:
             free &= np.linalg.norm(candidates - centre, axis=0) > radius + size + 5
@@ -59,7 +60,7 @@ def tumour(rng: np.random.Generator, sites: Sites, radius: float, hu: float, dif
         lobes.append(Ellipsoid((x, y, z), _radii(rng, 0.65 * radius), _turn(rng)))
     bumpy = Rough(Union(*lobes, blend=0.5 * radius), Waves.random(rng, (9, 22), 0.09 * radius))
     shape = Common(bumpy, sites.organ)
-    sign = -1 if rng.random() < 0.75 else 1
+    sign = -1 if rng.random() < 0.8 else 1
     body = hu + sign * difference
     grain = Waves.random(rng, (7, 16), 0.28 * difference)
     painted = [

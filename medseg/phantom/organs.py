@@ -80,20 +80,21 @@ def _liver(rng: np.random.Generator, shape: Shape, contrast: Contrast) -> list[S
     painted += [Structure(Common(branch, shape), contrast.vein, LIVER) for branch in _branches(rng)]
     if rng.random() < 0.5:  # fat that is spared or deposited beside the falciform ligament, as it often is
         wedge = Ellipsoid(_near(rng, (18, 62, 42)), (9, 22, 20))
-        painted.append(Structure(Common(wedge, shape), contrast.liver - contrast.lesion, LIVER))
+        painted.append(Structure(Common(wedge, shape), contrast.liver - 0.7 * contrast.lesion, LIVER))
     sites = Sites(rng, shape)
     for _ in range(rng.integers(1, 4)):
-        painted += tumour(rng, sites, rng.uniform(10, 21), contrast.liver, _difference(rng, contrast))
+        painted += tumour(rng, sites, rng.uniform(12, 23), contrast.liver, _difference(rng, contrast))
     for _ in range(rng.integers(0, 3)):
         painted += cyst(rng, sites, rng.uniform(5, 13), LIVER)
     return painted
 
 
 def _branches(rng: np.random.Generator) -> list[Shape]:
-    portal = (30, 6, 16)
-    ends = ((80, -18, 22), (76, 34, 18), (4, 44, 40), (102, 8, -14))
-    veins = [Tube([(24, -14, 74), _near(rng, end)], 4.2) for end in ((84, -22, 46), (62, 40, 44), (14, 34, 54))]
-    return [Tube([portal, _near(rng, end)], 4.6) for end in ends] + veins  # type: ignore[return-value]
+    gate, cava = (30.0, 6.0, 16.0), (24.0, -14.0, 74.0)
+    portal = ((80, -18, 22), (76, 34, 18), (4, 44, 40), (102, 8, -14))
+    hepatic = ((84, -22, 46), (62, 40, 44), (14, 34, 54))
+    branches: list[Shape] = [Tube([gate, _near(rng, end)], 4.6) for end in portal]
+    return branches + [Tube([cava, _near(rng, end)], 4.2) for end in hepatic]
 
 
 def _spleen(rng: np.random.Generator, shape: Shape, contrast: Contrast) -> list[Structure]:
@@ -114,7 +115,7 @@ def _kidneys(rng: np.random.Generator, shapes: dict[int, Shape], contrast: Contr
         ]
         sites = Sites(rng, Without(shape, Grown(sinus, 1)))
         if side == diseased:
-            painted += tumour(rng, sites, rng.uniform(10, 14), contrast.medulla, 1.4 * _difference(rng, contrast))
+            painted += tumour(rng, sites, rng.uniform(11, 15), contrast.medulla, 1.4 * _difference(rng, contrast))
         if rng.random() < 0.4:
             painted += cyst(rng, sites, rng.uniform(5, 9), KIDNEY)
     return painted

@@ -69,5 +69,5 @@ def draw_scan(protocol: Protocol, seed: tuple[int, ...]) -> Phantom:
     """Draw a patient and scan them once; noise and sharpness differ from scan to scan."""
     rng = np.random.default_rng((*seed, 1))
     grid = protocol.draw(rng)
-    scanner = Scanner(blur_mm=rng.uniform(1.0, 1.8), noise_hu=rng.uniform(7, 13), grain_mm=rng.uniform(1.5, 2.2))
+    scanner = Scanner(blur_mm=rng.uniform(1.0, 1.8), noise_hu=rng.uniform(6, 11), grain_mm=rng.uniform(1.5, 2.2))
     return acquire(draw_body((*seed, 2)), grid, scanner, (*seed, 3))

@@ -43,6 +43,23 @@ class Spine:
         return np.asarray(np.maximum(side, along - (VERTEBRA_MM - DISC_MM) / 2) + self.inset, dtype=np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Processes:
+    """A column that only the middle half of each vertebra has."""
+
+    column: Shape
+
+    @property
+    def box(self) -> NDArray[np.float64]:
+        """The column's box."""
+        return self.column.box
+
+    def level(self, points: Array) -> Array:
+        """Return the column's level, cut between the vertebrae."""
+        along = np.abs((points[2] % VERTEBRA_MM) - VERTEBRA_MM / 2)
+        return np.asarray(np.maximum(self.column.level(points), along - VERTEBRA_MM / 4), dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Ribs:
     """Ribs in the wall, falling towards the front; the arch of cartilage ends them below."""
@@ -130,13 +147,12 @@ def _bones() -> tuple[Structure, ...]:
     x, y = SPINE_AXIS
     arch = Without(Ellipsoid((x, y - 24, 0), (19, 15, INF)), Spine())
     spinous = Ellipsoid((x, y - 44, 0), (4, 18, INF))
-    process = Union(*(Ellipsoid((side * 30, y - 17, 0), (17, 5, INF), (0, 0, -side * 12)) for side in (-1, 1)))
-    gaps = Common(Union(spinous, process), Grown(Spine(), 90))
+    transverse = [Ellipsoid((side * 30, y - 17, 0), (17, 5, INF), (0, 0, -side * 12)) for side in (-1, 1)]
     return (
         Structure(Ellipsoid((x, y, 0), (21, 15, INF)), 85),  # the discs
         Structure(Spine(), 480),
         Structure(Spine(inset=3), 190),
-        Structure(_each_vertebra(gaps), 380),
+        Structure(Processes(Union(spinous, *transverse)), 380),
         Structure(arch, 420),
         Structure(Ellipsoid((x, y - 23, 0), (10, 8, INF)), 28),  # the canal
         Structure(Ribs(), 430),
@@ -144,41 +160,24 @@ def _bones() -> tuple[Structure, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Repeated:
-    """A column present in the upper two thirds of each vertebra only."""
-
-    shape: Shape
-    box: NDArray[np.float64]
-
-    def level(self, points: Array) -> Array:
-        """Return the column's level, cut between the vertebrae."""
-        along = np.abs((points[2] % VERTEBRA_MM) - VERTEBRA_MM / 2)
-        return np.asarray(np.maximum(self.shape.level(points), along - VERTEBRA_MM / 4), dtype=np.float32)
-
-
-def _each_vertebra(shape: Shape) -> Shape:
-    return _Repeated(shape, shape.box)
-
-
 def _stomach(outer: Shape, contrast: Contrast) -> tuple[Structure, ...]:
     inner = Grown(outer, -5)
     antrum = Tube([(-35, 45, 15), (0, 48, -2), (24, 30, -8)], 12)
     return (
         Structure(Union(outer, antrum, blend=8), contrast.gut),
-        Structure(inner, FLUID_HU + 8, 0),
+        Structure(inner, FLUID_HU + 8),
         Structure(Common(inner, Above(44, axis=1)), GAS_HU),
     )
 
 
 def _bowel(rng: np.random.Generator, contrast: Contrast) -> tuple[Structure, ...]:
     stool = Waves.random(rng, (8, 25), 45)
-    colon = [
+    colon: list[tuple[Shape, float, Waves | None]] = [
         (Tube([(108, 6, -150), (112, 0, -80), (104, 8, -48)], 20), 20.0, stool),
         (Tube([(104, 30, -50), (45, 66, -72), (-40, 68, -62), (-106, 20, -8)], 17), GAS_HU, None),
         (Tube([(-110, -4, -150), (-116, -14, -60), (-108, 4, -8)], 15), 10.0, stool),
     ]
-    loops = [
+    loops: list[tuple[Shape, float, Waves | None]] = [
         (Ellipsoid(tuple(centre), tuple(radii), tuple(turn)), filling, None)
         for centre, radii, turn, filling in zip(
             rng.uniform((-84, -18, -150), (84, 70, -38), size=(38, 3)),
