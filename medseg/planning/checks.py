@@ -65,7 +65,8 @@ def _absent_targets(
 ) -> list[Finding]:
     """Report the structures that can't be learnt, those that validation could still show apart."""
     names = {label.value: label.name for label in labels.labels}
-    nowhere, held_out = [], []
+    nowhere: list[str] = []
+    held_out: list[str] = []
     for number, target in enumerate(labels.targets):
         members = {names[value] for value in labels.members(number)}
         if any(members & set(case.volumes_ml) for case in learnt):
