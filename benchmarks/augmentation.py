@@ -31,10 +31,10 @@ CHANGES = {
     "elastic": {"elastic_p": 1.0},
     "mirror": {"mirror_p": 1.0},
     "noise": {"noise_p": 1.0},
-    "blur, every channel": {"blur_p": 1.0},
+    "blur (half the channels)": {"blur_p": 1.0},
     "brightness": {"brightness_p": 1.0},
     "contrast": {"contrast_p": 1.0},
-    "low resolution, every channel": {"low_resolution_p": 1.0},
+    "low resolution (half)": {"low_resolution_p": 1.0},
     "gamma": {"gamma_p": 1.0},
     "gamma inverted": {"gamma_inverted_p": 1.0},
 }

@@ -46,8 +46,8 @@ class BatchStream:
     ----------
     cases : labelled cases; each is drawn equally often, in a new random order each time round.
     augmentation : None leaves patches as they are.
-    seed, rank, world : the run's seed, this process's number and the number of processes; processes see different
-        patches.
+    seed, rank, world : the run's seed, this process's number and the number of processes; each process gets
+        ``plan.batch`` patches of its own.
 
     Raises
     ------
@@ -96,8 +96,9 @@ class BatchStream:
         if threads == 0:
             yield from map(self.batch, range(start, stop))
             return
-        torch.get_num_threads()  # torch fixes this thread's own count on first use, before the loaders lower theirs
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="medseg-loader")
+        # torch copies a new thread's number of threads from whichever thread set its own last
+        count = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, "medseg-loader", initializer=torch.set_num_threads, initargs=(count,))
         waiting: deque[Future[Batch]] = deque()
         try:
             for step in range(start, stop):
@@ -171,7 +172,8 @@ def _one_thread() -> Iterator[None]:
     """Let torch compute on this thread alone.
 
     Preparing threads would otherwise each start a team of their own beside the training step, and sums would depend
-    on the number of threads. The setting belongs to the calling thread; it is put back for threads started later.
+    on the number of threads. The setting belongs to the calling thread; threads started later inherit it, so it is
+    put back.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ ELONGATED = 1.5
 """Ratio of a plane patch's edges (mm) above which large angles would turn most of it out of the scan (nnU-Net's)."""
 
 NODE_DISTANCE = 4.0
-"""Distance of the elastic control points, in standard deviations of their shifts, and at least in voxels."""
+"""Least distance of the elastic control points: this many standard deviations of their shifts, and voxels."""
 
 NO_FOLD = 0.4
 """Largest control-point shift, in control-point distances, for which a cubic B-spline in 3D stays one-to-one.
@@ -61,7 +61,10 @@ class PatchSource(Protocol):
         """Voxel positions (n, 3) of each class index that is present."""
 
     def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return image (C, *size) and class indices (*size) from voxel `start` on, padded outside the scan."""
+        """Return image (C, *size) and class indices (*size) from voxel `start` on, padded outside the scan.
+
+        The arrays are the caller's own to change.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,10 @@ class SpatialDrawer:
 
     def _draw_shifts(self, rng: np.random.Generator) -> NDArray[np.float32]:
         std = self.config.elastic_mm / np.array([self.spacing[axis] for axis in self.axes])
-        distance = np.maximum(NODE_DISTANCE * std, NODE_DISTANCE)
-        nodes = [math.ceil(self.patch[axis] / step) + 3 for axis, step in zip(self.axes, distance, strict=True)]
+        extent = np.array([self.patch[axis] - 1 for axis in self.axes])
+        intervals = np.maximum(extent // np.maximum(NODE_DISTANCE * std, NODE_DISTANCE), 1).astype(int)
+        nodes = intervals + 3  # a cubic B-spline needs one control point beyond either end
+        distance = extent / intervals
         shifts = rng.standard_normal((len(nodes), *nodes), dtype=np.float32)
         column = (slice(None), *[None] * len(nodes))
         limit = NO_FOLD * distance[column]

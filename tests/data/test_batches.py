@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -72,7 +73,8 @@ def test_the_number_of_threads_changes_nothing(stream_of, threads):
     torch.set_num_threads(2)
     try:
         batches = list(stream_of(loader_threads=threads).prefetch(2, 12))
-        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert [torch.get_num_threads(), later.submit(torch.get_num_threads).result()] == [2, 2]
     finally:
         torch.set_num_threads(before)
     reference = stream_of()

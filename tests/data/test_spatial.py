@@ -206,7 +206,9 @@ def test_deformations_do_not_fold(plan_of, array_case):
     case = array_case(ramp, np.zeros(shape, np.uint8))
     drawer = SpatialDrawer(AugmentationConfig(elastic_p=1, elastic_mm=3, rotation_p=0, scaling_p=0, mirror_p=0), plan)
     change = drawer.draw(np.random.default_rng(5))
-    assert np.abs(change.shifts).max() <= NO_FOLD * 12 + 1e-5
+    assert (
+        np.abs(change.shifts).max() <= NO_FOLD * 13 + 1e-5
+    )  # 39 voxels between the first and the last, in 3 intervals of at least 4 x 3
     places, _ = read_patch(case, (20, 20, 20), plan.patch, change)
     moved = np.abs(places.numpy() - ramp[:, 20:60, 20:60, 20:60])
     assert moved.max() > 1
