@@ -1,8 +1,6 @@
 """Every architecture answers by one contract, and says clearly what it can't do."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -92,10 +90,5 @@ def test_a_patch_that_does_not_fit(make_plan, name, patch, message):
 def test_what_an_architecture_has_not(make_plan):
     with pytest.raises(PlanError, match="vnet takes 1, 2, 4, 8 or 16 image channels, not 3"):
         build_network(plan_of(make_plan, "vnet", 2, channels=3), 2)
-    with pytest.raises(PlanError, match="segresnet has no dropout .* must be 0, not 0.2"):
+    with pytest.raises(PlanError, match=r"segresnet has no dropout .* must be 0, not 0\.2"):
         build_network(plan_of(make_plan, "segresnet", 2, dropout=0.2), 2)
-
-
-def test_a_unet_does_not_load_monai():
-    code = "import sys, medseg.networks.model, medseg.losses.segmentation; sys.exit('monai' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
