@@ -24,12 +24,12 @@ def occupied_box(array: NDArray) -> Box | None:
     >>> occupied_box(array)
     (slice(2, 3, None), slice(1, 4, None), slice(5, 6, None))
     """
-    seen_along_x = array.max(axis=0)
-    filled = (array.max(axis=(1, 2)), seen_along_x.max(axis=1), seen_along_x.max(axis=0))
-    if not filled[0].any():
+    shadow = array.max(axis=0)
+    y, z = np.flatnonzero(shadow.max(axis=1)), np.flatnonzero(shadow.max(axis=0))
+    if not len(y):
         return None
-    x, y, z = (np.flatnonzero(axis) for axis in filled)
-    return _slice(x), _slice(y), _slice(z)
+    across, along = _slice(y), _slice(z)
+    return _slice(np.flatnonzero(array[:, across, along].max(axis=(1, 2)))), across, along
 
 
 def label_boxes(array: NDArray) -> dict[int, Box]:

@@ -102,9 +102,8 @@ def evaluate_case(
 
     Notes
     -----
-    192^3 voxels, three classes of 14 % in all: see ``benchmarks``; MONAI's kernels need about 0.5 s
-    for each metric. Work is done in the structure's bounding box, which changes no number, and only
-    surface voxels that are not on both surfaces are looked up.
+    192^3 voxels, three classes of 14 % in all, outlines 3 mm apart: 0.15 s on one core; MONAI 1.6 takes
+    0.5 s for each metric. Work is done in the structures' bounding boxes, which changes no number.
     """
     subject = f"case {case}" if case else "the case"
     try:  # the truth may be stored in another order of axes, as masks of DICOM series often are

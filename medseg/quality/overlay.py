@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> Non
         If the file can't be written.
     """
     scene = _scene(volume, mask)
-    panels = _draw_planes(scene, labels)
+    panels = _beside(_draw_planes(scene, labels))
     volumes = {label.value: scene.found.counts.get(label.value, 0) * scene.grid.voxel_ml for label in labels.labels}
     legend = _legend(
         [(label, f"{label.name}  {_ml(volumes[label.value])}") for label in labels.labels if volumes[label.value]],
@@ -73,7 +74,7 @@ def montage_png(cases: Sequence[Shown], labels: LabelMap, path: Path) -> None:
     """Draw several scans below each other, each with its name, and one legend."""
     rows = []
     for case in cases:
-        panels = _draw_planes(_scene(case.volume, case.mask), labels)
+        panels = _beside(_draw_planes(_scene(case.volume, case.mask), labels))
         ImageDraw.Draw(panels).text((8, panels.height - 26), case.name, TEXT, _font(16), stroke_width=1, stroke_fill=0)
         rows.append(panels)
     legend = _legend([(label, label.name) for label in labels.labels], [], max(row.width for row in rows))
@@ -103,8 +104,8 @@ def _scene(volume: Volume, mask: Mask) -> _Scene:
     return _Scene(image, values, grid, display_window(volume, image), survey(values))
 
 
-def _draw_planes(scene: _Scene, labels: LabelMap) -> Image.Image:
-    """Return the planes side by side, all at one scale, so that sizes can be compared."""
+def _draw_planes(scene: _Scene, labels: LabelMap) -> list[Image.Image]:
+    """Return a picture of each plane, all at one scale, so that sizes can be compared."""
     planes = planes_of(scene.grid)
     sizes = [plane.size_mm(scene.grid) for plane in planes]
     gaps = GAP * (len(planes) - 1)
@@ -117,7 +118,13 @@ def _draw_planes(scene: _Scene, labels: LabelMap) -> Image.Image:
         panel = _paint(grey, plane.picture_of(scene.values, index), labels, size)
         panels.append(_annotate(panel, plane))
     _draw_scale_bar(panels[0], scale)
-    row = Image.new("RGB", (sum(p.width for p in panels) + gaps, max(p.height for p in panels)), BACKGROUND)
+    return panels
+
+
+def _beside(panels: Sequence[Image.Image]) -> Image.Image:
+    """Return the pictures in a row, centred on one line."""
+    width = sum(panel.width for panel in panels) + GAP * (len(panels) - 1)
+    row = Image.new("RGB", (width, max(panel.height for panel in panels)), BACKGROUND)
     left = 0
     for panel in panels:
         row.paste(panel, (left, (row.height - panel.height) // 2))
@@ -199,12 +206,12 @@ def _legend(entries: Sequence[tuple[Label, str]], absent: Sequence[str], width: 
 
 def _fitted(start: str, names: Sequence[str], width: int) -> str:
     """Return the names in one line, as many as fit."""
-    for count in range(len(names), 0, -1):
-        rest = f" and {len(names) - count} more" if count < len(names) else ""
-        text = start + ", ".join(names[:count]) + rest
-        if _font(16).getlength(text) <= width:
-            return text
-    return f"{start}{len(names)} labels"
+    font = _font(16)
+    room = width - font.getlength(f"{start} and {len(names)} more")
+    ends = np.cumsum([font.getlength(f"{name}, ") for name in names])
+    shown = max(1, int(np.count_nonzero(ends <= room)))
+    rest = f" and {len(names) - shown} more" if shown < len(names) else ""
+    return start + ", ".join(names[:shown]) + rest
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
@@ -228,5 +235,6 @@ def _ml(volume: float) -> str:
     return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.1f} ml" if volume >= 10 else f"{volume:.2g} ml"
 
 
+@lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

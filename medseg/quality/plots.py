@@ -61,7 +61,7 @@ def plot_scores(scores: Sequence[StructureScore], path: Path, metric: Metric = "
 
 def _dress(axes: Axes, targets: Sequence[str], metric: Metric, title: str) -> None:
     axes.set_yticks(range(len(targets)), targets, parse_math=False)
-    axes.set_ylim(len(targets) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(targets)) - 0.5, -0.5)
     axes.set_xlabel(AXIS_TITLES[metric])
     if metric in SHARES:
         axes.set_xlim(-0.02, 1.02)

@@ -122,4 +122,6 @@ def _count(values: NDArray) -> dict[int, int]:
 
 def _fullest(labels: NDArray[np.intp], positions: NDArray[np.intp], size: int) -> int:
     areas = np.bincount(labels * size + positions, minlength=(labels.max() + 1) * size).reshape(-1, size)
-    return int((areas / areas.max(axis=1, keepdims=True)).sum(axis=0).argmax())
+    shown = (areas / areas.max(axis=1, keepdims=True)).sum(axis=0)
+    best = np.flatnonzero(shown >= shown.max() - 1e-9)
+    return int(best[len(best) // 2])

@@ -104,7 +104,9 @@ def test_holes_of_a_single_slice_are_those_of_the_slice():
 
 
 def test_a_tumour_inside_an_organ_survives_and_its_own_hole_is_the_tumours():
-    mask = box((9, 9, 9), (np.s_[1:8, 1:8, 1:8], 1), (np.s_[3:6, 3:6, 3:6], 2), (np.s_[4, 4, 4], 0), (np.s_[2, 2, 2], 0))
+    mask = box(
+        (9, 9, 9), (np.s_[1:8, 1:8, 1:8], 1), (np.s_[3:6, 3:6, 3:6], 2), (np.s_[4, 4, 4], 0), (np.s_[2, 2, 2], 0)
+    )
     result = cleaned(mask, organ={"fill_holes": True}, tumour={"fill_holes": True})
     assert result[4, 4, 4] == 2
     assert result[2, 2, 2] == 1
@@ -122,7 +124,9 @@ def test_a_removed_false_tumour_becomes_the_organ_around_it():
 
 def test_a_region_is_judged_as_a_whole():
     """A tumour that cuts the kidney in two leaves one region, but two components of the label."""
-    mask = box((9, 5, 5), (np.s_[0:4, 1:4, 1:4], 1), (np.s_[4:5, 1:4, 1:4], 2), (np.s_[5:7, 1:4, 1:4], 1), (np.s_[8, 0, 0], 1))
+    mask = box(
+        (9, 5, 5), (np.s_[0:4, 1:4, 1:4], 1), (np.s_[4:5, 1:4, 1:4], 2), (np.s_[5:7, 1:4, 1:4], 1), (np.s_[8, 0, 0], 1)
+    )
     result = cleaned(mask, REGIONS, organ_with_tumour={"keep_largest": True})
     assert result[8, 0, 0] == 0
     np.testing.assert_array_equal(result[:8], mask[:8])
@@ -142,5 +146,5 @@ def test_uint16_masks_are_cleaned():
 
 
 def test_a_rule_for_an_unknown_structure_is_refused():
-    with pytest.raises(LabelError, match="'liver'.*organ"):
+    with pytest.raises(LabelError, match=r"'liver'.*organ"):
         cleaned(np.zeros((2, 2, 2), dtype=np.uint8), liver={"keep_largest": True})

@@ -32,7 +32,12 @@ def test_a_missed_organ_lowers_the_means_and_an_absent_one_does_not():
 
 
 def test_every_target_weighs_the_same():
-    rows = [row("a", "organ", 1.0), row("b", "organ", 1.0), row("c", "organ", 1.0), row("a", "tumour", 0.0, State.MISSED)]
+    rows = [
+        row("a", "organ", 1.0),
+        row("b", "organ", 1.0),
+        row("c", "organ", 1.0),
+        row("a", "tumour", 0.0, State.MISSED),
+    ]
     assert mean_over_targets(summarise(rows), "dice") == pytest.approx(0.5)
 
 

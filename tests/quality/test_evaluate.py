@@ -1,0 +1,183 @@
+import csv
+import io
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from medseg.errors import DatasetError
+from medseg.geometry import Grid
+from medseg.labels import LabelMap
+from medseg.quality.evaluate import Pair, evaluate_folder, evaluate_pairs, find_masks
+from medseg.quality.metrics import State, image_diagonal_mm
+from medseg.quality.tables import score_table, write_scores, write_summary
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+LABELS = LabelMap.parse({"organ": 1, "tumour": 2})
+
+
+def write(path, array, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def organ(shift=0, tumour=False):
+    array = np.zeros((12, 10, 8), dtype=np.uint8)
+    array[2 + shift : 6 + shift, 2:6, 2:6] = 1
+    if tumour:
+        array[3, 3, 3] = 2
+    return array
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two cases, the second without a tumour; predictions one voxel off."""
+    for case, tumour in (("a", True), ("b", False)):
+        write(tmp_path / "truths" / f"{case}.nii.gz", organ(tumour=tumour))
+        write(tmp_path / "predictions" / f"{case}.nii.gz", organ(shift=1, tumour=tumour))
+    return tmp_path / "predictions", tmp_path / "truths"
+
+
+def states(evaluation):
+    return {(score.case, score.target): score.state for score in evaluation.scores}
+
+
+def test_every_case_and_target_has_a_score(folders):
+    evaluation = evaluate_folder(*folders, LABELS, tolerance_mm=1.0)
+    assert [(s.case, s.target) for s in evaluation.scores] == [
+        ("a", "organ"), ("a", "tumour"), ("b", "organ"), ("b", "tumour"),
+    ]  # fmt: skip
+    assert evaluation.problems == evaluation.unmatched == ()
+    assert evaluation.scores[2].dice == pytest.approx(0.75)
+    assert evaluation.mean_dice == pytest.approx((0.75 * 2 + 1) / 3, abs=0.15)
+    assert evaluation.scores[3].state is State.BOTH_EMPTY
+
+
+def test_the_folder_that_segment_writes_is_understood(folders, tmp_path):
+    for case in "ab":
+        write(tmp_path / "out" / "cases" / case / "mask.nii.gz", organ())
+    assert evaluate_folder(tmp_path / "out", folders[1], LABELS).cases == ("a", "b")
+
+
+def test_a_dataset_folder_stands_for_its_labels(folders, tmp_path):
+    write(tmp_path / "dataset" / "labels" / "a.nii.gz", organ())
+    write(tmp_path / "dataset" / "images" / "a.nii.gz", organ())
+    assert find_masks(tmp_path / "dataset") == {"a": tmp_path / "dataset" / "labels" / "a.nii.gz"}
+
+
+def test_a_missing_prediction_counts_as_missed_and_is_told(folders):
+    complete = evaluate_folder(*folders, LABELS)
+    (folders[0] / "b.nii.gz").unlink()
+    evaluation = evaluate_folder(*folders, LABELS)
+    assert states(evaluation)["b", "organ"] is State.MISSED
+    assert states(evaluation)["b", "tumour"] is State.BOTH_EMPTY
+    assert evaluation.problems == (("b", "there is no prediction: its structures count as missed"),)
+    assert evaluation.mean_dice < complete.mean_dice
+    missed = next(s for s in evaluation.scores if s.case == "b" and s.target == "organ")
+    assert missed.hd95_mm == image_diagonal_mm(Grid((12, 10, 8), AFFINE))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        pytest.param(lambda p: p.write_bytes(p.read_bytes()[:60]), "a.nii.gz", id="truncated"),
+        pytest.param(
+            lambda p: write(p, organ(), np.diag([1.0, 1.0, 3.0, 1.0])), "compare masks of the same", id="grid"
+        ),
+        pytest.param(lambda p: write(p, organ() * 9), r"holds values \[9\]", id="unknown value"),
+    ],
+)
+def test_an_unusable_prediction_costs_only_its_case(folders, spoil, told):
+    spoil(folders[0] / "a.nii.gz")
+    evaluation = evaluate_folder(*folders, LABELS)
+    assert states(evaluation)["a", "organ"] is State.MISSED
+    assert states(evaluation)["b", "organ"] is State.SCORED
+    ((case, message),) = evaluation.problems
+    assert case == "a"
+    assert re.search(told, message)
+
+
+def test_an_unreadable_true_mask_is_told_and_not_scored(folders):
+    (folders[1] / "a.nii.gz").write_bytes(b"nothing")
+    evaluation = evaluate_folder(*folders, LABELS)
+    assert evaluation.cases == ("b",)
+    assert evaluation.problems[0][0] == "a"
+    assert "not scored" in evaluation.problems[0][1]
+
+
+def test_predictions_without_truth_are_named(folders):
+    write(folders[0] / "z.nii.gz", organ())
+    evaluation = evaluate_folder(*folders, LABELS)
+    assert evaluation.unmatched == ("z",)
+    assert evaluation.cases == ("a", "b")
+
+
+def test_labels_are_found_when_none_are_given(folders):
+    assert evaluate_folder(*folders).labels.targets == ("label_1", "label_2")
+
+
+def test_a_list_of_pairs_needs_no_equal_names(folders):
+    predictions, truths = folders
+    pairs = [Pair("x", predictions / "a.nii.gz", truths / "b.nii.gz"), Pair("y", None, truths / "a.nii.gz")]
+    evaluation = evaluate_pairs(pairs, LABELS)
+    assert evaluation.cases == ("x", "y")
+    assert states(evaluation)["x", "tumour"] is State.SPURIOUS
+
+
+@pytest.mark.parametrize("fault", ["no folder", "no masks", "no match", "twice"])
+def test_folders_that_do_not_fit_are_refused(folders, tmp_path, fault):
+    predictions, truths = folders
+    if fault == "no folder":
+        predictions = tmp_path / "absent"
+    elif fault == "no masks":
+        predictions = tmp_path / "empty"
+        predictions.mkdir()
+    elif fault == "no match":
+        for path in predictions.iterdir():
+            path.rename(path.with_name(f"prediction_{path.name}"))
+    else:
+        write(predictions / "a.nii", organ())
+    expected = {"no folder": "is not a folder", "no masks": "holds no mask", "twice": "two masks of case a"}
+    with pytest.raises(DatasetError, match=expected.get(fault, "prediction_a, prediction_b against a, b")):
+        evaluate_folder(predictions, truths, LABELS)
+
+
+def test_scores_are_written_as_a_table_without_formulas(folders, tmp_path):
+    pairs = [Pair("=cmd|x", folders[0] / "b.nii.gz", folders[1] / "b.nii.gz")]
+    write_scores(evaluate_pairs(pairs, LABELS).scores, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["case"] for row in rows] == ["'=cmd|x"] * 2
+    assert float(rows[0]["dice"]) == pytest.approx(0.75)
+    assert rows[1]["state"] == "both_empty"
+    assert rows[1]["dice"] == rows[1]["hd95_mm"] == ""
+
+
+def test_summary_holds_means_states_and_problems(folders, tmp_path):
+    (folders[0] / "b.nii.gz").unlink()
+    evaluation = evaluate_folder(*folders, LABELS)
+    write_summary(evaluation, tmp_path / "summary.json")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["mean_dice"] == pytest.approx(evaluation.mean_dice)
+    assert summary["targets"][0]["states"] == {"scored": 1, "missed": 1, "spurious": 0, "both_empty": 0}
+    assert summary["problems"][0]["case"] == "b"
+
+
+def test_the_table_fits_a_screen_and_shows_what_was_missed(folders):
+    (folders[0] / "b.nii.gz").unlink()
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(evaluate_folder(*folders, LABELS)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("organ", "tumour", "Dice", "missed", "both", "mean"):
+        assert word in text
+    assert "spurious" not in text.replace("missed and spurious", "")
+
+
+def test_a_name_in_brackets_is_shown_and_not_taken_as_a_style(folders):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(evaluate_folder(*folders, LabelMap.parse({"[red]organ": 1, "tumour": 2}))))
+    assert "[red]organ" in console.export_text()
