@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from medseg.cli.screen import console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from medseg.catalog.index import Catalog
+    from medseg.catalog.index import Catalog, CatalogEntry
 
 NOTHING_USABLE = 3
 
@@ -37,28 +38,33 @@ def index(
     catalog = index_scans(scans, key=key)
     if output:
         write_catalog(catalog, output)
-    console().print(catalog_table(catalog))
+    show_catalog(catalog)
     if not catalog.cases():
         raise typer.Exit(NOTHING_USABLE)
 
 
-def catalog_table(catalog: Catalog) -> Table:
-    """Return scans and refusals a row each, and what is no scan counted by reason."""
-    from rich.table import Table
-
-    table = Table(title=f"{len(catalog.cases())} scans")
-    for column in ("case", "status", "shape", "spacing mm", "axes", "modality", "remarks"):
-        table.add_column(column)
-    for entry in [*catalog.with_status("accepted"), *catalog.with_status("refused")]:
-        shape = "x".join(map(str, entry.shape)) if entry.shape else ""
-        spacing = "x".join(f"{size:.3g}" for size in entry.spacing) if entry.spacing else ""
-        remarks = entry.message or " ".join(map(str, entry.flags))
-        table.add_row(
-            entry.case_id or str(entry.path), entry.status, shape, spacing, entry.axcodes, entry.modality, remarks
-        )
+def show_catalog(catalog: Catalog) -> None:
+    """Print the scans as a table, each refusal as a sentence, and what is no scan counted by reason."""
+    screen = console()
+    screen.print(scan_table(catalog.with_status("accepted")))
+    for entry in catalog.with_status("refused"):
+        screen.print(f"refused {entry.path} ({entry.reason}): {entry.message}", style="yellow")
     left_out: Counter[str] = Counter()
     for entry in catalog.with_status("skipped"):
         left_out[str(entry.reason)] += len(entry.files)
-    if left_out:
-        table.caption = "left out: " + ", ".join(f"{count} files {reason}" for reason, count in left_out.items())
+    for reason, count in left_out.most_common():
+        screen.print(f"left out: {count} files, {reason}")
+
+
+def scan_table(scans: Sequence[CatalogEntry]) -> Table:
+    """Return a row for each scan."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(scans)} scans")
+    for column in ("case", "shape", "spacing mm", "axes", "modality", "remarks"):
+        table.add_column(column)
+    for scan in scans:
+        shape = "x".join(map(str, scan.shape or ()))
+        spacing = "x".join(f"{size:.3g}" for size in scan.spacing or ())
+        table.add_row(scan.case_id, shape, spacing, scan.axcodes, scan.modality, " ".join(map(str, scan.flags)))
     return table
