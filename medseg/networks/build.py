@@ -34,6 +34,7 @@ def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
         If the patch does not fit the architecture.
     """
     if plan.network.name == "unet":
+        _check_bottom(plan)
         return UNet(len(plan.channels), outputs, plan.network, network_axes(plan))
     from medseg.networks.monai_networks import build_monai_network  # late: importing monai takes seconds
 
@@ -51,3 +52,12 @@ def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
     if not isinstance(network, SegmentationNetwork):
         raise PlanError(f"a {type(network).__name__} has no encoder to freeze; train it without freeze_encoder")
     yield from network.encoder_parameters()
+
+
+def _check_bottom(plan: Plan) -> None:
+    """Refuse a patch of which one voxel is left at the bottom: instance norm makes every one of them equal."""
+    if plan.patch == plan.network.divisor:
+        size = "x".join(map(str, plan.patch))
+        raise PlanError(
+            f"the patch {size} is one voxel at the coarsest stage; double plan.patch or remove the network's last stage"
+        )

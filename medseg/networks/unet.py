@@ -44,8 +44,9 @@ class ConvShape:
 class InstanceNorm(nn.Module):
     """Each feature map of each patch to mean 0 and variance 1, then scaled and shifted.
 
-    A group norm with one group a channel is the same function; its kernels read bf16 and
-    channels-last maps as they are, where `torch.nn.functional.instance_norm` copies them.
+    On the CPU it runs as a group norm with one group a channel, the same function by a kernel that
+    takes bf16 maps as they are. On CUDA it stays torch's instance norm: autocast sends a group norm
+    to float32, which would double the memory of every map.
     """
 
     def __init__(self, features: int) -> None:
@@ -55,6 +56,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the normalised maps, same shape and dtype."""
+        if maps.is_cuda:
+            return functional.instance_norm(maps, weight=self.weight, bias=self.bias, eps=NORM_EPS)
         return functional.group_norm(maps, len(self.weight), self.weight, self.bias, NORM_EPS)
 
 
@@ -131,6 +134,11 @@ class UNet(SegmentationNetwork):
     Image sizes must be multiples of the strides' product along each axis. With
     ``topology.residual`` an encoder stage has residual blocks of two convolutions each in place of
     the plain ones, after one plain convolution on the image.
+
+    With nnU-Net's weights the logits are nnU-Net's within 6e-6 of their spread (plain and residual,
+    2D and 3D). On a CPU with bf16 95 % of a step are convolutions that run at 80 % of the
+    processor's peak, so only fewer multiplications make it faster; channels-last maps make the
+    norm's backward pass ten times slower (``benchmarks/network_step.py``).
     """
 
     def __init__(self, channels: int, outputs: int, topology: NetworkPlan, axes: Sequence[int] = (0, 1, 2)) -> None:
