@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,10 @@ LABELS = LabelMap.parse({"liver": 1, "kidney": 2})
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
-    """Keep the key of the pseudonyms out of the user's home."""
+    """Keep the key of the pseudonyms out of the user's home, and ``--debug`` out of other tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    yield
+    logging.getLogger("medseg").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

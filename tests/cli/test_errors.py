@@ -1,0 +1,203 @@
+"""What users get wrong ends in one clear sentence: no traceback, nothing half-written, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from .conftest import write_scan
+
+
+def sentence(result) -> str:
+    """The one line that an error prints."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def damage(model, tmp_path, kind):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    if kind == "empty":
+        return folder
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    if kind == "cut weights":
+        (folder / "weights.safetensors").write_bytes((model / "weights.safetensors").read_bytes()[:1000])
+    elif kind == "newer":
+        record = json.loads((model / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**record, "schema_version": 99}))
+    elif kind == "pickle":
+        (folder / "weights.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("empty", "model.json"), ("cut weights", "damaged"), ("newer", "newest medseg"), ("pickle", "pickle")],
+)
+def test_a_wrong_model_folder(medseg, model, scans, tmp_path, kind, says):
+    result = medseg("segment", scans, "-m", damage(model, tmp_path, kind), "-o", tmp_path / "out")
+    assert says in sentence(result)
+
+
+def test_a_missing_scan_folder(medseg, model, tmp_path):
+    assert "nowhere" in sentence(medseg("segment", tmp_path / "nowhere", "-m", model, "-o", tmp_path / "out"))
+    assert "nowhere" in sentence(medseg("index", tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("place", ["results", "."])
+def test_output_inside_the_scans(medseg, model, scans, place):
+    before = sorted(scans.rglob("*"))
+    assert "inside the scan folder" in sentence(medseg("segment", scans, "-m", model, "-o", scans / place))
+    assert sorted(scans.rglob("*")) == before
+
+
+def test_output_inside_the_scans_through_a_link(medseg, model, scans, tmp_path):
+    (tmp_path / "link").symlink_to(scans)
+    assert "inside the scan folder" in sentence(medseg("segment", scans, "-m", model, "-o", tmp_path / "link" / "out"))
+
+
+@pytest.mark.parametrize("place", ["file/out", "/proc/medseg"])
+def test_output_that_cant_be_written(medseg, model, scans, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    assert "can't write" in sentence(medseg("segment", scans, "-m", model, "-o", tmp_path / place))
+
+
+def test_a_gpu_that_is_not_there(medseg, model, scans, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--device", "cuda")
+    assert "cuda" in sentence(result)
+    assert "unknown" in sentence(medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--device", "gpu"))
+
+
+def test_an_overlap_out_of_bounds(medseg, model, scans, tmp_path):
+    result = medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--overlap", "1.5")
+    assert result.exit_code == 2
+    assert "--overlap" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "training.stepps=5"], "training.stepps"),
+        (["--set", "training.steps=many"], "training.steps"),
+        (["--set", "training"], "section.field=value"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--folds", "1"], "fold"),
+    ],
+)
+def test_a_wrong_configuration(medseg, tmp_path, words, says):
+    assert says in sentence(medseg("train", "--output", tmp_path / "run", *words))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Four labelled cases, and a function that writes one more or changes one."""
+    folder = tmp_path / "data"
+    rng = np.random.default_rng(0)
+
+    def write(name, image=None, mask=None, affine=None):
+        image = rng.normal(0, 1, (12, 12, 12)).astype(np.float32) if image is None else image
+        for kind, array in (("images", image), ("labels", mask)):
+            if array is not None:
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                placed = np.eye(4) if affine is None or kind == "images" else affine
+                nib.save(nib.Nifti1Image(array, placed), folder / kind / f"{name}.nii.gz")
+
+    for number in range(4):
+        write(f"case_{number}", mask=cube(1))
+    write.folder = folder
+    return write
+
+
+def cube(value, shape=(12, 12, 12)):
+    mask = np.zeros(shape, np.uint8)
+    mask[3:8, 3:8, 3:8] = value
+    return mask
+
+
+def train(medseg, dataset, tmp_path, *overrides):
+    words = [word for override in overrides for word in ("--set", override)]
+    return medseg("train", "--data", dataset.folder, "--output", tmp_path / "run", *words)
+
+
+def test_a_mask_with_unknown_labels(medseg, dataset, tmp_path):
+    dataset("case_4", mask=cube(7))
+    said = sentence(train(medseg, dataset, tmp_path, "dataset.labels={organ: 1}", "dataset.modality=mr"))
+    assert "case_4" in said
+    assert "7" in said
+
+
+def test_a_mask_on_another_grid(medseg, dataset, tmp_path):
+    dataset("case_4", mask=cube(1), affine=np.diag([1, 1, 1.5, 1]))
+    said = sentence(train(medseg, dataset, tmp_path, "dataset.labels={organ: 1}", "dataset.modality=mr"))
+    assert "case_4" in said
+    assert "grid" in said
+
+
+def test_an_organ_in_no_mask(medseg, dataset, tmp_path):
+    said = sentence(train(medseg, dataset, tmp_path, "dataset.labels={organ: 1, ghost: 2}", "dataset.modality=mr"))
+    assert "ghost" in said
+
+
+def test_a_label_only_in_held_out_cases(medseg, dataset, tmp_path):
+    dataset("case_4", mask=cube(2))
+    overrides = ("dataset.labels={organ: 1, rare: 2}", "dataset.modality=mr", "dataset.validation=[case_4]")
+    assert "rare" in sentence(train(medseg, dataset, tmp_path, *overrides))
+
+
+def test_no_labelled_case(medseg, tmp_path):
+    write_scan(tmp_path / "data" / "images" / "case.nii.gz")
+    result = medseg("train", "--data", tmp_path / "data", "--output", tmp_path / "run")
+    assert "label" in sentence(result)
+
+
+def test_an_empty_dataset(medseg, tmp_path):
+    (tmp_path / "data").mkdir()
+    sentence(medseg("train", "--data", tmp_path / "data", "--output", tmp_path / "run"))
+
+
+def test_evaluating_nothing(medseg, tmp_path):
+    (tmp_path / "a").mkdir()
+    assert "no mask" in sentence(medseg("evaluate", tmp_path / "a", tmp_path / "a"))
+
+
+def test_debug_shows_the_traceback(medseg, model, tmp_path):
+    from medseg.errors import MedsegError
+
+    with pytest.raises(MedsegError):
+        medseg("--debug", "segment", tmp_path / "nowhere", "-m", model, "-o", tmp_path / "out")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are Unix's")
+def test_a_full_disk(model, scans, tmp_path):
+    """A limit on the size of files stands in for the disk: writing fails in the same place."""
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", "from medseg.cli import main; main()", "segment", scans, "-m", model, "-o", output]
+
+    def limit():
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in output.rglob("*") if path.is_file()] == []

@@ -1,0 +1,175 @@
+"""``medseg segment`` on folders as they are: DICOM and NIfTI, sound and broken."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medseg.geometry import Grid
+from medseg.io.dicom_write import write_series
+from medseg.volume import Volume
+
+from .conftest import write_scan
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def write_dicom(folder, seed=0):
+    rng = np.random.default_rng(seed)
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = 20, 30, -40
+    grid = Grid((20, 18, 12), affine)
+    volume = Volume(rng.normal(0, 50, (1, *grid.shape)).astype(np.float32), grid)
+    return write_series(volume, folder, seed=seed, patient=f"CANARY^Patient{seed}", description="CANARY abdomen")
+
+
+def break_file(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
+    """The whole command as a user runs it: the good are done, the bad are named, the exit code is 1."""
+    write_dicom(scans / "dicom" / "CANARY_name")
+    break_file(write_scan(scans / "cut.nii.gz", 7))
+    nan = nib.load(write_scan(scans / "nan.nii", 8))
+    array = nan.get_fdata()
+    array[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(array.astype(np.float32), nan.affine), scans / "nan.nii")
+    (scans / "notes.txt").write_text("not a scan")
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", "from medseg.cli import main; main()", "segment", scans, "-m", model, "-o", output]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+    rows = {row["case"]: row for row in table(output / "cases.csv")}
+    assert {case: row["status"] for case, row in rows.items() if not case.startswith("case-")} == {
+        "a_scan": "done", "b_scan": "done", "other": "done", "cut": "rejected", "nan": "rejected",
+    }  # fmt: skip
+    assert (rows["cut"]["reason"], rows["nan"]["reason"]) == ("TRUNCATED", "NOT_FINITE")
+    (dicom,) = [case for case in rows if case.startswith("case-")]
+    assert rows[dicom]["status"] == "done"
+    assert sorted(path.name for path in (output / "cases").iterdir()) == sorted(["a_scan", "b_scan", "other", dicom])
+    for case in ("a_scan", "b_scan", "other", dicom):
+        assert {path.name for path in (output / "cases" / case).iterdir()} == {
+            "case.json",
+            "mask.nii.gz",
+            "overlay.png",
+        }
+    run = json.loads((output / "run.json").read_text())
+    assert run["cases"] == {"done": 4, "failed": 0, "rejected": 2}
+    assert run["left_out"] == {"NOT_A_SCAN": 1}
+    check_places(output, scans, dicom)
+    check_privacy(output)
+
+
+def check_places(output, scans, dicom):
+    """Every mask lies on its scan, as a second library sees both."""
+    for case, path in (("a_scan", "a/scan.nii.gz"), ("b_scan", "b/scan.nii.gz"), ("other", "other.nii")):
+        scan, mask = sitk.ReadImage(str(scans / path)), sitk.ReadImage(str(output / "cases" / case / "mask.nii.gz"))
+        assert mask.GetSize() == scan.GetSize()
+        for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+            assert getattr(mask, what)() == pytest.approx(getattr(scan, what)(), abs=1e-5)
+    series = sitk.ImageSeriesReader()
+    series.SetFileNames(series.GetGDCMSeriesFileNames(str(scans / "dicom" / "CANARY_name")))
+    scan, mask = series.Execute(), sitk.ReadImage(str(output / "cases" / dicom / "mask.nii.gz"))
+    corners = [(0, 0, 0), (mask.GetWidth() - 1, 0, 0), (0, mask.GetHeight() - 1, mask.GetDepth() - 1)]
+    for corner in corners:  # the slices may be counted from either end
+        index = scan.TransformPhysicalPointToContinuousIndex(mask.TransformIndexToPhysicalPoint(corner))
+        assert np.abs(np.array(index) - np.rint(index)).max() < 1e-4
+        assert all(-1e-4 <= i <= size - 1 + 1e-4 for i, size in zip(index, scan.GetSize(), strict=True))
+
+
+def check_privacy(output):
+    """No output but sources.csv, which only its owner may read, knows a path or a DICOM name."""
+    assert stat.S_IMODE((output / "sources.csv").stat().st_mode) == 0o600
+    assert any("CANARY_name" in row["source"] for row in table(output / "sources.csv"))
+    for path in output.rglob("*"):
+        if path.is_file() and path.name != "sources.csv":
+            assert b"CANARY" not in path.read_bytes(), path.name
+
+
+def test_a_rerun_does_only_what_is_left(medseg, model, scans, tmp_path):
+    output = tmp_path / "out"
+    assert medseg("segment", scans, "-m", model, "-o", output, "--no-pictures").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in output.glob("cases/*/*")}
+    first = table(output / "cases.csv")
+    shutil.rmtree(output / "cases" / "b_scan")
+    again = medseg("segment", scans, "-m", model, "-o", output, "--no-pictures")
+    assert "3 of 3 cases done" in again.stdout
+    assert "2 of them by an earlier run" in again.stdout
+    changed = {path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"b_scan"}
+    keep = [name for name in first[0] if name != "seconds"]
+    assert [[row[name] for name in keep] for row in table(output / "cases.csv")] == [
+        [row[name] for name in keep] for row in first
+    ]
+
+
+def test_another_setting_redoes(medseg, model, scans, tmp_path):
+    output = tmp_path / "out"
+    scan = scans / "other.nii"
+    medseg("segment", scan, "-m", model, "-o", output, "--no-pictures")
+    again = medseg("segment", scan, "-m", model, "-o", output, "--no-pictures", "--flips")
+    assert "earlier" not in again.stdout
+    assert json.loads((output / "run.json").read_text())["inference"]["flips"] is True
+
+
+def test_nothing_to_segment_says_so(medseg, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = medseg("segment", tmp_path / "empty", "-m", model, "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "no scan was found" in result.stderr
+
+
+def test_only_bad_scans_is_exit_code_3(medseg, model, tmp_path):
+    break_file(write_scan(tmp_path / "scans" / "cut.nii.gz"))
+    assert medseg("segment", tmp_path / "scans", "-m", model, "-o", tmp_path / "out").exit_code == 3
+
+
+@pytest.mark.parametrize("shape", [(20, 18, 1), (3, 3, 3), (40, 1, 12)])
+def test_small_and_flat_scans_are_segmented(medseg, model, tmp_path, shape):
+    write_scan(tmp_path / "scans" / "one.nii.gz", 0, shape)
+    result = medseg("segment", tmp_path / "scans", "-m", model, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert nib.load(tmp_path / "out" / "cases" / "one" / "mask.nii.gz").shape == shape
+
+
+def test_a_constant_scan_is_segmented(medseg, model, tmp_path):
+    nib.save(nib.Nifti1Image(np.full((16, 16, 16), -1000, np.int16), np.eye(4)), tmp_path / "air.nii.gz")
+    assert medseg("segment", tmp_path / "air.nii.gz", "-m", model, "-o", tmp_path / "out").exit_code == 0
+
+
+def test_two_channels_for_a_model_of_one_are_rejected(medseg, model, scans, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), scans / "two.nii.gz")
+    assert medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--no-pictures").exit_code == 1
+    rows = {row["case"]: row for row in table(tmp_path / "out" / "cases.csv")}
+    assert rows["two"]["status"] == "rejected"
+    assert [rows[case]["status"] for case in ("a_scan", "b_scan", "other")] == ["done"] * 3
+
+
+def test_inference_does_not_load_monai(model, tmp_path):
+    """It costs two to three seconds, which is more than segmenting a small scan takes."""
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    code = (
+        "import sys\nfrom medseg.cli.app import app\n"
+        f"words = ['segment', {str(scan)!r}, '-m', {str(model)!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        "app(words, standalone_mode=False)\n"
+        "heavy = ('monai', 'lightning_fabric', 'matplotlib', 'polars', 'tensorboard')\n"
+        "print('loaded', [name for name in heavy if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert "loaded []" in done.stdout, done.stdout + done.stderr
