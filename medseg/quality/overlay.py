@@ -75,8 +75,7 @@ def montage_png(cases: Sequence[Shown], labels: LabelMap, path: Path) -> None:
     rows = []
     for case in cases:
         panels = _beside(_draw_planes(_scene(case.volume, case.mask), labels))
-        ImageDraw.Draw(panels).text((8, panels.height - 26), case.name, TEXT, _font(16), stroke_width=1, stroke_fill=0)
-        rows.append(panels)
+        rows.append(_captioned(case.name, panels))
     legend = _legend([(label, label.name) for label in labels.labels], [], max(row.width for row in rows))
     _save(_stack([*rows, legend]), path)
 
@@ -132,6 +131,13 @@ def _beside(panels: Sequence[Image.Image]) -> Image.Image:
     return row
 
 
+def _captioned(name: str, panels: Image.Image) -> Image.Image:
+    row = Image.new("RGB", (panels.width, panels.height + 26), BACKGROUND)
+    ImageDraw.Draw(row).text((0, 10), name, TEXT, _font(16), "lm")
+    row.paste(panels, (0, 26))
+    return row
+
+
 def _windowed(picture: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
     low, high = window
     return (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
@@ -172,7 +178,7 @@ def _annotate(panel: Image.Image, plane: Plane) -> Image.Image:
     places = ((8, height / 2), (width - 8, height / 2), (width / 2, 6), (width / 2, height - 6))
     for letter, position, anchor in zip(plane.edges, places, ("lm", "rm", "mt", "mb"), strict=True):
         draw.text(position, letter, TEXT, font, anchor, stroke_width=2, stroke_fill=(0, 0, 0))
-    draw.text((8, 6), plane.name, FAINT, _font(14), "lt", stroke_width=2, stroke_fill=(0, 0, 0))
+    draw.text((8, 6), plane.name, TEXT, _font(14), "lt", stroke_width=2, stroke_fill=(0, 0, 0))
     return panel
 
 
@@ -182,7 +188,9 @@ def _draw_scale_bar(panel: Image.Image, scale: float) -> None:
         return
     draw = ImageDraw.Draw(panel)
     right, bottom = panel.width - 12, panel.height - 12
-    draw.line((right - length * scale, bottom, right, bottom), TEXT, 2)
+    left = right - length * scale
+    draw.rectangle((left - 1, bottom - 2, right + 1, bottom + 2), (0, 0, 0))
+    draw.line((left, bottom, right, bottom), TEXT, 2)
     text = f"{length // 10} cm" if length >= 10 else f"{length} mm"
     draw.text((right, bottom - 5), text, TEXT, _font(14), "rb", stroke_width=2, stroke_fill=(0, 0, 0))
 
