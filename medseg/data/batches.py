@@ -154,17 +154,14 @@ def foreground_start(case: PatchSource, patch: Sizes, rng: np.random.Generator) 
 
 
 def random_start(shape: Sizes, patch: Sizes, rng: np.random.Generator) -> tuple[int, ...]:
-    """Return the first voxel of a patch anywhere in the scan."""
+    """Return the first voxel of a patch anywhere in the scan, or with the whole of a smaller scan anywhere in it."""
     limits = [_limits(n, p) for n, p in zip(shape, patch, strict=True)]
     return tuple(int(rng.integers(low, high + 1)) for low, high in limits)
 
 
 def _limits(voxels: int, patch: int) -> tuple[int, int]:
-    """Return the first and last start along an axis; a scan smaller than the patch is centred in it."""
-    if voxels < patch:
-        start = -((patch - voxels) // 2)
-        return start, start
-    return 0, voxels - patch
+    """Return the first and last start along an axis; a scan smaller than the patch may lie anywhere in it."""
+    return min(0, voxels - patch), max(0, voxels - patch)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from medseg.catalog.splits import k_folds
+from medseg.catalog.splits import check_leakage, k_folds
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.networks.model import Model, load_model, save_model
@@ -131,6 +131,7 @@ class _Run:
         networks: list[nn.Module] = []
         comparisons: list[Comparison] = []
         for number, fold in enumerate(k_folds(self.setup.train, self.options.folds, self.config.training.seed)):
+            check_leakage(fold.train, fold.validation)
             network = self._fit(f"fold_{number}", fold.train, fold.validation)
             if network is None:
                 return TrainingRun(None, self.setup.plan)

@@ -17,7 +17,6 @@ from medseg.planning import (
     Fingerprint,
     check_training_data,
     fingerprint_cases,
-    load_fingerprint,
     plan_dataset,
     refuse_errors,
     save_fingerprint,
@@ -64,17 +63,14 @@ def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -
 
 
 def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...], output: Path) -> Fingerprint:
-    """Measure and check every labelled case, once for a run folder."""
-    path, cases = output / "fingerprint.json", (*train, *held_out)
-    if path.exists() and {case.id for case in load_fingerprint(path).cases} == {case.id for case in cases}:
-        return load_fingerprint(path)
-    fingerprint = fingerprint_cases(cases, dataset.labels)
+    """Measure and check every labelled case; done at every start, because files may have changed since."""
+    fingerprint = fingerprint_cases((*train, *held_out), dataset.labels)
     findings = check_training_data(fingerprint, dataset.labels, _ids(train), _ids(held_out))
     refuse_errors(findings)
     for finding in findings:
         logger.warning(finding.message)
-    with atomic_file(path) as temporary:
-        save_fingerprint(fingerprint, temporary)
+    with atomic_file(output / "fingerprint.json") as path:
+        save_fingerprint(fingerprint, path)
     return fingerprint
 
 

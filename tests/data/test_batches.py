@@ -178,14 +178,14 @@ def test_random_patches_reach_every_place_and_stay_inside():
     starts = np.array([random_start((10, 6, 4), (8, 6, 9), rng) for _ in range(200)])
     assert set(starts[:, 0]) == {0, 1, 2}
     assert set(starts[:, 1]) == {0}
-    assert set(starts[:, 2]) == {-2}  # 5 voxels are missing: 2 before, 3 behind
+    assert set(starts[:, 2]) == {-5, -4, -3, -2, -1, 0}  # the whole scan, anywhere in the larger patch
 
 
 def test_foreground_patches_stay_inside(case_of):
     case, rng = case_of((20, 20, 10)), np.random.default_rng(0)
     starts = np.array([foreground_start(case, (16, 16, 16), rng) for _ in range(100)])
-    assert (starts >= (0, 0, -3)).all()
-    assert (starts <= (4, 4, -3)).all()
+    assert (starts >= (0, 0, -6)).all()
+    assert (starts <= (4, 4, 0)).all()
 
 
 def test_without_augmentation_patches_are_the_case_itself(stream_of, case_of, plan_of):
