@@ -17,14 +17,14 @@ can be passed on.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+from medseg.batch.listing import list_cases
 from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
 from medseg.batch.worker import Picture, Worker, check_writable
-from medseg.catalog.index import CatalogEntry, index_scans
+from medseg.catalog.index import index_scans
 from medseg.config import SegmentConfig
 from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_file
@@ -70,19 +70,18 @@ def segment_folder(
     started, began = timestamp(), perf_counter()
     check_places(scans, output)
     worker = open_worker(model, output / "cases", config, picture)
-    catalog = index_scans(scans, key=config.key)
-    cases = catalog.cases()
-    results = list(_rejections(catalog.with_status("refused")))
-    total = len(results) + len(cases)
-    for result in worker.run(cases):
+    listing = list_cases(index_scans(scans, key=config.key), len(worker.predictor.model.plan.channels))
+    results = list(listing.rejected)
+    total = len(results) + len(listing.cases)
+    for result in worker.run(listing.cases):
         results.append(result)
         if watcher:
             watcher(result, len(results), total)
     summary = RunSummary(
         output=output,
         results=tuple(sorted(results, key=lambda result: result.case)),
-        sources={case: entry.path for case, entry in _named(catalog.entries)},
-        left_out=_count_files(catalog.with_status("skipped")),
+        sources=listing.sources,
+        left_out=listing.left_out,
         seconds=perf_counter() - began,
     )
     write_summary(summary, worker, config, started)
@@ -144,26 +143,3 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
     }
     with atomic_file(summary.output / "run.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _named(entries: Iterable[CatalogEntry]) -> Iterator[tuple[str, CatalogEntry]]:
-    """Yield scans with their case id; a file that has none because it can't be read is numbered."""
-    number = 0
-    for entry in entries:
-        if entry.status == "skipped":
-            continue
-        number += not entry.case_id
-        yield entry.case_id or f"unreadable_{number}", entry
-
-
-def _rejections(entries: Iterable[CatalogEntry]) -> Iterator[CaseResult]:
-    for case, entry in _named(entries):
-        yield CaseResult(case, "rejected", str(entry.reason or ""), entry.message)
-
-
-def _count_files(entries: Iterable[CatalogEntry]) -> dict[str, int]:
-    """Return the number of files by the reason that they are no scan."""
-    counts: Counter[str] = Counter()
-    for entry in entries:
-        counts[str(entry.reason)] += len(entry.files)
-    return dict(counts.most_common())

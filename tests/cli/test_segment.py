@@ -42,6 +42,8 @@ def break_file(path):
 def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
     """The whole command as a user runs it: the good are done, the bad are named, the exit code is 1."""
     write_dicom(scans / "dicom" / "CANARY_name")
+    write_dicom(scans / "dicom" / "CANARY_gap", seed=1)
+    (scans / "dicom" / "CANARY_gap" / "0005.dcm").unlink()
     break_file(write_scan(scans / "cut.nii.gz", 7))
     nan = nib.load(write_scan(scans / "nan.nii", 8))
     array = nan.get_fdata()
@@ -59,8 +61,9 @@ def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
         "a_scan": "done", "b_scan": "done", "other": "done", "cut": "rejected", "nan": "rejected",
     }  # fmt: skip
     assert (rows["cut"]["reason"], rows["nan"]["reason"]) == ("TRUNCATED", "NOT_FINITE")
-    (dicom,) = [case for case in rows if case.startswith("case-")]
-    assert rows[dicom]["status"] == "done"
+    (dicom,) = [case for case, row in rows.items() if case.startswith("case-") and row["status"] == "done"]
+    (gap,) = [case for case, row in rows.items() if case.startswith("case-") and row["status"] == "rejected"]
+    assert rows[gap]["reason"] == "MISSING_SLICE"
     assert sorted(path.name for path in (output / "cases").iterdir()) == sorted(["a_scan", "b_scan", "other", dicom])
     for case in ("a_scan", "b_scan", "other", dicom):
         assert {path.name for path in (output / "cases" / case).iterdir()} == {
@@ -69,7 +72,7 @@ def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
             "overlay.png",
         }
     run = json.loads((output / "run.json").read_text())
-    assert run["cases"] == {"done": 4, "failed": 0, "rejected": 2}
+    assert run["cases"] == {"done": 4, "failed": 0, "rejected": 3}
     assert run["left_out"] == {"NOT_A_SCAN": 1}
     check_places(output, scans, dicom)
     check_privacy(output)

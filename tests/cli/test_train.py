@@ -1,0 +1,82 @@
+"""From dataset to model to masks to scores with four commands, on two blobs that a small network learns."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SETTINGS = {
+    "name": "blobs",
+    "dataset.labels": "{ball: 1}",
+    "dataset.modality": "mr",
+    "dataset.validation": "[case_3]",
+    "plan.patch": "[16, 16, 16]",
+    "plan.batch": 2,
+    "network.features": 4,
+    "training.steps": 30,
+    "training.optimiser": "adamw",
+    "training.learning_rate": 0.01,
+    "training.ema_decay": 0.5,
+    "training.precision": "float32",
+}
+OVERRIDES = [word for field, value in SETTINGS.items() for word in ("--set", f"{field}={value}")]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    voxels = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), -1)
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        mask = (np.linalg.norm(voxels - rng.uniform(8, 12, 3), axis=-1) < 5).astype(np.uint8)
+        image = (100 * mask + rng.normal(0, 10, mask.shape)).astype(np.float32)
+        for kind, array in (("images", image), ("labels", mask)):
+            (folder / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([1, 1, 2, 1.0])), folder / kind / f"case_{number}.nii.gz")
+    return folder
+
+
+def test_the_whole_way(medseg, dataset, tmp_path):
+    run, results = tmp_path / "run", tmp_path / "results"
+    shared = ["--data", dataset, "--output", run, *OVERRIDES]
+
+    planned = medseg("plan", *shared)
+    assert planned.exit_code == 0
+    assert "16x16x16" in planned.stdout.replace(" x ", "x")
+    assert {path.name for path in run.iterdir()} >= {"plan.yaml", "config.yaml", "fingerprint.json"}
+
+    prepared = medseg("prepare", *shared)
+    assert "3 cases prepared" in prepared.stdout
+
+    stopped = medseg("train", *shared, "--max-seconds", "0.01")
+    assert stopped.exit_code == 0
+    assert "goes on" in stopped.stdout
+    assert not (run / "model").exists()
+
+    trained = medseg("train", *shared)
+    assert trained.exit_code == 0
+    assert (run / "model" / "model.json").is_file()
+    assert "Held-out mean Dice" in trained.stdout
+
+    segmented = medseg("segment", dataset / "images", "--model", run / "model", "--output", results)
+    assert segmented.exit_code == 0
+    scored = medseg("evaluate", results, dataset, "--output", results / "evaluation")
+    assert scored.exit_code == 0
+    assert "ball" in scored.stdout  # named by the run, not by value
+    assert {path.name for path in (results / "evaluation").iterdir()} == {"scores.csv", "summary.json", "dice.png"}
+    assert json.loads((results / "evaluation" / "summary.json").read_text())["mean_dice"] > 0.7
+    rows = list(csv.DictReader((results / "evaluation" / "scores.csv").read_text().splitlines()))
+    assert {row["case"] for row in rows} == {f"case_{number}" for number in range(4)}
+
+
+def test_a_missing_prediction_is_named_and_the_exit_code_is_1(medseg, dataset, tmp_path):
+    (tmp_path / "predictions").mkdir()
+    truth = dataset / "labels" / "case_0.nii.gz"
+    (tmp_path / "predictions" / truth.name).write_bytes(truth.read_bytes())
+    result = medseg("evaluate", tmp_path / "predictions", dataset)
+    assert result.exit_code == 1
+    assert "case_1" in result.stdout
