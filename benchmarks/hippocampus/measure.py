@@ -1,0 +1,85 @@
+"""Train the hippocampus models and score them on the 28 held-out cases.
+
+    MEDSEG_DATA=FOLDER python benchmarks/hippocampus/measure.py --runs RUNS [--arm all] [--max-seconds N]
+
+Arms: `all` (180 labelled cases, 3D), `six` (the six of `labelled_6`, 3D, same configuration), `all_2d`.
+A run folder that is finished is only scored again; a stopped one goes on. Final averaged weights; the
+validation cases decide nothing. Writes results/ARM.csv (one row a case and structure) and results/ARM.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from medseg.config import ExperimentConfig, load_config
+from medseg.provenance import machine, package_versions
+from medseg.quality.summary import summarise
+from medseg.training.run import RunOptions, TrainingRun, run_training
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs"
+
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "all": ("hippocampus.yaml", ()),
+    "six": ("hippocampus.yaml", ("dataset.train=labelled_6", "training.steps=1500")),
+    "all_2d": ("hippocampus_2d.yaml", ()),
+}
+"""Configuration file and overrides of each arm."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--arm", choices=[*ARMS, "each"], default="each")
+    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
+    arguments = parser.parse_args()
+    data = os.environ.get("MEDSEG_DATA")
+    if not data:
+        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
+    for arm in ARMS if arguments.arm == "each" else [arguments.arm]:
+        file, overrides = ARMS[arm]
+        config = load_config(CONFIGS / file, [f"dataset.folder={data}/hippocampus", *overrides])
+        run_folder = arguments.runs / arm
+        run = run_training(config, run_folder, RunOptions(device="cpu", max_seconds=arguments.max_seconds, screen=True))
+        if run.model:
+            keep(arm, config, run_folder, run)
+
+
+def keep(arm: str, config: ExperimentConfig, run_folder: Path, run: TrainingRun) -> None:
+    """Write the results of one arm."""
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    shutil.copyfile(run_folder / "validation.csv", results / f"{arm}.csv")
+    record = {
+        "mean_dice": run.mean_dice,
+        "dice": {target.target: target.dice.model_dump() for target in summarise(run.scores) if target.dice},
+        "steps": config.training.steps,
+        "median_step_s": median(step_seconds(run_folder)),
+        "training_cases": len(
+            json.loads((run_folder / "model" / "model.json").read_text())["provenance"]["training_cases"]
+        ),
+        "machine": machine(),
+        "versions": package_versions(),
+    }
+    (results / f"{arm}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"{arm}: mean Dice {run.mean_dice:.4f} after {config.training.steps} steps")
+
+
+def step_seconds(run_folder: Path) -> list[float]:
+    """Return the seconds a step took in each stretch between two log lines; a pause of the machine is one of them."""
+    lines = (run_folder / "fit" / "events.jsonl").read_text().splitlines()
+    steps = [event for event in map(json.loads, lines) if event["event"] == "step"]
+    return [
+        (b["elapsed_s"] - a["elapsed_s"]) / (b["step"] - a["step"]) for a, b in pairwise(steps) if b["step"] > a["step"]
+    ]
+
+
+if __name__ == "__main__":
+    main()
