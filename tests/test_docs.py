@@ -58,10 +58,12 @@ def test_every_command_in_the_pages_exists(page):
 
     from medseg.cli.app import app
 
+    text = page.read_text(encoding="utf-8")
+    code = "\n".join([*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *re.findall(r"`(medseg [^`]+)`", text)])
     verbs = get_command(app).commands
-    for line in re.findall(r"^(?:\$ )?medseg ([^\n`]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+    for line in re.findall(r"^medseg ([a-z<].*)", code, re.MULTILINE):
         verb, *words = line.split()
-        if verb.startswith("-"):
+        if verb == "<verb>":
             continue
         known = {option for parameter in verbs[verb].params for option in [*parameter.opts, *parameter.secondary_opts]}
         known.add("--help")

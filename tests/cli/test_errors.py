@@ -188,7 +188,7 @@ def test_debug_shows_the_traceback(medseg, model, tmp_path):
 def test_a_full_disk(model, scans, tmp_path):
     """A limit on the size of files stands in for the disk: writing fails in the same place."""
     output = tmp_path / "out"
-    command = [sys.executable, "-c", "from medseg.cli import main; main()", "segment", scans, "-m", model, "-o", output]
+    command = [sys.executable, "-m", "medseg", "segment", scans, "-m", model, "-o", output]
 
     def limit():
         import signal

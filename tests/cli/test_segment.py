@@ -51,7 +51,7 @@ def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
     nib.save(nib.Nifti1Image(array.astype(np.float32), nan.affine), scans / "nan.nii")
     (scans / "notes.txt").write_text("not a scan")
     output = tmp_path / "out"
-    command = [sys.executable, "-c", "from medseg.cli import main; main()", "segment", scans, "-m", model, "-o", output]
+    command = [sys.executable, "-m", "medseg", "segment", scans, "-m", model, "-o", output]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
