@@ -231,7 +231,7 @@ def _to_float(values: NDArray, slope: float, intercept: float) -> NDArray[np.flo
 def _to_whole(values: NDArray[np.float32], name: str) -> NDArray[np.int64]:
     whole = np.rint(values)
     with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(values - whole) <= INTEGRAL_TOLERANCE)
+        wrong = ~((np.abs(values - whole) <= INTEGRAL_TOLERANCE) & (whole >= 0) & (whole <= 65535))
     if wrong.any():
         raise LabelError(f"{name} holds the value {values[wrong][0]:g}; a mask holds whole numbers from 0 to 65535")
     return whole.astype(np.int64)

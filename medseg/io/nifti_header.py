@@ -152,7 +152,8 @@ def grid_of(header: NiftiHeader) -> Grid:
 
     A two-dimensional file gives one slice along the normal of its plane.
     """
-    affine = _best_affine(header)
+    with np.errstate(all="ignore"):  # bits that are no numbers are refused by Grid
+        affine = _best_affine(header)
     if header.flat and np.linalg.norm(affine[:3, 2]) == 0:
         normal = np.cross(affine[:3, 0], affine[:3, 1])
         affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
@@ -169,7 +170,9 @@ def flags_of(header: NiftiHeader, grid: Grid) -> tuple[ReasonCode, ...]:
     flags = []
     if not grid.is_orthogonal:
         flags.append(ReasonCode.NONORTHONORMAL_AFFINE)
-    if int(header.fields["sform_code"]) > 0 and not _forms_agree(header):
+    with np.errstate(all="ignore"):  # the form that is not used may hold any bits; such bits disagree
+        agree = int(header.fields["sform_code"]) == 0 or _forms_agree(header)
+    if not agree:
         flags.append(ReasonCode.QFORM_SFORM_DISAGREE)
     return tuple(flags)
 
@@ -242,6 +245,7 @@ def _forms_agree(header: NiftiHeader) -> bool:
     fields = header.fields
     sform = fields.get_sform()
     steps = np.linalg.norm(sform[:3, :3], axis=0)
+    steps = np.where(steps > 0, steps, 1.0)  # a flat file may leave its third axis out
     if int(fields["qform_code"]) == 0:
         return bool(np.abs(fields["pixdim"][1:4] / steps - 1).max() <= QFORM_TOLERANCE)
     try:

@@ -379,7 +379,9 @@ def test_mask_takes_over_the_place_of_its_scan(tmp_path, options, kind):
     scan = save(tmp_path / ("scan.hdr" if kind is nib.Nifti1Pair else "scan.nii.gz"), array, kind=kind, **options)
     before = nib.load(scan)
     scale = 1000.0 if before.header.get_xyzt_units()[0] == "meter" else 1.0
-    mask = Mask(rng.integers(0, 3, (5, 4, 3)).astype(np.uint8), Grid((5, 4, 3), np.diag([scale] * 3 + [1]) @ before.affine))
+    mask = Mask(
+        rng.integers(0, 3, (5, 4, 3)).astype(np.uint8), Grid((5, 4, 3), np.diag([scale] * 3 + [1]) @ before.affine)
+    )
     write_mask(tmp_path / "mask.nii.gz", mask, Source("nifti", (scan,)))
     after = nib.load(tmp_path / "mask.nii.gz")
     assert type(after) is nib.Nifti1Image
@@ -496,5 +498,3 @@ def test_sheared_volume_has_no_qform(tmp_path):
     volume = Volume(np.zeros((1, 4, 3, 2), np.float32), Grid((4, 3, 2), affine_of(0, shear=0.3)))
     write_volume(tmp_path / "scan.nii.gz", volume)
     assert nib.load(tmp_path / "scan.nii.gz").header["qform_code"] == 0
-
-
