@@ -45,12 +45,13 @@ class EnsembleForward:
         lone = self._is_slow_alone(windows)
         batch = windows.repeat(2, 1, 1, 1, 1) if lone else windows
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        with torch.no_grad(), autocast:
             passes = [(network, dims) for network in self.networks for dims in self.flips]
             total = self._pass(batch, *passes[0])
             for network, dims in passes[1:]:
                 total += self._pass(batch, network, dims)
-        total /= len(passes)
+        if len(passes) > 1:
+            total /= len(passes)
         return total[: len(windows)]
 
     def _pass(self, windows: Tensor, network: nn.Module, dims: tuple[int, ...]) -> Tensor:

@@ -66,7 +66,7 @@ class Restorer:
         self._along = self._order.index(axis)
         self._taps = linear_taps(maps, grid.shape, source_grid.shape)
         self._values = _values(labels)
-        self._array = np.zeros(source_grid.shape, dtype=labels.dtype)
+        self._array: NDArray = np.zeros(source_grid.shape, dtype=labels.dtype)
         self._missing = np.ones(source_grid.shape[self._along], dtype=bool)
         self._last: Tensor | None = None
         self._confidence = self._foreground = 0.0
@@ -114,7 +114,7 @@ class Restorer:
         """Add up the winners' probabilities within the foreground."""
         flat = logits.reshape(len(logits), -1)
         found = decided.reshape(-1).nonzero()[:, 0]
-        for block in found.split(max(1, CONFIDENCE_BLOCK // len(logits))):
+        for block in torch.split(found, max(1, CONFIDENCE_BLOCK // len(logits))):
             values = flat.index_select(1, block)
             if self.labels.regions:
                 winner = values.gather(0, decided.reshape(-1)[block].long()[None] - 1)
@@ -168,7 +168,7 @@ def interpolate_decisions(logits: Tensor, decided: Tensor, taps: Sequence[Taps],
     strides = logits.stride()[1:]
     reach = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], strides, strict=True))
     flat = logits.as_strided((len(logits), reach), (logits.stride(0), 1))
-    for block in disputed.split(DISPUTED_BLOCK):
+    for block in torch.split(disputed, DISPUTED_BLOCK):
         index, weight = neighbours(block, taps, strides)
         result[block[:, 0], block[:, 1], block[:, 2]] = decide(_interpolate(flat, index, weight), labels)
     return result

@@ -108,7 +108,10 @@ class CachedCase:
         """
         box = [(max(0, s), min(n, s + length)) for s, length, n in zip(start, size, self.shape, strict=True)]
         x, y, z = (slice(low, max(low, high)) for low, high in box)
-        half, target = self.store.crop((x, y, z))
+        if any(window.start == window.stop for window in (x, y, z)):
+            half, target = np.empty((len(self.pad), 0, 0, 0), dtype=np.float16), None
+        else:
+            half, target = self.store.crop((x, y, z))
         # torch converts float16 four times faster than numpy 2.4, at the cost of a view
         image = torch.from_numpy(half).float().numpy()
         before = [window.start - first for window, first in zip((x, y, z), start, strict=True)]

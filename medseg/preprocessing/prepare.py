@@ -40,9 +40,6 @@ EMPTY_BACKGROUND = 0.25
 """Share of exact zeros above which z-score statistics leave them out (nnU-Net's rule): a skull-stripped
 or masked scan, whose mean would otherwise follow the amount of padding."""
 
-CONSTANT_TOLERANCE = 1e-6
-"""A deviation below this share of the mean is rounding of float32, not contrast."""
-
 STATISTICS_BLOCK = 1 << 20
 """Voxels taken to float64 at once."""
 
@@ -153,37 +150,35 @@ def _prepare_channel(
     array: NDArray[np.float32], rule: ChannelNormalisation, grids: tuple[Grid, Grid], orders: tuple[Order, Order, Order]
 ) -> NDArray[np.float32]:
     """Return one channel (X, Y, Z) clipped, resampled and scaled."""
+    lowest, highest = array.min(), array.max()
+    if not np.isfinite([lowest, highest]).all():
+        raise ScanError(
+            ReasonCode.NOT_FINITE,
+            "the scan holds voxels that are not finite numbers (NaN or infinity); repair or leave out the scan",
+        )
     if rule.kind == "clip":
         clipped = np.clip(array, rule.low, rule.high)
         image = resample(clipped[None], *grids, orders)[0]
         # cubic overshoot is cut again: air stays one exact value, whatever lies next to it
         np.clip(image, rule.low, rule.high, out=image)
         mean, std = rule.mean, rule.std
+    elif lowest == highest:
+        return np.zeros(grids[1].shape, dtype=np.float32)
     else:
         mean, std = _statistics(array)
         image = resample(array[None], *grids, orders)[0]
-    if not np.isfinite(image.sum(dtype=np.float64)):
-        raise ScanError(
-            ReasonCode.NOT_FINITE,
-            "the scan holds voxels that are not finite numbers (NaN or infinity); repair or leave out the scan",
-        )
     image -= np.float32(mean)
-    image *= _factor(std)
+    image *= np.float32(1 / std)
     return image
 
 
 def _scale(value: float, rule: ChannelNormalisation) -> np.float32:
     """Return one value normalised with exactly the arithmetic of `_prepare_channel`."""
-    return (np.float32(value) - np.float32(rule.mean)) * _factor(rule.std)
-
-
-def _factor(std: float) -> np.float32:
-    """Return 1 / std, and 0 for a constant scan, which so becomes zeros."""
-    return np.float32(1 / std) if std else np.float32(0)
+    return (np.float32(value) - np.float32(rule.mean)) * np.float32(1 / rule.std)
 
 
 def _statistics(array: NDArray[np.float32]) -> tuple[float, float]:
-    """Return mean and standard deviation of a scan, in float64; a constant scan has deviation 0."""
+    """Return mean and standard deviation of a scan, in float64, over its non-zero voxels if many are 0."""
     values = array.ravel(order="K")
     zeros = values.size - np.count_nonzero(values)
     if EMPTY_BACKGROUND * values.size < zeros < values.size:
@@ -191,5 +186,4 @@ def _statistics(array: NDArray[np.float32]) -> tuple[float, float]:
     mean = float(values.mean(dtype=np.float64))
     blocks = np.array_split(values, 1 + values.size // STATISTICS_BLOCK)
     variance = sum(float(np.square(block - mean, dtype=np.float64).sum()) for block in blocks) / values.size
-    std = float(np.sqrt(variance))
-    return mean, std if std > CONSTANT_TOLERANCE * abs(mean) else 0.0
+    return mean, float(np.sqrt(variance)) or 1.0

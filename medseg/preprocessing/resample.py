@@ -198,7 +198,7 @@ def resample_labels(labels: NDArray[np.uint8], source: Grid, target: Grid) -> ND
         return gather(moved, [axis.chosen() for axis in taps]).numpy()
     unused = np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256) == 0)
     result, disputed = agreement(moved, taps, int(unused[-1]) if len(unused) else IGNORE_INDEX)
-    for block in disputed.split(DISPUTED_BLOCK):
+    for block in torch.split(disputed, DISPUTED_BLOCK):
         index, weight = neighbours(block, taps, moved.stride())
         result[block[:, 0], block[:, 1], block[:, 2]] = vote(_flat(moved)[index], weight)
     return result.numpy()
