@@ -10,7 +10,8 @@ weighs with 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,6 +40,11 @@ class ConvShape:
     kernel: Sizes
     stride: Sizes
     dropout: float = 0.0
+
+    @property
+    def following(self) -> ConvShape:
+        """The next convolution of the same stage."""
+        return replace(self, inputs=self.outputs, stride=(1,) * len(self.stride))
 
 
 class InstanceNorm(nn.Module):
@@ -85,10 +91,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()
-        ones = (1,) * len(shape.kernel)
-        again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones)
         self.first = ConvBlock(shape)
-        self.second = nn.Sequential(_conv(again), InstanceNorm(shape.outputs))
+        self.second = nn.Sequential(_conv(shape.following), InstanceNorm(shape.outputs))
+        ones = shape.following.stride
         shortcut: list[nn.Module] = []
         if shape.stride != ones:
             pool: Any = nn.AvgPool3d if len(ones) == 3 else nn.AvgPool2d
@@ -105,13 +110,19 @@ class ResidualBlock(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Upsample the coarser maps, join the encoder's maps of that resolution, convolve."""
+    """Upsample the coarser maps, join the encoder's maps of that resolution, convolve.
 
-    def __init__(self, coarser: int, shape: ConvShape, stride: Sizes, convolutions: int) -> None:
+    Parameters
+    ----------
+    finer, coarser : the encoder's stages of the resolution to reach and of the one below.
+    convolutions : how many follow the joining.
+    """
+
+    def __init__(self, finer: ConvShape, coarser: ConvShape, convolutions: int) -> None:
         super().__init__()
-        layer: Any = nn.ConvTranspose3d if len(stride) == 3 else nn.ConvTranspose2d
-        self.up = layer(coarser, shape.outputs, stride, stride)
-        self.convs = _plain_stage(shape, convolutions)
+        layer: Any = nn.ConvTranspose3d if len(coarser.stride) == 3 else nn.ConvTranspose2d
+        self.up = layer(coarser.outputs, finer.outputs, coarser.stride, coarser.stride)
+        self.convs = _plain_stage(replace(finer.following, inputs=2 * finer.outputs), convolutions)
 
     def forward(self, coarser: Tensor, skipped: Tensor) -> Tensor:
         """Return maps of `skipped`'s resolution."""
@@ -143,30 +154,18 @@ class UNet(SegmentationNetwork):
 
     def __init__(self, channels: int, outputs: int, topology: NetworkPlan, axes: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
-        features = topology.features
-        kernels = [tuple(kernel[axis] for axis in axes) for kernel in topology.kernels]
-        strides = [tuple(stride[axis] for axis in axes) for stride in topology.strides]
-        ones = (1,) * len(axes)
-        self.stem = (
-            ConvBlock(ConvShape(channels, features[0], kernels[0], ones)) if topology.residual else nn.Identity()
-        )
-        inputs = (features[0] if topology.residual else channels, *features)
+        stages = _stages(channels, topology, axes)
+        self.stem: nn.Module = nn.Identity()
+        if topology.residual:
+            self.stem, stages[0] = ConvBlock(stages[0]), stages[0].following
         stage = _residual_stage if topology.residual else _plain_stage
-        self.encoder = nn.ModuleList(
-            stage(ConvShape(inputs[i], features[i], kernels[i], strides[i], topology.dropout), topology.convolutions)
-            for i in range(len(features))
-        )
+        self.encoder = nn.ModuleList(stage(shape, topology.convolutions) for shape in stages)
         self.decoder = nn.ModuleList(
-            DecoderStage(
-                features[i + 1],
-                ConvShape(2 * features[i], features[i], kernels[i], ones, topology.dropout),
-                strides[i + 1],
-                topology.convolutions,
-            )
-            for i in reversed(range(len(features) - 1))
+            DecoderStage(finer, coarser, topology.convolutions) for finer, coarser in reversed(list(pairwise(stages)))
         )
-        supervised = max(1, len(features) - 2) if topology.deep_supervision else 1
-        self.heads = nn.ModuleList(_conv(ConvShape(features[i], outputs, ones, ones)) for i in range(supervised))
+        ones = (1,) * len(axes)
+        supervised = max(1, len(stages) - 2) if topology.deep_supervision else 1
+        self.heads = nn.ModuleList(_conv(ConvShape(s.outputs, outputs, ones, ones)) for s in stages[:supervised])
         self.apply(_initialise)
         for module in self.modules():
             if isinstance(module, ResidualBlock):  # every block starts as its shortcut
@@ -196,19 +195,31 @@ class UNet(SegmentationNetwork):
         yield from self.encoder.parameters()
 
 
+def _stages(channels: int, topology: NetworkPlan, axes: Sequence[int]) -> list[ConvShape]:
+    """Return the first convolution of each encoder stage, finest first."""
+    return [
+        ConvShape(
+            inputs,
+            outputs,
+            tuple(kernel[axis] for axis in axes),
+            tuple(stride[axis] for axis in axes),
+            topology.dropout,
+        )
+        for (inputs, outputs), kernel, stride in zip(
+            pairwise((channels, *topology.features)), topology.kernels, topology.strides, strict=True
+        )
+    ]
+
+
 def _plain_stage(shape: ConvShape, convolutions: int) -> nn.Sequential:
-    """`convolutions` blocks; the first one changes features and resolution."""
-    ones = (1,) * len(shape.kernel)
-    again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones, shape.dropout)
-    return nn.Sequential(ConvBlock(shape), *(ConvBlock(again) for _ in range(convolutions - 1)))
+    """Return `convolutions` blocks; the first one changes features and resolution."""
+    return nn.Sequential(ConvBlock(shape), *(ConvBlock(shape.following) for _ in range(convolutions - 1)))
 
 
 def _residual_stage(shape: ConvShape, convolutions: int) -> nn.Sequential:
-    """Residual blocks with `convolutions` convolutions in all, rounded up to whole blocks."""
-    ones = (1,) * len(shape.kernel)
-    again = ConvShape(shape.outputs, shape.outputs, shape.kernel, ones, shape.dropout)
+    """Return residual blocks with `convolutions` convolutions in all, rounded up to whole blocks."""
     blocks = -(-convolutions // 2)
-    return nn.Sequential(ResidualBlock(shape), *(ResidualBlock(again) for _ in range(blocks - 1)))
+    return nn.Sequential(ResidualBlock(shape), *(ResidualBlock(shape.following) for _ in range(blocks - 1)))
 
 
 def _initialise(module: nn.Module) -> None:
