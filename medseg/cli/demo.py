@@ -115,10 +115,10 @@ def result_table(output: Path, run: TrainingRun, summary: RunSummary, evaluation
 
     scores = ", ".join(f"{target.target} {target.dice.mean:.2f}" for target in evaluation.targets if target.dice)
     table = Table("what", "where", "how good", title="What the demo made")
-    table.add_row("sample scans", str(output / "data"), "synthetic CTs; tumours of low contrast")
-    table.add_row("model", str(run.model), f"held-out Dice {run.mean_dice:.2f}" if run.mean_dice else "")
-    done = f"{summary.count('done')} of {len(summary.results)} scans; {summary.count('rejected')} refused, as it should"
-    table.add_row("masks and pictures", str(output / "results" / "cases"), done)
-    table.add_row("volumes", str(output / "results" / "cases.csv"), "ml of each structure")
-    table.add_row("scores", str(output / "results" / "evaluation"), f"Dice: {scores}")
+    table.add_row("sample scans", str(output / "data"), "synthetic CTs, DICOM and NIfTI")
+    table.add_row("model", str(run.model), "weights and plan: all that segmenting needs")
+    done, bad = summary.count("done"), summary.count("rejected")
+    table.add_row("masks, pictures", str(output / "results" / "cases"), f"{done} scans; {bad} broken one refused")
+    table.add_row("volumes", str(output / "results" / "cases.csv"), "ml of each structure in each scan")
+    table.add_row("scores", str(output / "results" / "evaluation"), f"Dice on unseen scans: {scores}")
     return table
