@@ -51,6 +51,8 @@ class Label(BaseModel):
     name: str = Field(min_length=1, description="The structure's name")
     colour: tuple[int, int, int] = Field(description="RGB, 0 to 255")
     code: Code | None = Field(None, description="What it is in a terminology (SNOMED CT)")
+    within: str | None = Field(None, description="Name of the label it lies in, such as the organ of a lesion")
+    lesion: bool = Field(False, description="Whether each connected part is a lesion of its own, to be measured singly")
 
 
 class Region(BaseModel):
@@ -89,6 +91,11 @@ class LabelMap(BaseModel):
             problems.append(f"label names repeat: {names}")
         if self.ignore is not None and (self.ignore in values or self.ignore == 0):
             problems.append(f"the ignore value {self.ignore} is also a label")
+        problems += [
+            f"label {label.name!r} lies within {label.within!r}, which is no other label"
+            for label in self.labels
+            if label.within is not None and (label.within not in names or label.within == label.name)
+        ]
         for region in self.regions:
             unknown = sorted({*region.values, region.paints} - set(values))
             if unknown:
@@ -158,6 +165,21 @@ class LabelMap(BaseModel):
     def is_sided(self) -> bool:
         """Whether a name says left or right: then mirroring across that axis would swap meanings."""
         return any(SIDED.search(label.name.replace("_", " ")) for label in self.labels)
+
+    def with_lesions(self, names: Iterable[str]) -> LabelMap:
+        """Return this map with exactly the labels of these names marked as lesions.
+
+        Raises
+        ------
+        LabelError
+            If a name is not that of a label.
+        """
+        wanted = set(names)
+        unknown = sorted(wanted - {label.name for label in self.labels})
+        if unknown:
+            raise LabelError(f"no label is called {', '.join(unknown)}; the labels are {self.describe()}")
+        marked = (label.model_copy(update={"lesion": label.name in wanted}) for label in self.labels)
+        return self.model_copy(update={"labels": tuple(marked)})
 
     def members(self, target: int) -> tuple[int, ...]:
         """Return the mask values that belong to foreground target number `target` (from 0)."""
