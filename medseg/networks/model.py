@@ -37,6 +37,7 @@ from medseg.labels import LabelMap
 from medseg.networks.build import build_network
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
 
 SCHEMA_VERSION = 1
@@ -60,6 +61,7 @@ class Model:
     inference : how the model is applied unless told otherwise.
     postprocessing : clean-up of the masks, chosen by cross-validation; None: none was chosen.
     scores : mean Dice on held-out cases by target, and "mean"; None where nothing could be scored.
+    reference : what the training cases were like, which segmented cases are checked against; None: not known.
     provenance : what the model was made from and by, as JSON values.
     """
 
@@ -70,6 +72,7 @@ class Model:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     postprocessing: PostprocessingRules | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    reference: Reference | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,6 +89,7 @@ class ModelRecord(BaseModel):
     inference: InferenceConfig = Field(description="How the model is applied unless told otherwise")
     postprocessing: PostprocessingRules | None = Field(None, description="Clean-up of the masks")
     scores: dict[str, float | None] = Field(default_factory=dict, description="Mean Dice on held-out cases")
+    reference: Reference | None = Field(None, description="What training cases were like; for checks without truth")
     provenance: dict[str, Any] = Field(default_factory=dict, description="What it was made from and by")
 
 
@@ -110,6 +114,7 @@ def save_model(model: Model, folder: Path) -> None:
         inference=model.inference,
         postprocessing=model.postprocessing,
         scores=dict(model.scores),
+        reference=model.reference,
         provenance=dict(model.provenance),
     )
     with atomic_folder(folder) as temporary:
@@ -137,6 +142,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
         inference=record.inference,
         postprocessing=record.postprocessing,
         scores=record.scores,
+        reference=record.reference,
         provenance=record.provenance,
     )
 

@@ -20,6 +20,7 @@ from medseg.io.scan import read_case
 from medseg.labels import LabelMap
 from medseg.planning.fingerprint import PROBABILITIES, CaseFingerprint, Fingerprint, ForegroundIntensities
 from medseg.provenance import usable_cores
+from medseg.structures import measure_scan, measure_structures
 from medseg.volume import Case, Mask, Volume
 
 FOREGROUND_SAMPLE = 200_000
@@ -84,6 +85,8 @@ def examine_case(case: Case, labels: LabelMap) -> CaseFingerprint:
         constant_channels=_constant_channels(volume.array),
         foreground=_foreground(volume, mask, labels) if mask else (),
         volumes_ml=_volumes_ml(mask, labels) if mask else {},
+        scan=measure_scan(volume),
+        structures=measure_structures(volume, mask, labels) if mask else {},
     )
 
 

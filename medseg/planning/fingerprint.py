@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medseg.config import Triple, describe_problems
 from medseg.errors import DatasetError
 from medseg.plan import Sizes
+from medseg.structures import Intensity, StructureFeatures
 
 PROBABILITIES = (
     0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
@@ -54,6 +55,10 @@ class CaseFingerprint(_Part):
     constant_channels: tuple[int, ...] = Field((), description="Channels (from 0) with one value everywhere")
     foreground: tuple[ForegroundIntensities, ...] = Field((), description="For each channel; empty without foreground")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="Volume of each label that is present, ml")
+    scan: tuple[Intensity, ...] = Field((), description="Intensities of the whole scan, one entry a channel")
+    structures: dict[str, StructureFeatures] = Field(
+        default_factory=dict, description="Each label that is present: size, components, place, intensities"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,14 @@ class Setup:
     ----------
     train : labelled training cases.
     held_out : labelled validation cases; nothing is ever chosen by them but an early stop that is asked for.
+    fingerprint : of the training cases alone.
     """
 
     dataset: Dataset
     train: tuple[Case, ...]
     held_out: tuple[Case, ...]
     plan: Plan
+    fingerprint: Fingerprint
 
 
 def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -> Setup:
@@ -58,8 +60,8 @@ def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -
     _make_folder(output)
     with atomic_file(output / "config.yaml") as path:
         save_config(config, path)
-    fingerprint = _examine(dataset, train, held_out, output)
-    return Setup(dataset, train, held_out, _plan(config, dataset, fingerprint.select(_ids(train)), output, start))
+    fingerprint = _examine(dataset, train, held_out, output).select(_ids(train))
+    return Setup(dataset, train, held_out, _plan(config, dataset, fingerprint, output, start), fingerprint)
 
 
 def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...], output: Path) -> Fingerprint:
