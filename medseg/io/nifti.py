@@ -8,6 +8,7 @@ on the scan, whichever of qform and sform that viewer believes.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, Sc
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
 from medseg.io.header import ScanHeader
+from medseg.io.label_tables import caret_table
 from medseg.io.nifti_header import NiftiHeader, flags_of, grid_of, read_nifti_header
 from medseg.io.streams import CorruptFileError, ShortFileError, read_into
+from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
 
 GZIP_LEVEL = 2
@@ -106,7 +109,7 @@ def read_mask(path: Path) -> Mask:
     return Mask(labels.astype(np.uint16, copy=False), grid)
 
 
-def write_mask(path: Path, mask: Mask, source: Source) -> None:
+def write_mask(path: Path, mask: Mask, source: Source, labels: LabelMap | None = None) -> None:
     """Write a mask so that it lies exactly on its scan, read it back and compare.
 
     A NIfTI source hands on its affines, codes and units as they are, sheared or contradictory ones
@@ -118,6 +121,7 @@ def write_mask(path: Path, mask: Mask, source: Source) -> None:
     path : target, ending in .nii.gz or .nii.
     mask : on the grid of `source`.
     source : the scan that the mask belongs to.
+    labels : written as TotalSegmentator's header extension, so that programs that know it show names.
 
     Raises
     ------
@@ -140,8 +144,10 @@ def write_mask(path: Path, mask: Mask, source: Source) -> None:
     else:
         fields = _placed_header(mask.grid, mask.array.shape, mask.array.dtype)
     fields.set_intent("label", name="")
+    extension = _extension(caret_table(labels)) if labels else b""
+    fields["vox_offset"] = int(fields["vox_offset"]) + len(extension)
     with atomic_file(path) as temporary:
-        _write_file(temporary, fields, mask.array)
+        _write_file(temporary, fields, mask.array, extension)
         _verify(temporary, mask.array, fields, mask.grid, path)
 
 
@@ -258,9 +264,16 @@ def _placed_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype) -> nib.N
     return fields
 
 
-def _write_file(path: Path, fields: nib.Nifti1Header, array: NDArray) -> None:
+def _extension(content: bytes) -> bytes:
+    """Return a header extension of code 0: its size, a multiple of 16, and text padded with what XML allows."""
+    size = -(-(len(content) + 8) // 16) * 16
+    return struct.pack("<ii", size, 0) + content.ljust(size - 8)
+
+
+def _write_file(path: Path, fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -> None:
     order = array.dtype.newbyteorder("<")
-    content = fields.binaryblock + b"\0\0\0\0" + array.astype(order, copy=False).tobytes(order="F")
+    flag = bytes([bool(extension), 0, 0, 0])
+    content = fields.binaryblock + flag + extension + array.astype(order, copy=False).tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
         content = packer.compress(content) + packer.flush()

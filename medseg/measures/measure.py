@@ -188,10 +188,11 @@ def _absent(label: Label, plane: str) -> Measures:
 
 def _centroid(inside: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
     """Return the mean voxel index; counting along the axes spares listing every voxel."""
-    counts = [np.count_nonzero(inside, axis=tuple(o for o in range(3) if o != axis)) for axis in range(3)]
-    return np.array(
-        [side.start + np.average(np.arange(len(n)), weights=n) for side, n in zip(box, counts, strict=True)]
-    )
+    index = []
+    for axis, side in enumerate(box):
+        counts = np.count_nonzero(inside, axis=tuple(other for other in range(3) if other != axis))
+        index.append(side.start + np.average(np.arange(len(counts)), weights=counts))
+    return np.array(index)
 
 
 def _statistics(values: NDArray[np.float32]) -> IntensityStatistics:

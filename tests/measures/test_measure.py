@@ -123,9 +123,10 @@ def test_lesions_are_marked_by_name():
 
 
 def test_slices_lie_along_the_coarse_axis_or_the_body():
-    def grid(spacing, rotation=np.eye(3)):
-        affine = np.eye(4)
-        affine[:3, :3] = rotation @ np.diag(spacing)
+    def grid(spacing, rotation=None):
+        affine = np.diag([*spacing, 1.0])
+        if rotation is not None:
+            affine[:3, :3] = rotation @ affine[:3, :3]
         return Grid((10, 11, 12), affine)
 
     turned = np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])  # first axis runs back, second up, third right
