@@ -94,4 +94,5 @@ for verb in (index.index, plan.plan, plan.prepare, train.train, segment.segment,
 
 def main() -> None:
     """Run the command line."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports precision and seeds of its own
     app(prog_name="medseg")

@@ -33,7 +33,8 @@ def medseg() -> Callable:
     from medseg.cli.app import app
 
     def run(*words: object):
-        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        wide = {"COLUMNS": "200"}  # so that no line of a table is broken
+        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False, env=wide)
 
     return run
 

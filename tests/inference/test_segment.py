@@ -1,0 +1,79 @@
+"""`medseg.segment`: a file, a DICOM folder or a volume, with a folder or a loaded model, all to one mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import medseg
+from medseg.errors import MedsegError, ReasonCode, ScanError
+from medseg.geometry import Grid
+from medseg.io.dicom_write import write_series
+from medseg.io.nifti import read_nifti, write_volume
+from medseg.labels import LabelMap
+from medseg.networks.build import build_network
+from medseg.networks.model import Model, save_model
+from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    plan = Plan(
+        dimensions=3, spacing=(2.0, 2.0, 2.0), slice_axis=2, patch=(8, 8, 8), batch=2, channels=("ct",),
+        normalisation=(ChannelNormalisation(kind="clip", low=-100, high=100, std=50),), mirror=(True, True, True),
+        network=NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2))),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("m") / "model"
+    save_model(Model((build_network(plan, 2),), plan, LabelMap.parse({"organ": 1})), folder)
+    return folder
+
+
+@pytest.fixture
+def volume():
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = 4, 5, 6
+    array = np.rint(np.random.default_rng(0).normal(0, 50, (1, 10, 12, 9))).astype(np.float32)
+    return Volume(array, Grid((10, 12, 9), affine), "CT")
+
+
+def test_every_way_in_gives_the_same_mask(model, volume, tmp_path):
+    write_volume(tmp_path / "scan.nii.gz", volume)
+    write_series(volume, tmp_path / "series")
+    expected = medseg.segment(volume, model).mask
+    assert expected.grid.matches(volume.grid)
+    for scan in (tmp_path / "scan.nii.gz", str(tmp_path / "scan.nii.gz")):
+        mask = medseg.segment(scan, medseg.load_model(model)).mask
+        assert np.array_equal(mask.array, expected.array)
+        assert mask.grid.matches(read_nifti(tmp_path / "scan.nii.gz").grid)
+    series = medseg.segment(tmp_path / "series", model, device="cpu").mask
+    assert series.grid.canonical().matches(volume.grid.canonical(), tolerance_mm=1e-3)
+    canonical = [mask.grid.to_canonical().apply(mask.array) for mask in (series, expected)]
+    assert np.array_equal(*canonical)
+
+
+def test_a_folder_of_several_scans_is_ambiguous(model, volume, tmp_path):
+    for name in ("a.nii", "b.nii"):
+        write_volume(tmp_path / "scans" / name, volume)
+    with pytest.raises(ScanError, match="2 scans") as caught:
+        medseg.segment(tmp_path / "scans", model)
+    assert caught.value.code is ReasonCode.AMBIGUOUS_SERIES
+
+
+def test_a_bad_scan_is_refused_with_its_own_reason(model, volume, tmp_path):
+    write_volume(tmp_path / "cut.nii", volume)
+    (tmp_path / "cut.nii").write_bytes((tmp_path / "cut.nii").read_bytes()[:-10])
+    with pytest.raises(ScanError) as caught:
+        medseg.segment(tmp_path / "cut.nii", model)
+    assert caught.value.code is ReasonCode.TRUNCATED
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedsegError, match="no scan"):
+        medseg.segment(tmp_path / "empty", model)
+
+
+def test_names_are_loaded_late_and_wrong_ones_are_errors():
+    assert set(medseg.__all__) <= set(dir(medseg))
+    with pytest.raises(AttributeError, match="nothing"):
+        medseg.nothing  # noqa: B018
