@@ -1,0 +1,156 @@
+"""How sure a network is of what it decides: cheap sums over its logits, taken as they stream by.
+
+Nothing here needs another forward pass. Three views of doubt are kept, by target:
+
+* *entropy* inside the target and in its outermost voxels,
+* *soft Dice*: the Dice of the target with its own probabilities, 2 Σ(p in target) / (|target| + Σ p
+  everywhere). Of the cheap scores it ranks cases best (Borges et al., "Soft Dice Confidence",
+  arXiv 2402.10665): unlike the entropy it also sees what was almost found elsewhere;
+* *agreement* of folds and mirrorings with their average, where there is more than one pass.
+
+Inside the predicted foreground every voxel counts; outside it so many that the work is bounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medseg.labels import LabelMap
+from medseg.structures import TargetUncertainty
+
+BLOCK = 1 << 22
+"""Logits whose probabilities are computed together, and of a slab's background at all."""
+
+
+class UncertaintyMeter:
+    """Takes slabs of logits with their decisions (`add`) and gives what they say (`finish`).
+
+    Parameters
+    ----------
+    labels : what the outputs mean.
+    voxel_ml : volume of a voxel of the network's grid, ml.
+    """
+
+    def __init__(self, labels: LabelMap, voxel_ml: float) -> None:
+        self.labels, self.voxel_ml = labels, voxel_ml
+        self._sums = torch.zeros(0)
+        self._winners = torch.zeros(2)
+
+    def add(self, logits: Tensor, decided: Tensor) -> None:
+        """Count a slab.
+
+        Parameters
+        ----------
+        logits : (K, X, Y, Z) float32; read only.
+        decided : (X, Y, Z) uint8, the winner at each voxel: class index, or 1 + number of the region.
+        """
+        if not len(self._sums):
+            self._sums = torch.zeros(6, len(self.labels.targets), dtype=torch.float64, device=logits.device)
+            self._winners = torch.zeros(2, dtype=torch.float64, device=logits.device)
+        edge = borders(decided)
+        for block in torch.split(decided.nonzero(), max(1, BLOCK // len(logits))):
+            x, y, z = block.T  # not a flat index: flattening a slab that is a view would copy it
+            self._add_found(logits[:, x, y, z], decided[x, y, z], edge[x, y, z])
+        step = max(1, math.ceil(logits.numel() / BLOCK))
+        every = torch.arange(0, decided.numel(), step, device=decided.device)
+        x, y, z = torch.unravel_index(every[decided.reshape(-1)[::step] == 0], decided.shape)
+        probabilities, _ = self._look(logits[:, x, y, z])
+        self._sums[5] += probabilities.sum(1) * step
+
+    def finish(self) -> tuple[float, dict[str, TargetUncertainty]]:
+        """Return the mean probability of the winners in the foreground (1 without any), and each target's doubt."""
+        if not len(self._sums):
+            return 1.0, {}
+        total, count = self._winners.tolist()
+        rows = zip(self.labels.targets, self._sums.T.tolist(), strict=True)
+        return total / count if count else 1.0, {target: self._describe(sums) for target, sums in rows}
+
+    def _add_found(self, values: Tensor, winners: Tensor, edge: Tensor) -> None:
+        """Count voxels (n) of the foreground: their logits (K, n), decisions, and which lie at a border."""
+        probabilities, entropy = self._look(values)
+        if self.labels.regions:
+            member = values > 0
+        else:
+            member = winners == torch.arange(1, len(values), device=values.device)[:, None]
+        at_border = member & edge
+        inside = probabilities * member
+        sums = (
+            member.sum(1),
+            inside.sum(1),
+            (entropy * member).sum(1),
+            at_border.sum(1),
+            (entropy * at_border).sum(1),
+            probabilities.sum(1),
+        )
+        self._sums += torch.stack([part.double() for part in sums])
+        best = probabilities.gather(0, winners.long()[None] - 1)
+        self._winners += torch.stack([best.sum(dtype=torch.float64), torch.ones_like(best).sum(dtype=torch.float64)])
+
+    def _look(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the targets' probabilities (T, n), and the entropy (T or 1, n) from 0 to 1, of logits (K, n)."""
+        if self.labels.regions:
+            probabilities = torch.sigmoid(values)
+            # logsigmoid(x) = x + logsigmoid(-x), so that the entropy is softplus(x) - p x
+            entropy = torch.nn.functional.softplus(values) - probabilities * values
+            return probabilities, entropy / math.log(2)
+        logs = torch.log_softmax(values, 0)
+        probabilities = logs.exp()
+        entropy = -(probabilities * logs).sum(0, keepdim=True) / math.log(len(values))
+        return probabilities[1:], entropy
+
+    def _describe(self, sums: Sequence[float]) -> TargetUncertainty:
+        voxels, inside, entropy, border, border_entropy, everywhere = sums
+        return TargetUncertainty(
+            confidence=_mean(inside, voxels),
+            entropy=_mean(entropy, voxels),
+            border_entropy=_mean(border_entropy, border),
+            soft_dice=_mean(2 * inside, voxels + everywhere) if voxels else None,
+            soft_ml=round(everywhere * self.voxel_ml, 4),
+        )
+
+
+class Agreement:
+    """Compares what single passes (a fold, a mirroring) decide with what their average decides.
+
+    Overlapping windows count as often as they are seen.
+    """
+
+    def __init__(self, labels: LabelMap) -> None:
+        self.labels = labels
+        self._sums: Tensor | None = None
+
+    def add(self, passes: Sequence[Tensor], average: Tensor) -> None:
+        """Count decisions, each uint8 of one shape as from `medseg.inference.restore.decide`."""
+        count = len(self.labels.targets) + 1
+        average = average.reshape(-1)
+        for single in (decided.reshape(-1) for decided in passes):
+            common = torch.bincount(single[single == average], minlength=count)
+            sizes = torch.bincount(single, minlength=count) + torch.bincount(average, minlength=count)
+            sums = torch.stack([2 * common, sizes]).double()
+            self._sums = sums if self._sums is None else self._sums + sums
+
+    def finish(self) -> dict[str, float | None]:
+        """Return the Dice of passes with their average by target; None where neither has the target."""
+        if self._sums is None:
+            return dict.fromkeys(self.labels.targets)
+        common, sizes = self._sums[:, 1:].tolist()
+        return {t: _mean(c, s) for t, c, s in zip(self.labels.targets, common, sizes, strict=True)}
+
+
+def borders(decided: Tensor) -> Tensor:
+    """Return which voxels (X, Y, Z) have a 6-neighbour with another decision."""
+    edge = torch.zeros_like(decided, dtype=torch.bool)
+    for axis in range(decided.ndim):
+        size = decided.shape[axis] - 1
+        differs = decided.narrow(axis, 1, size) != decided.narrow(axis, 0, size)
+        edge.narrow(axis, 1, size).logical_or_(differs)
+        edge.narrow(axis, 0, size).logical_or_(differs)
+    return edge
+
+
+def _mean(total: float, count: float) -> float | None:
+    return round(min(1.0, total / count), 6) if count else None
