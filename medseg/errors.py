@@ -100,6 +100,7 @@ class ReasonCode(str, Enum):
     EMPTY = "EMPTY"
     GRID_MISMATCH = "GRID_MISMATCH"
     CHANNELS_MISMATCH = "CHANNELS_MISMATCH"
+    NO_IDENTITY = "NO_IDENTITY"
 
     def __str__(self) -> str:
         return self.value

@@ -1,0 +1,327 @@
+"""DICOM segmentations, decoded by dcmqi and highdicom: every voxel in its place and under its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.uid import CTImageStorage
+from scipy.spatial.transform import Rotation
+
+from medseg.catalog.index import index_scans
+from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError
+from medseg.geometry import Grid
+from medseg.io import dicom_seg
+from medseg.io.dicom import inspect_series
+from medseg.io.dicom_seg import Algorithm, perpendicular, write_dicom_seg
+from medseg.io.dicom_write import write_series
+from medseg.labels import LabelMap
+from medseg.volume import Mask, Source, Volume
+
+LABELS = LabelMap.parse(
+    {
+        "labels": [
+            {"value": 3, "name": "kidney_right", "code": {"value": "64033007", "meaning": "Kidney"}},
+            {"value": 4, "name": "absent"},
+            {"value": 7, "name": "Läsion", "lesion": True, "colour": (250, 10, 20)},
+            {"value": 200, "name": "spleen"},
+        ]
+    }
+)
+ALGORITHM = Algorithm("liver model", "1.0 abcdef")
+SHAPE = (12, 10, 8)
+TURN = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+GEOMETRIES = {
+    "axial": np.diag([-1.0, -1, 1]),
+    "sagittal": np.array([[0, 0, -1.0], [-1, 0, 0], [0, -1, 0]]),
+    "coronal": np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]),
+    "oblique": TURN,
+    "descending z": np.diag([-1.0, -1, -1]),
+    "negated cosines": np.diag([1.0, 1, -1]),
+}
+
+
+def grid_of(directions: np.ndarray) -> Grid:
+    affine = np.eye(4)
+    affine[:3, :3] = directions @ np.diag([1.0, 1.5, 2.5])
+    affine[:3, 3] = 9.5, -12.25, 101
+    return Grid(SHAPE, affine)
+
+
+def blobs(seed: int = 0) -> np.ndarray:
+    """Two parts of one label with empty slices between, a lesion, and single voxels."""
+    rng = np.random.default_rng(seed)
+    array = np.zeros(SHAPE, np.uint8)
+    array[2:6, 3:5, 1:3] = array[2:9, 2:8, 6] = 3
+    array[3:5, 4, 2] = 7
+    array[rng.integers(0, 12, 9), rng.integers(0, 10, 9), 6] = 200
+    return array
+
+
+@pytest.fixture
+def series(tmp_path):
+    """Write a series on the grid of some directions: ``series(directions)``."""
+
+    def make(directions: np.ndarray = GEOMETRIES["axial"], **options) -> tuple[Source, Grid]:
+        grid = grid_of(directions)
+        source = write_series(Volume(np.zeros((1, *SHAPE), np.float32), grid), tmp_path / "series", **options)
+        return source, grid
+
+    return make
+
+
+@pytest.fixture
+def dcmqi(tmp_path):
+    """Decode a segmentation by dcmqi: the image, and the names of its values."""
+    program = shutil.which("segimage2itkimage", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("dcmqi, from the dev extra, is not installed: nothing decodes the segmentation independently")
+
+    def decode(path: Path) -> tuple[sitk.Image, dict[int, str]]:
+        folder = tmp_path / "decoded"
+        folder.mkdir()
+        command = [
+            program,
+            "--inputDICOM",
+            path,
+            "--outputDirectory",
+            folder,
+            "--outputType",
+            "nrrd",
+            "--mergeSegments",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        (image,) = folder.glob("*.nrrd")  # its exit code is 0 even when it can't decode
+        (names,) = json.loads((folder / "meta.json").read_text())["segmentAttributes"]
+        return sitk.ReadImage(str(image)), {segment["labelID"]: segment["SegmentLabel"] for segment in names}
+
+    return decode
+
+
+def on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
+    """Return the image's voxels on `grid`, each looked up at its place in space; it may cover less."""
+    values = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    affine[:2] *= -1
+    places = np.argwhere(values) @ affine[:3, :3].T + affine[:3, 3]
+    index = (places - grid.affine[:3, 3]) @ np.linalg.inv(grid.affine[:3, :3]).T
+    assert np.abs(index - np.rint(index)).max() < 0.01
+    array = np.zeros(grid.shape, values.dtype)
+    array[tuple(np.rint(index).astype(int).T)] = values[values > 0]
+    return array
+
+
+def renamed(array: np.ndarray, names: dict[int, str]) -> np.ndarray:
+    """Return the labels' own values for numbered segments."""
+    values = {label.name: label.value for label in LABELS.labels}
+    table = np.zeros(256, int)
+    for number, name in names.items():
+        table[number] = values[name]
+    return table[array]
+
+
+@pytest.mark.parametrize("directions", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_dcmqi_finds_every_voxel_in_its_place(tmp_path, series, dcmqi, directions):
+    source, grid = series(directions)
+    array = blobs()
+    path = tmp_path / "out" / "seg.dcm"
+    assert write_dicom_seg(path, Mask(array, grid), LABELS, source, ALGORITHM) == ("kidney_right", "Läsion", "spleen")
+    image, names = dcmqi(path)
+    assert names == {1: "kidney_right", 2: "Läsion", 3: "spleen"}  # no gap where a label is absent
+    assert np.count_nonzero(renamed(on_grid(image, grid), names) != array) == 0
+
+
+@pytest.mark.parametrize("directions", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_highdicom_finds_every_voxel_in_its_place(tmp_path, series, directions):
+    source, grid = series(directions)
+    array = blobs(1)
+    write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, ALGORITHM)
+    segmentation = hd.seg.segread(tmp_path / "seg.dcm")
+    names = {n: segmentation.get_segment_description(n).segment_label for n in segmentation.segment_numbers}
+    scan = hd.get_volume_from_series([pydicom.dcmread(path) for path in source.files])
+    found = segmentation.get_volume(combine_segments=True).match_geometry(scan)
+    image = sitk.GetImageFromArray(found.array.astype(np.uint8))  # (slice, row, column) is ITK's order
+    affine = found.affine[:, [2, 1, 0, 3]]
+    image.SetOrigin(affine[:3, 3])
+    image.SetSpacing(np.linalg.norm(affine[:3, :3], axis=0))
+    image.SetDirection((affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).ravel())
+    assert np.count_nonzero(renamed(on_grid(image, grid), names) != array) == 0
+
+
+def test_a_mask_in_another_order_of_axes_lands_in_the_same_place(tmp_path, series, dcmqi):
+    source, grid = series(GEOMETRIES["oblique"])
+    array = blobs()
+    canonical = grid.to_canonical()
+    mask = Mask(np.ascontiguousarray(canonical.apply(array)), grid.canonical())
+    assert mask.array.shape != array.shape or not np.array_equal(mask.array, array)
+    write_dicom_seg(tmp_path / "seg.dcm", mask, LABELS, source, ALGORITHM)
+    image, names = dcmqi(tmp_path / "seg.dcm")
+    assert np.array_equal(renamed(on_grid(image, grid), names), array)
+
+
+def test_it_says_what_made_it_and_refers_to_its_series(tmp_path, series):
+    source, grid = series(patient="Müller^Jörg")
+    for number, path in enumerate(source.files):
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        dataset.PatientName = "Müller^Jörg"
+        if number == 0:
+            del dataset.AccessionNumber
+        dataset.save_as(path)
+    write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
+    found, scan = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(source.files[0])
+    assert found.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.4"
+    assert (found.SegmentationType, found.Modality) == ("BINARY", "SEG")
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName", "StudyDate"):
+        assert found[keyword].value == scan[keyword].value
+    assert found.SeriesInstanceUID != scan.SeriesInstanceUID
+    assert found.SeriesDescription == "AI segmentation, research use: liver model"
+    quoted = {item.ReferencedSOPInstanceUID for item in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert quoted == {pydicom.dcmread(path).SOPInstanceUID for path in source.files}
+    kidney, lesion, spleen = found.SegmentSequence
+    assert kidney.SegmentAlgorithmType == "AUTOMATIC"
+    assert kidney.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion == "1.0 abcdef"
+    assert kidney.SegmentedPropertyTypeCodeSequence[0].CodeValue == "64033007"
+    side = kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0]
+    assert (side.CodeValue, side.CodeMeaning) == ("24028007", "Right")
+    assert lesion.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert lesion.SegmentLabel == "Läsion"
+    assert spleen.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
+
+
+def test_the_same_result_is_the_same_object(tmp_path, series):
+    source, grid = series()
+
+    def uids(array: np.ndarray, algorithm: Algorithm = ALGORITHM) -> tuple[str, str]:
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, algorithm)
+        found = pydicom.dcmread(tmp_path / "seg.dcm")
+        return found.SOPInstanceUID, found.SeriesInstanceUID
+
+    first = uids(blobs())
+    assert uids(blobs()) == first
+    assert len({*first, *uids(blobs(5)), *uids(blobs(), Algorithm("other", "1"))}) == 6
+
+
+def test_names_of_patients_appear_in_no_warning(tmp_path, series):
+    source, grid = series(patient="single component")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_nothing_found_writes_nothing_and_says_so(tmp_path, series):
+    source, grid = series()
+    with pytest.raises(ScanError, match="nothing was found") as caught:
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(np.zeros(SHAPE, np.uint8), grid), LABELS, source, ALGORITHM)
+    assert caught.value.code == ReasonCode.EMPTY
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_a_series_without_identifiers_is_refused_with_its_reason(tmp_path, series, keyword):
+    source, grid = series()
+    for path in source.files:
+        dataset = pydicom.dcmread(path)
+        dataset[keyword].value = ""
+        dataset.save_as(path)
+    with pytest.raises(ScanError, match=f"has no {keyword}") as caught:
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
+    assert caught.value.code == ReasonCode.NO_IDENTITY
+
+
+def test_a_mask_elsewhere_and_a_nifti_scan_are_refused(tmp_path, series):
+    source, grid = series()
+    moved = Grid(SHAPE, grid.affine + np.eye(4)[:, [3, 0, 1, 2]] * 0.5 * [[1], [1], [1], [0]])
+    with pytest.raises(GeometryError):
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), moved), LABELS, source, ALGORITHM)
+    with pytest.raises(ScanError, match="no DICOM series") as caught:
+        scan = Source("nifti", (tmp_path / "scan.nii.gz",))
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, scan, ALGORITHM)
+    assert caught.value.code == ReasonCode.NOT_DICOM
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_a_wrong_voxel_on_the_disk_is_noticed(tmp_path, series, monkeypatch):
+    source, grid = series()
+    right = dicom_seg._segmentation
+
+    def wrong(images, volume, *others):
+        array = volume.array.copy()
+        array[2, 3, 3] = 0
+        return right(images, volume.with_array(array), *others)
+
+    monkeypatch.setattr(dicom_seg, "_segmentation", wrong)
+    with pytest.raises(OutputError, match="reads back differently"):
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("tilt", [0.3, -0.45])
+def test_a_tilted_series_gets_a_perpendicular_segmentation(tmp_path, series, dcmqi, tilt, monkeypatch):
+    """Reading refuses tilted series so far; their mask would come on the sheared grid."""
+    source, grid = series(TURN)
+    sheared = grid.affine.copy()
+    sheared[:3, 2] += tilt * 2.5 * sheared[:3, 1] / 1.5
+    mask = Mask(blobs(), Grid(SHAPE, sheared))
+    straight = perpendicular(mask)
+    assert straight.grid.is_orthogonal
+    for value in (3, 7, 200):
+        at, meant = (np.argwhere(m.array == value) for m in (straight, mask))
+        at = at[np.lexsort(at.T[::-1])] @ straight.grid.affine[:3, :3].T + straight.grid.affine[:3, 3]
+        meant = meant[np.lexsort(meant.T[::-1])] @ sheared[:3, :3].T + sheared[:3, 3]
+        distances = np.linalg.norm(at[:, None] - meant, axis=-1)
+        assert len(at) == len(meant)
+        assert distances.min(axis=1).max() <= 0.5 * 1.5 + 1e-6
+
+    real = dicom_seg.open_series
+
+    class Tilted:
+        def __init__(self, opened):
+            self.source, self.grid = opened.source, mask.grid
+
+    monkeypatch.setattr(dicom_seg, "open_series", lambda given: Tilted(real(given)))
+    write_dicom_seg(tmp_path / "seg.dcm", mask, LABELS, source, ALGORITHM)
+    image, names = dcmqi(tmp_path / "seg.dcm")
+    assert np.array_equal(renamed(on_grid(image, straight.grid), names), straight.array)
+
+
+def test_a_perpendicular_mask_stays_as_it_is():
+    mask = Mask(blobs(), grid_of(TURN))
+    assert perpendicular(mask) is mask
+
+
+@pytest.mark.skipif("MEDSEG_DATA" not in os.environ, reason="MEDSEG_DATA does not name the folder of real scans")
+def test_a_real_series(tmp_path, dcmqi):
+    """An anonymised CT whose SOP class was blanked: refused; with the class filled in, every voxel fits."""
+    folder = Path(os.environ["MEDSEG_DATA"]) / "ct" / "dicom_series"
+    (case,) = index_scans(folder, key=tmp_path / "key").cases()
+    source = case.images[0]
+    grid = inspect_series(source).grid
+    array = np.zeros(grid.shape, np.uint8)
+    array[100:200, 150:300, 5:9] = 3
+    array[300, 200, 15] = 200
+    with pytest.raises(ScanError) as caught:
+        write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, ALGORITHM)
+    assert caught.value.code == ReasonCode.NO_IDENTITY
+    files = []
+    for path in source.files:
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = CTImageStorage
+        dataset.save_as(tmp_path / path.name)
+        files.append(tmp_path / path.name)
+    write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, Source("dicom", tuple(files)), ALGORITHM)
+    image, names = dcmqi(tmp_path / "seg.dcm")
+    assert np.array_equal(renamed(on_grid(image, grid), names), array)
