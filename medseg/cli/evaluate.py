@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SOME_NOT_SCORED = 1
 
+SHOWN = 10
+"""Problems that are printed; all of them are in summary.json."""
+
 
 def evaluate(
     predictions: Annotated[
@@ -36,6 +39,9 @@ def evaluate(
     A structure that the model missed, or invented, counts with a Dice of 0; one that is absent from both masks counts
     in no mean. Cases that can't be compared are named, and the exit code is 1.
 
+    Of a run of `medseg segment`, the scans that it was given are compared; those that it could not segment count as
+    missed. Of a plain folder of masks, every true mask is.
+
     Example: `medseg evaluate results/liver my_dataset/labels --output results/liver/evaluation`
     """
     from medseg.labels import load_label_map
@@ -50,8 +56,12 @@ def evaluate(
         write_evaluation(evaluation, output)
     screen = console()
     screen.print(score_table(evaluation))
-    for case, problem in evaluation.problems:
+    for case, problem in evaluation.problems[:SHOWN]:
         screen.print(f"{case}: {problem}", style="yellow")
+    if len(evaluation.problems) > SHOWN:
+        screen.print(f"... and {len(evaluation.problems) - SHOWN} more; --output writes all of them", style="yellow")
+    if evaluation.not_run:
+        screen.print(f"{len(evaluation.not_run)} true masks are of scans that the run was not given: not compared")
     if evaluation.problems:
         raise typer.Exit(SOME_NOT_SCORED)
 

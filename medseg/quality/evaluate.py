@@ -7,9 +7,10 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ class Evaluation:
     scores : one a case and target, by case id.
     problems : (case, sentence) of each case that could not be compared as it should.
     unmatched : case ids of predictions without a true mask.
+    not_run : case ids of true masks whose scans were not given to the run that predicted.
     labels : the label map that named the targets.
     tolerance_mm : of the NSD.
     """
@@ -53,6 +55,7 @@ class Evaluation:
     scores: tuple[StructureScore, ...]
     problems: tuple[tuple[str, str], ...]
     unmatched: tuple[str, ...]
+    not_run: tuple[str, ...]
     labels: LabelMap
     tolerance_mm: float
 
@@ -85,6 +88,9 @@ def evaluate_folder(
 ) -> Evaluation:
     """Compare every true mask of a folder with the prediction of the same case.
 
+    A folder of ``medseg segment`` knows which scans it was given: those that it could not segment count as
+    missed, and true masks of others are only named. In a plain folder every true mask counts.
+
     Parameters
     ----------
     predictions : a folder that ``medseg segment`` wrote, or one with a NIfTI mask a case.
@@ -103,17 +109,17 @@ def evaluate_folder(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
             f"{_some(true_masks)}); name each prediction after its true mask, or give a list of pairs"
         )
-    pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items()]
+    given = given_cases(predictions) or set(true_masks)
+    pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items() if case in given]
+    evaluation = evaluate_pairs(pairs, labels, tolerance_mm)
     unmatched = tuple(sorted(set(predicted_masks) - set(true_masks)))
-    return evaluate_pairs(pairs, labels, tolerance_mm, unmatched=unmatched)
+    return replace(evaluation, unmatched=unmatched, not_run=tuple(sorted(set(true_masks) - given)))
 
 
 def evaluate_pairs(
     pairs: Sequence[Pair],
     labels: LabelMap | None = None,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
-    *,
-    unmatched: tuple[str, ...] = (),
 ) -> Evaluation:
     """Compare an explicit list of predictions and true masks; see `evaluate_folder`."""
     with ThreadPoolExecutor(THREADS) as pool:
@@ -122,10 +128,20 @@ def evaluate_pairs(
     return Evaluation(
         scores=tuple(score for scores, _ in outcomes for score in scores),
         problems=tuple((pair.case, text) for pair, (_, text) in zip(pairs, outcomes, strict=True) if text),
-        unmatched=unmatched,
+        unmatched=(),
+        not_run=(),
         labels=known,
         tolerance_mm=tolerance_mm,
     )
+
+
+def given_cases(predictions: Path) -> set[str]:
+    """Return the cases that ``medseg segment`` was given, done or not; empty for a plain folder of masks."""
+    table = predictions / "cases.csv"
+    if not table.is_file():
+        return set()
+    with table.open(encoding="utf-8", newline="") as file:
+        return {row["case"] for row in csv.DictReader(file) if row.get("case")}
 
 
 def find_masks(folder: Path) -> dict[str, Path]:

@@ -48,6 +48,7 @@ def write_summary(evaluation: Evaluation, path: Path) -> None:
         "targets": [target.model_dump() for target in evaluation.targets],
         "problems": [{"case": case, "message": message} for case, message in evaluation.problems],
         "predictions_without_truth": list(evaluation.unmatched),
+        "truths_not_run": list(evaluation.not_run),
     }
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -181,3 +181,15 @@ def test_a_name_in_brackets_is_shown_and_not_taken_as_a_style(folders):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(score_table(evaluate_folder(*folders, LabelMap.parse({"[red]organ": 1, "tumour": 2}))))
     assert "[red]organ" in console.export_text()
+
+
+def test_a_run_is_compared_on_the_scans_it_was_given(tmp_path):
+    for case in ("done", "failed", "other"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", organ())
+    write(tmp_path / "run" / "cases" / "done" / "mask.nii.gz", organ())
+    (tmp_path / "run" / "cases.csv").write_text("case,status\ndone,done\nfailed,rejected\n")
+    evaluation = evaluate_folder(tmp_path / "run", tmp_path / "truth")
+    assert evaluation.cases == ("done", "failed")
+    assert [case for case, _ in evaluation.problems] == ["failed"]
+    assert evaluation.not_run == ("other",)
+    assert evaluation.mean_dice == pytest.approx(0.5)
