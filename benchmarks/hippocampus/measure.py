@@ -3,7 +3,8 @@
     MEDSEG_DATA=FOLDER python benchmarks/hippocampus/measure.py --runs RUNS [--arm all] [--max-seconds N]
 
 Arms: `all` (180 labelled cases, 3D), `six` (the six of `labelled_6`, 3D, same configuration), `all_2d`.
-A run folder that is finished is only scored again; a stopped one goes on. Final averaged weights; the
+A run folder that is finished is only scored again; a stopped one goes on. Scored is the model folder as it
+is delivered (final averaged weights in fp16) through the folder segmentation that users call; the
 validation cases decide nothing. Writes results/ARM.csv (one row a case and structure) and results/ARM.json.
 """
 
@@ -17,11 +18,15 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
+from medseg.batch.segment_folder import segment_folder
 from medseg.config import ExperimentConfig, load_config
+from medseg.networks.model import load_model
 from medseg.provenance import machine, package_versions
-from medseg.quality.summary import summarise
-from medseg.training.run import RunOptions, TrainingRun, run_training
+from medseg.quality.evaluate import Evaluation, Pair, evaluate_pairs
+from medseg.quality.tables import write_scores
+from medseg.training.run import RunOptions, run_training
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -40,36 +45,53 @@ def main() -> None:
     parser.add_argument("--arm", choices=[*ARMS, "each"], default="each")
     parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    data = os.environ.get("MEDSEG_DATA")
-    if not data:
+    if not os.environ.get("MEDSEG_DATA"):
         sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
+    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
     for arm in ARMS if arguments.arm == "each" else [arguments.arm]:
         file, overrides = ARMS[arm]
-        config = load_config(CONFIGS / file, [f"dataset.folder={data}/hippocampus", *overrides])
+        config = load_config(CONFIGS / file, [f"dataset.folder={data}", *overrides])
         run_folder = arguments.runs / arm
-        run = run_training(config, run_folder, RunOptions(device="cpu", max_seconds=arguments.max_seconds, screen=True))
-        if run.model:
-            keep(arm, config, run_folder, run)
+        if not (run_folder / "model").exists():
+            run_training(config, run_folder, RunOptions(device="cpu", max_seconds=arguments.max_seconds, screen=True))
+        if (run_folder / "model").exists():
+            keep(arm, config, run_folder, score(run_folder / "model", data))
 
 
-def keep(arm: str, config: ExperimentConfig, run_folder: Path, run: TrainingRun) -> None:
+def score(model: Path, data: Path) -> Evaluation:
+    """Segment the held-out scans with the model folder as a user does, and compare with their masks."""
+    held_out = json.loads((data / "splits.json").read_text())["validation"]
+    labels = load_model(model).labels
+    with TemporaryDirectory() as temporary:
+        scans, results = Path(temporary) / "scans", Path(temporary) / "results"
+        scans.mkdir()
+        for case in held_out:
+            shutil.copy(data / "images" / f"{case}.nii.gz", scans)
+        segment_folder(scans, model, results)
+        pairs = [
+            Pair(case, results / "cases" / case / "mask.nii.gz", data / "labels" / f"{case}.nii.gz")
+            for case in held_out
+        ]
+        return evaluate_pairs(pairs, labels)
+
+
+def keep(arm: str, config: ExperimentConfig, run_folder: Path, evaluation: Evaluation) -> None:
     """Write the results of one arm."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    shutil.copyfile(run_folder / "validation.csv", results / f"{arm}.csv")
+    write_scores(evaluation.scores, results / f"{arm}.csv")
     record = {
-        "mean_dice": run.mean_dice,
-        "dice": {target.target: target.dice.model_dump() for target in summarise(run.scores) if target.dice},
+        "mean_dice": evaluation.mean_dice,
+        "dice": {target.target: target.dice.model_dump() for target in evaluation.targets if target.dice},
+        "hd95_mm": {target.target: target.hd95_mm.model_dump() for target in evaluation.targets if target.hd95_mm},
+        "training_cases": len(load_model(run_folder / "model").provenance["training_cases"]),
         "steps": config.training.steps,
-        "median_step_s": median(step_seconds(run_folder)),
-        "training_cases": len(
-            json.loads((run_folder / "model" / "model.json").read_text())["provenance"]["training_cases"]
-        ),
+        "median_step_s": round(median(step_seconds(run_folder)), 3),
         "machine": machine(),
         "versions": package_versions(),
     }
     (results / f"{arm}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{arm}: mean Dice {run.mean_dice:.4f} after {config.training.steps} steps")
+    print(f"{arm}: mean Dice {evaluation.mean_dice:.4f} after {config.training.steps} steps")
 
 
 def step_seconds(run_folder: Path) -> list[float]:

@@ -147,7 +147,8 @@ def _digest(task: Task, processes: int) -> str:
             "training": task.config.training.model_dump(mode="json", exclude={"checkpoint_every", "loader_threads"}),
             "augmentation": task.config.augmentation.model_dump(mode="json"),
             "plan": task.plan.model_dump(mode="json", exclude={"reasons"}),
-            "labels": task.labels.model_dump(mode="json"),
+            "targets": [task.labels.members(target) for target in range(len(task.labels.targets))],
+            "ignore": task.labels.ignore,
             "cases": [case.id for case in task.cases],
             "processes": processes,
         }
