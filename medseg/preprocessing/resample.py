@@ -170,7 +170,7 @@ def resample(
         sizes = source.shape[axis.source], target.shape[target_axis]
         steps.append((sizes[1] / sizes[0], axis.source, axis_taps(axis, sizes, orders[axis.source])))
     for _, source_axis, taps in sorted(steps, key=lambda step: step[0]):
-        values = _along(values, 1 + source_axis, taps)
+        values = interpolate_axis(values, 1 + source_axis, taps)
     moved = values.permute(0, *(1 + axis.source for axis in maps)).contiguous().numpy()
     return moved.copy() if np.shares_memory(moved, array) else moved
 
@@ -197,11 +197,35 @@ def resample_labels(labels: NDArray[np.uint8], source: Grid, target: Grid) -> ND
     if all(axis.copies for axis in taps):
         return gather(moved, [axis.chosen() for axis in taps]).numpy()
     unused = np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256) == 0)
-    result, disputed = agreement(moved, taps, int(unused[-1]) if len(unused) else IGNORE_INDEX)
-    for block in torch.split(disputed, DISPUTED_BLOCK):
+    marker = int(unused[-1]) if len(unused) else IGNORE_INDEX
+    result = agreement(moved, taps, marker)
+    for block in torch.split((result == marker).nonzero(), DISPUTED_BLOCK):
         index, weight = neighbours(block, taps, moved.stride())
         result[block[:, 0], block[:, 1], block[:, 2]] = vote(_flat(moved)[index], weight)
     return result.numpy()
+
+
+def interpolate_axis(values: Tensor, dim: int, taps: Taps) -> Tensor:
+    """Return `values` interpolated along one dimension: copied, or multiplied with narrow matrices."""
+    if taps.copies:
+        chosen = taps.chosen()
+        if np.array_equal(chosen, np.arange(values.shape[dim])):
+            return values
+        return values.index_select(dim, torch.from_numpy(chosen).to(values.device))
+    lead, tail = values.shape[:dim], values.shape[dim + 1 :]
+    blocks = values.reshape(math.prod(lead), values.shape[dim], math.prod(tail))
+    result = values.new_empty(len(blocks), len(taps.index), blocks.shape[2])
+    for start in range(0, len(taps.index), BLOCK):
+        index, weight = taps.index[start : start + BLOCK], taps.weight[start : start + BLOCK]
+        first, last = int(index.min()), int(index.max())
+        matrix = np.zeros((len(index), last - first + 1), dtype=np.float32)
+        np.add.at(matrix, (np.arange(len(index))[:, None], index - first), weight)
+        torch.matmul(
+            torch.from_numpy(matrix).to(values.device),
+            blocks[:, first : last + 1],
+            out=result[:, start : start + len(index)],
+        )
+    return result.reshape(*lead, -1, *tail)
 
 
 def linear_taps(
@@ -223,8 +247,8 @@ def gather(array: Tensor, chosen: Sequence[NDArray[np.int64]]) -> Tensor:
     return array
 
 
-def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> tuple[Tensor, Tensor]:
-    """Return labels where all neighbours agree, and the outputs where they don't.
+def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> Tensor:
+    """Return each output's label where all its neighbours have the same, else `marker`.
 
     Linear interpolation is a weighted mean with weights that sum to one: if a class has the largest
     value at every neighbour, it has the largest mean. So only outputs between different labels,
@@ -234,11 +258,11 @@ def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> tuple[Tensor
     ----------
     labels : (X, Y, Z) uint8, axes already in the target's order.
     taps : two taps for each axis.
-    marker : a label value that means "disputed" in between; if it occurs, its voxels are disputed, too.
+    marker : says "disputed" in the result; best a value that is no label.
 
     Returns
     -------
-    The agreed labels (X', Y', Z'), `marker` where disputed; the disputed outputs (n, 3) int64.
+    (X', Y', Z') uint8.
 
     Notes
     -----
@@ -254,8 +278,7 @@ def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> tuple[Tensor
         for array, extreme in ((low, torch.minimum), (high, torch.maximum)):
             array.narrow(axis, 0, pairs).copy_(extreme(array.narrow(axis, 0, pairs), array.narrow(axis, 1, pairs)))
     cells = torch.where(low == high, low, marker)
-    agreed = gather(cells, [tap.index.min(axis=1) for tap in taps])
-    return agreed, (agreed == marker).nonzero()
+    return gather(cells, [tap.index.min(axis=1) for tap in taps])
 
 
 def neighbours(outputs: Tensor, taps: Sequence[Taps], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -295,25 +318,6 @@ def as_tensor(array: NDArray) -> Tensor:
     """Return the array as a tensor, copied only if torch can't take its memory as it is."""
     shareable = array.flags.writeable and all(stride > 0 for stride in array.strides)
     return torch.from_numpy(array if shareable else array.copy(order="C"))
-
-
-def _along(values: Tensor, dim: int, taps: Taps) -> Tensor:
-    """Interpolate along one dimension: copies where the taps are copies, narrow products elsewhere."""
-    if taps.copies:
-        chosen = taps.chosen()
-        if np.array_equal(chosen, np.arange(values.shape[dim])):
-            return values
-        return values.index_select(dim, torch.from_numpy(chosen))
-    lead, tail = values.shape[:dim], values.shape[dim + 1 :]
-    blocks = values.reshape(math.prod(lead), values.shape[dim], math.prod(tail))
-    result = values.new_empty(len(blocks), len(taps.index), blocks.shape[2])
-    for start in range(0, len(taps.index), BLOCK):
-        index, weight = taps.index[start : start + BLOCK], taps.weight[start : start + BLOCK]
-        first, last = int(index.min()), int(index.max())
-        matrix = np.zeros((len(index), last - first + 1), dtype=np.float32)
-        np.add.at(matrix, (np.arange(len(index))[:, None], index - first), weight)
-        torch.matmul(torch.from_numpy(matrix), blocks[:, first : last + 1], out=result[:, start : start + len(index)])
-    return result.reshape(*lead, -1, *tail)
 
 
 def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from medseg.errors import ModelError
 from medseg.geometry import Grid
+from medseg.inference import restore as restore_module
 from medseg.inference.restore import Restorer, decide
 from medseg.labels import LabelMap
 
@@ -162,3 +164,32 @@ def test_missing_slabs_are_noticed():
     restorer.add(0, torch.zeros(4, 3, 2, 2))
     with pytest.raises(ValueError, match="3 layers"):
         restorer.finish()
+
+
+@settings(max_examples=20)
+@given(source=grids, spacing=spacings, seed=st.integers(0, 99))
+def test_single_voxels_and_whole_layers_decide_alike(source, spacing, seed):
+    """The two ways to compute disputed voxels differ by rounding alone."""
+    grid = source.canonical().resampled(spacing)
+    logits = smooth_logits(4, grid.shape, seed)
+    masks = []
+    for share in (-1.0, 2.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(restore_module, "DENSE_SHARE", share)
+            masks.append(restore(logits, grid, source, FOUR).mask.array)
+    differs = masks[0] != masks[1]
+    best = np.sort(interpolated(logits, grid, source), axis=0)
+    assert (best[-1] - best[-2])[differs].max(initial=0) < 1e-5
+
+
+def test_a_label_map_with_too_many_outputs_is_refused():
+    labels = LabelMap.parse({f"c{i}": i for i in range(1, 256)})
+    grid = Grid((2, 2, 2), np.eye(4))
+    with pytest.raises(ModelError, match="256 outputs"):
+        Restorer(grid, grid, labels, 0)
+
+
+@given(seed=st.integers(0, 99))
+def test_decide_is_argmax(seed):
+    logits = np.random.default_rng(seed).integers(-3, 3, (4, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(decide(torch.from_numpy(logits), FOUR).numpy(), logits.argmax(axis=0))
