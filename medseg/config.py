@@ -171,11 +171,33 @@ class SegmentConfig(Stage):
         None, description="Key file of the pseudonyms of DICOM series, made on first use; default: one for this user"
     )
     redo: bool = Field(False, description="Segment again what is already done")
+    formats: tuple[Literal["nifti", "seg-nrrd", "dicom-seg"], ...] = Field(
+        ("nifti",),
+        description="Mask formats: nifti (always written), seg-nrrd (3D Slicer), dicom-seg (DICOM series only)",
+    )
+    per_class: bool = Field(False, description="Also write one binary NIfTI mask a label")
+    lesions: tuple[str, ...] | None = Field(
+        None, description="Labels whose connected parts are measured singly; default: those that the model marks"
+    )
 
     def inference(self, model: InferenceConfig) -> InferenceConfig:
         """Return the model's own inference with what this batch wants otherwise."""
         wishes = {name: getattr(self, name) for name in ("overlap", "flips", "window_batch")}
         return model.model_copy(update={name: wish for name, wish in wishes.items() if wish is not None})
+
+
+def make_segment_config(**fields: Any) -> SegmentConfig:
+    """Return a batch's configuration.
+
+    Raises
+    ------
+    ConfigError
+        If a field is unknown or wrong, such as a format that does not exist.
+    """
+    try:
+        return SegmentConfig(**fields)
+    except ValidationError as error:
+        raise ConfigError(describe_problems(error)) from None
 
 
 class ExperimentConfig(Stage):

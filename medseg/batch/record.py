@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
 
 RECORD = "case.json"
@@ -51,6 +52,10 @@ class CaseRecord(_Part):
     volumes_ml: dict[str, float] = Field(description="Volume of each label in the mask, ml")
     confidence: float = Field(description="The network's mean confidence in the mask, 0 to 1")
     flags: tuple[str, ...] = Field((), description="Reason codes noticed that did not refuse the scan")
+    measures: tuple[Measures, ...] = Field((), description="Structures and lesions, measured")
+    not_written: dict[str, str] = Field(
+        default_factory=dict, description="Formats that were asked for but this scan can't have, with the reason"
+    )
     seconds: dict[str, float] = Field(description="Time of each stage, s")
     outputs: dict[str, str] = Field(description="Digest of each file of the case")
     versions: dict[str, str] = Field(description="Versions of the packages")

@@ -3,7 +3,10 @@
     OUT/cases/<case>/mask.nii.gz  on exactly the scan's grid
                      overlay.png  if a picture function is given
                      case.json    written last: the record that the case is done
+                     ...          other formats, see `medseg.batch.formats`
     OUT/cases.csv                 every case with status, reason, volumes
+    OUT/measures.csv              every structure and lesion, measured
+    OUT/labels.csv, labels.ctbl   names and colours of the labels
     OUT/sources.csv               which case is which file, readable by its owner only
     OUT/run.json                  versions, machine, model, settings, counts
 
@@ -18,9 +21,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
+from medseg.batch.formats import Formats, write_tables
 from medseg.batch.listing import list_cases
 from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
 from medseg.batch.worker import Picture, Worker, check_writable
@@ -108,15 +113,17 @@ def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Pictu
     fit_threads()
     device = choose_device(config.device)
     loaded = load_model(model, device)
-    settings = config.inference(loaded.inference)
+    settings, formats = config.inference(loaded.inference), Formats.of(config)
+    formats.labels(loaded.labels)  # a lesion that is no label ends the run here
     check_writable(folder)
     return Worker(
         predictor=Predictor(loaded, settings, device),
         folder=folder,
         model_digest=model_digest(model),
-        settings_digest=digest_json([settings.model_dump(mode="json"), package_versions(["medseg"])]),
+        settings_digest=digest_json([settings.model_dump(mode="json"), asdict(formats), package_versions(["medseg"])]),
         picture=picture,
         redo=config.redo,
+        formats=formats,
     )
 
 
@@ -126,6 +133,7 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
     labels = [label.name for label in model.labels.labels]
     write_csv(summary.output / "cases.csv", *case_rows(summary.results, labels))
     sources = [(case, str(path)) for case, path in sorted(summary.sources.items())]
+    write_tables(summary.output, worker.labels, summary.results, len(model.plan.channels))
     write_csv(summary.output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
     record = {
         "started": started,

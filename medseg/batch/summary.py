@@ -88,8 +88,9 @@ def case_rows(results: Iterable[CaseResult], labels: Sequence[str]) -> tuple[lis
 
 
 def _case_row(result: CaseResult, labels: Sequence[str]) -> list[object]:
-    start: list[object] = [result.case, result.status, result.reason, result.message]
     record = result.record
+    lacking = "; ".join(f"no {name}: {reason}" for name, reason in record.not_written.items()) if record else ""
+    start: list[object] = [result.case, result.status, result.reason, result.message or lacking]
     if record is None:
         return start + [""] * (6 + len(labels))
     geometry = record.geometry

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from medseg.batch.formats import Formats
 from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
 from medseg.batch.summary import CaseResult, Failure
 from medseg.errors import MedsegError, OutputError, ScanError
@@ -25,6 +26,7 @@ from medseg.io.files import atomic_file, atomic_folder
 from medseg.io.nifti import write_mask
 from medseg.io.scan import read_case, source_files
 from medseg.labels import LabelMap
+from medseg.measures.measure import Measures, measure_mask
 from medseg.provenance import digest_files, package_versions, timestamp
 from medseg.volume import Case, Mask, Volume
 
@@ -50,6 +52,13 @@ class _Read:
 
 
 @dataclass(frozen=True, slots=True)
+class _Written:
+    outputs: dict[str, str]
+    not_written: dict[str, str]
+    measures: tuple[Measures, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One model at work on cases.
 
@@ -60,6 +69,7 @@ class Worker:
     model_digest, settings_digest : what, beside the scan, decides a result.
     picture : draws scan and mask; None: no pictures.
     redo : segment again what is already done.
+    formats : what is written beside the NIfTI mask.
     """
 
     predictor: Predictor
@@ -68,6 +78,12 @@ class Worker:
     settings_digest: str
     picture: Picture | None = None
     redo: bool = False
+    formats: Formats = field(default_factory=Formats)
+
+    @property
+    def labels(self) -> LabelMap:
+        """The model's labels, with the lesions of this run marked."""
+        return self.formats.labels(self.predictor.model.labels)
 
     def run(self, cases: Iterable[Case]) -> Iterator[CaseResult]:
         """Yield what became of each case, as they end.
@@ -112,18 +128,22 @@ class Worker:
     def _write(self, read: _Read, prediction: Prediction) -> CaseResult:
         began = perf_counter()
         with atomic_folder(self.folder / read.case.id) as folder:
-            write_mask(folder / MASK, prediction.mask, read.case.images[0])
+            source, model = read.case.images[0], self.predictor.model.name
+            write_mask(folder / MASK, prediction.mask, source, self.labels)
+            not_written = self.formats.write(folder, prediction.mask, self.labels, source, model)
             if self.picture:
                 self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
-            outputs = {path.name: digest_files([path]) for path in sorted(folder.iterdir())}
+            written = _Written(_digests(folder), not_written, self._measures(read, prediction))
             seconds = {"read": read.seconds, **prediction.timings, "write": perf_counter() - began}
-            record = self._record(read, prediction, outputs, seconds)
+            record = self._record(read, prediction, written, seconds)
             write_record(record, folder)
         return CaseResult(read.case.id, "done", record=record)
 
-    def _record(
-        self, read: _Read, prediction: Prediction, outputs: dict[str, str], seconds: dict[str, float]
-    ) -> CaseRecord:
+    def _measures(self, read: _Read, prediction: Prediction) -> tuple[Measures, ...]:
+        is_series = read.case.images[0].kind == "dicom"
+        return measure_mask(read.volume, prediction.mask, self.labels, slice_axis=2 if is_series else None)
+
+    def _record(self, read: _Read, prediction: Prediction, written: _Written, seconds: dict[str, float]) -> CaseRecord:
         grid = read.volume.grid
         return CaseRecord(
             case=read.case.id,
@@ -138,7 +158,9 @@ class Worker:
             confidence=prediction.confidence,
             flags=tuple(str(flag) for flag in read.volume.flags),
             seconds={stage: round(time, 4) for stage, time in seconds.items()},
-            outputs=outputs,
+            measures=written.measures,
+            not_written=written.not_written,
+            outputs=written.outputs,
             versions=package_versions(),
             finished=timestamp(),
         )
@@ -147,6 +169,12 @@ class Worker:
         if result.reason == Failure.OUTPUT:
             check_writable(self.folder)
         return result
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file in a folder by its path within."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_files([path]) for path in files}
 
 
 def volumes_ml(mask: Mask, labels: LabelMap) -> dict[str, float]:

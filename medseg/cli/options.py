@@ -25,6 +25,11 @@ Overrides = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 
 
+def split(text: str) -> tuple[str, ...]:
+    """Return the words of a list joined by commas."""
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
 def experiment(config: Path | None, data: Path | None, overrides: list[str] | None) -> ExperimentConfig:
     """Return the configuration that the shared options ask for."""
     from medseg.config import load_config

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import Device
+from medseg.cli.options import Device, split
 from medseg.cli.screen import case_progress, console, show_error
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ def segment(
         typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
     ] = None,
     pictures: Annotated[bool, typer.Option(help="Draw overlay.png for each case.")] = True,
+    formats: Annotated[
+        str, typer.Option(help="Mask formats, joined by commas: nifti (always written), seg-nrrd, dicom-seg.")
+    ] = "nifti",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also write one binary mask a label.")] = False,
+    lesions: Annotated[
+        str | None,
+        typer.Option(help="Labels, joined by commas, whose parts are measured singly; default: as the model marks."),
+    ] = None,
     redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
     key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms of DICOM series.")] = None,
 ) -> None:
@@ -39,10 +47,19 @@ def segment(
     Example: `medseg segment scans/ --model runs/liver/model --output results/liver`
     """
     from medseg.batch.segment_folder import segment_folder
-    from medseg.config import SegmentConfig
+    from medseg.config import make_segment_config
     from medseg.quality.overlay import overlay_png
 
-    config = SegmentConfig(device=device, overlap=overlap, flips=flips, key=key, redo=redo)
+    config = make_segment_config(
+        device=device,
+        overlap=overlap,
+        flips=flips,
+        key=key,
+        redo=redo,
+        formats=split(formats),
+        per_class=per_class,
+        lesions=None if lesions is None else split(lesions),
+    )
     with case_progress() as watcher:
         picture = overlay_png if pictures else None
         summary = segment_folder(scans, model, output, config, picture=picture, watcher=watcher)

@@ -247,8 +247,8 @@ def test_a_mask_elsewhere_and_a_nifti_scan_are_refused(tmp_path, series):
     moved = Grid(SHAPE, grid.affine + np.eye(4)[:, [3, 0, 1, 2]] * 0.5 * [[1], [1], [1], [0]])
     with pytest.raises(GeometryError):
         write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), moved), LABELS, source, ALGORITHM)
+    scan = Source("nifti", (tmp_path / "scan.nii.gz",))
     with pytest.raises(ScanError, match="no DICOM series") as caught:
-        scan = Source("nifti", (tmp_path / "scan.nii.gz",))
         write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, scan, ALGORITHM)
     assert caught.value.code == ReasonCode.NOT_DICOM
     assert not (tmp_path / "seg.dcm").exists()
@@ -305,7 +305,7 @@ def test_a_perpendicular_mask_stays_as_it_is():
 
 @pytest.mark.skipif("MEDSEG_DATA" not in os.environ, reason="MEDSEG_DATA does not name the folder of real scans")
 def test_a_real_series(tmp_path, dcmqi):
-    """An anonymised CT whose SOP class was blanked: refused; with the class filled in, every voxel fits."""
+    """An anonymised CT whose UIDs were blanked: refused; with UIDs filled in, every voxel fits."""
     folder = Path(os.environ["MEDSEG_DATA"]) / "ct" / "dicom_series"
     (case,) = index_scans(folder, key=tmp_path / "key").cases()
     source = case.images[0]
@@ -320,6 +320,9 @@ def test_a_real_series(tmp_path, dcmqi):
     for path in source.files:
         dataset = pydicom.dcmread(path)
         dataset.SOPClassUID = CTImageStorage
+        for keyword in dicom_seg.IDENTIFIERS[1:]:
+            if not dataset.get(keyword):
+                setattr(dataset, keyword, f"2.25.{len(files) + 1 if keyword == 'SOPInstanceUID' else 1000}")
         dataset.save_as(tmp_path / path.name)
         files.append(tmp_path / path.name)
     write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, Source("dicom", tuple(files)), ALGORITHM)
