@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from medseg.networks.unet import InstanceNorm, UNet
+from medseg.networks.unet import UNet
 from medseg.plan import NetworkPlan
 from medseg.provenance import machine, package_versions
 
@@ -80,10 +80,10 @@ def main(target: Path) -> None:
     for name, options in VARIANTS.items():
         results["step_cpu_s"][name] = step_cost(**options)
         print(f"{results['step_cpu_s'][name]:8.3f} s  {name}", flush=True)
-    ours = InstanceNorm(32)
+    scale, shift = torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)
     norms = {
-        "ours": ours,
-        "torch instance_norm": lambda maps: functional.instance_norm(maps, weight=ours.weight, bias=ours.bias),
+        "instance norm": lambda maps: functional.instance_norm(maps, weight=scale, bias=shift),
+        "group norm, one group a channel": lambda maps: functional.group_norm(maps, 32, scale, shift),
     }
     for layout in (torch.contiguous_format, torch.channels_last_3d):
         for name, norm in norms.items():

@@ -47,24 +47,9 @@ class ConvShape:
         return replace(self, inputs=self.outputs, stride=(1,) * len(self.stride))
 
 
-class InstanceNorm(nn.Module):
-    """Each feature map of each patch to mean 0 and variance 1, then scaled and shifted.
-
-    On the CPU it runs as a group norm with one group a channel, the same function by a kernel that
-    takes bf16 maps as they are. On CUDA it stays torch's instance norm: autocast sends a group norm
-    to float32, which would double the memory of every map.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the normalised maps, same shape and dtype."""
-        if maps.is_cuda:
-            return functional.instance_norm(maps, weight=self.weight, bias=self.bias, eps=NORM_EPS)
-        return functional.group_norm(maps, len(self.weight), self.weight, self.bias, NORM_EPS)
+def _norm(shape: ConvShape) -> nn.Module:
+    layer = nn.InstanceNorm3d if len(shape.kernel) == 3 else nn.InstanceNorm2d
+    return layer(shape.outputs, eps=NORM_EPS, affine=True)
 
 
 def _conv(shape: ConvShape, *, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
@@ -82,7 +67,7 @@ class ConvBlock(nn.Sequential):
         layers: list[nn.Module] = [_conv(shape)]
         if shape.dropout:
             layers.append(nn.Dropout3d(shape.dropout) if len(shape.kernel) == 3 else nn.Dropout2d(shape.dropout))
-        layers += [InstanceNorm(shape.outputs), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)]
+        layers += [_norm(shape), nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)]
         super().__init__(*layers)
 
 
@@ -92,7 +77,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()
         self.first = ConvBlock(shape)
-        self.second = nn.Sequential(_conv(shape.following), InstanceNorm(shape.outputs))
+        self.second = nn.Sequential(_conv(shape.following), _norm(shape))
         ones = shape.following.stride
         shortcut: list[nn.Module] = []
         if shape.stride != ones:
@@ -100,7 +85,7 @@ class ResidualBlock(nn.Module):
             shortcut.append(pool(shape.stride, shape.stride))
         if shape.inputs != shape.outputs:
             project = ConvShape(shape.inputs, shape.outputs, ones, ones)
-            shortcut += [_conv(project, bias=False), InstanceNorm(shape.outputs)]
+            shortcut += [_conv(project, bias=False), _norm(shape)]
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -146,10 +131,10 @@ class UNet(SegmentationNetwork):
     ``topology.residual`` an encoder stage has residual blocks of two convolutions each in place of
     the plain ones, after one plain convolution on the image.
 
-    With nnU-Net's weights the logits are nnU-Net's within 6e-6 of their spread (plain and residual,
-    2D and 3D). On a CPU with bf16 95 % of a step are convolutions that run at 80 % of the
-    processor's peak, so only fewer multiplications make it faster; channels-last maps make the
-    norm's backward pass ten times slower (``benchmarks/network_step.py``).
+    With nnU-Net's weights the logits are nnU-Net's bit for bit (plain and residual, 2D and 3D, against
+    dynamic-network-architectures 0.4.4). On a CPU with bf16, 95 % of a step are convolutions that run
+    at 80 % of the processor's peak: only fewer multiplications make it faster. Channels-last maps and
+    a group norm in place of the instance norm don't (``benchmarks/network_step.py``).
     """
 
     def __init__(self, channels: int, outputs: int, topology: NetworkPlan, axes: Sequence[int] = (0, 1, 2)) -> None:
