@@ -130,7 +130,7 @@ def _start(task: Task, fabric: Fabric) -> TrainingState:
         network.load_state_dict(task.start.state_dict())
     if settings.freeze_encoder:
         for parameter in encoder_parameters(network):
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
     network = network.to(fabric.device)
     return TrainingState(
         network=network,
