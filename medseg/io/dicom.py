@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from medseg.errors import ReasonCode, ScanError, SeriesError
-from medseg.io.dicom_headers import CT, SliceHeader, read_headers
+from medseg.io.dicom_headers import CT, SliceHeader, quiet_pydicom, read_headers
 from medseg.io.dicom_series import Refusal, Series, arrange
 from medseg.io.header import ScanHeader
 from medseg.io.nifti_header import MAX_VALUES
@@ -80,6 +80,7 @@ def open_series(source: Source) -> Series:
     ScanError
         If they make none (with the first reason) or several (`AMBIGUOUS_SERIES`).
     """
+    quiet_pydicom()
     headers: list[SliceHeader] = []
     for number, path in enumerate(source.files, start=1):
         planes = read_headers(path)

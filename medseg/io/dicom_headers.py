@@ -7,9 +7,13 @@ than parsing the file, and its warnings quote values, which may name a patient. 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import struct
+import warnings
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +22,7 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import Tag
 
 from medseg.errors import ReasonCode, UnsupportedScanError
 
@@ -34,6 +39,13 @@ IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.1
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG}
 
+MODALITIES = {
+    CT, MR, PT, "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SR", "SEG", "PR", "KO", "REG", "DOC", "RTSTRUCT",
+    "RTPLAN", "RTDOSE", "RTIMAGE", "RWV", "FID", "SM", "ES", "XC", "OPT",
+}  # fmt: skip
+COLOURS = {"MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+"""Words of these elements that may appear in messages and tables; others could be anything, a name included."""
+
 PHASE_KEYWORDS = (
     "ImageType", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
     "AcquisitionNumber", "ContentTime",
@@ -46,9 +58,12 @@ KEYWORDS = (
     "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", *PHASE_KEYWORDS,
 )  # fmt: skip
-TAGS = {keyword: tag_for_keyword(keyword) or 0 for keyword in KEYWORDS}
-META_BYTES = 8192
+TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
+HEAD_BYTES = 32768
+"""First read of a file: holds nearly every header, and is parsed in memory, several times faster."""
+
 LONG_VALUE_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
+PIXEL_ELEMENT_BYTES = 12
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -112,7 +127,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     """
     try:
         with path.open("rb") as stream:
-            head = stream.read(META_BYTES)
+            head = stream.read(HEAD_BYTES)
             start = _meta_start(head)
             if start is None:
                 return ()
@@ -122,8 +137,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
                     ReasonCode.UNREADABLE,
                     "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
                 )
-            stream.seek(0)
-            dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS.values()), force=start == 0)
+            dataset = _parse(stream, head)
             header = _header(path, dataset)
             if header.supported and header.rows:
                 header = replace(header, problem=_pixel_problem(stream, dataset, syntax, header))
@@ -135,11 +149,24 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
         raise UnsupportedScanError(
             ReasonCode.UNREADABLE, f"a DICOM file is damaged: its header can't be parsed ({type(error).__name__})"
         ) from None
+    if not header.sop_class and not header.rows:
+        raise UnsupportedScanError(
+            ReasonCode.UNREADABLE, "a DICOM file is damaged: it names neither what kind of object nor image it is"
+        )
     if header.problem is None and header.sop_class in MULTI_FRAME:
         from medseg.io.dicom_frames import frame_headers
 
         return frame_headers(header)
     return (header,)
+
+
+def quiet_pydicom() -> None:
+    """Keep pydicom from printing or logging warnings: they quote header values, a patient's name among them.
+
+    Called before each series or folder, because a program may set up warnings after it imported medseg.
+    """
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 class Elements:
@@ -177,11 +204,28 @@ class Elements:
         return int.from_bytes(value, "little" if little else "big")
 
 
+def _parse(stream: BinaryIO, head: bytes) -> Dataset:
+    """Parse the header; leave `stream` at the element that follows it."""
+    buffer = BytesIO(head)
+    wanted = list(TAGS.values())
+    try:
+        dataset = dcmread(buffer, stop_before_pixels=True, specific_tags=wanted, force=True)
+        is_whole = buffer.tell() + PIXEL_ELEMENT_BYTES <= len(head) or len(head) < HEAD_BYTES
+    except Exception:  # the head may end in the middle of an element; the whole file decides
+        is_whole = False
+    if is_whole:
+        stream.seek(buffer.tell())
+        return dataset
+    stream.seek(0)
+    return dcmread(stream, stop_before_pixels=True, specific_tags=wanted, force=True)
+
+
 def _header(path: Path, dataset: Dataset) -> SliceHeader:
     read = Elements(dataset)
     meta = dataset.file_meta
     sop_class = read.text("SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", ""))
     modality = read.text("Modality")
+    modality = modality if modality in MODALITIES else ""
     known = SINGLE_FRAME.get(sop_class) or MULTI_FRAME.get(sop_class)
     # Some exports blank every UID; an image of a known modality is still an image.
     supported = known is not None or (not sop_class and modality in (CT, MR, PT))
@@ -240,15 +284,17 @@ def _pixel_problem(
     read = Elements(dataset)
     samples, bits = read.integer("SamplesPerPixel") or 1, read.integer("BitsAllocated")
     if samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") or bits not in (8, 16, 32):
-        kind = f"{header.photometric} pixels, {samples} samples of {bits} bits"
+        colour = header.photometric if header.photometric in COLOURS else "other"
+        kind = f"{colour} pixels, {samples} sample(s) of {bits} bits"
         return ReasonCode.UNSUPPORTED_PIXELS, f"holds {kind}; a scan has one grey value of 8, 16 or 32 bits a pixel"
     if syntax not in NATIVE and not _can_decode(syntax):
-        return ReasonCode.DECODE_FAILED, f"is compressed in a way that no installed decoder reads ({syntax})"
+        name = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "no transfer syntax"
+        return ReasonCode.DECODE_FAILED, f"is compressed in a way that no installed decoder reads ({name})"
     start = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)
     order = ">" if syntax == EXPLICIT_BIG else "<"
-    element = stream.read(12)
+    element = stream.read(PIXEL_ELEMENT_BYTES)
     wide = 8 if syntax == IMPLICIT_LITTLE else 12
     if len(element) < wide or struct.unpack_from(order + "HH", element) != (0x7FE0, 0x0010):
         return ReasonCode.TRUNCATED, "ends before its pixels"

@@ -17,7 +17,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from medseg.errors import ScanError
-from medseg.io.dicom_headers import SliceHeader, read_headers
+from medseg.io.dicom_headers import SliceHeader, quiet_pydicom, read_headers
 
 Result = tuple[SliceHeader, ...] | ScanError
 
@@ -29,6 +29,7 @@ MAX_WORKERS = 8
 
 def read_many(paths: Sequence[Path]) -> Iterator[Result]:
     """Return the headers of each file in order, or the error that refuses it."""
+    quiet_pydicom()
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
     if len(paths) < MIN_FILES or workers == 1:
         return map(read_one, paths)
@@ -48,6 +49,7 @@ def read_one(path: Path) -> Result:
 
 def work() -> None:
     """Answer the list of paths on standard input with their results on standard output."""
+    quiet_pydicom()
     paths = pickle.load(sys.stdin.buffer)
     pickle.dump([read_one(path) for path in paths], sys.stdout.buffer)
 

@@ -49,7 +49,9 @@ class Phantom:
 
         def change(dataset: pydicom.Dataset, number: int) -> None:
             shift = np.array(offset(number))
-            dataset.ImagePositionPatient = [float(a) + b for a, b in zip(dataset.ImagePositionPatient, shift)]
+            dataset.ImagePositionPatient = [
+                float(a) + b for a, b in zip(dataset.ImagePositionPatient, shift, strict=True)
+            ]
             values = dataset.pixel_array + np.int16(round(float(shift @ [-2.0, -3.0, 5.0])))
             dataset.PixelData = values.astype(np.int16).tobytes()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
@@ -57,6 +57,7 @@ def test_written_source_lists_the_files_in_reading_order(phantom):
         np.testing.assert_allclose(np.array(first) * [-1, -1, 1], inspect_series(written).grid.affine[:3, 3], atol=1e-6)
 
 
+@settings(max_examples=20)  # each writes a series
 @given(seed=st.integers(0, 10**6), spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3))
 def test_geometry_survives_decimal_strings(tmp_path_factory, seed, spacing):
     grid = Grid((3, 2, 4), affine_of(rotation(seed), spacing))

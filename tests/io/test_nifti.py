@@ -430,7 +430,7 @@ def test_mask_on_another_grid_is_refused(tmp_path):
     scan = save(tmp_path / "scan.nii", np.zeros((5, 4, 3), np.int16))
     for shape, affine in (((4, 4, 3), affine_of(1)), ((5, 4, 3), affine_of(2))):
         mask = Mask(np.zeros(shape, np.uint8), Grid(shape, affine))
-        with pytest.raises(GeometryError, match="not on the grid of scan.nii"):
+        with pytest.raises(GeometryError, match=r"not on the grid of scan\.nii"):
             write_mask(tmp_path / "mask.nii", mask, Source("nifti", (scan,)))
     assert not (tmp_path / "mask.nii").exists()
 
@@ -460,7 +460,7 @@ def test_what_reads_back_differently_is_not_left_behind(tmp_path, monkeypatch):
     from medseg.io import nifti
 
     write = nifti._write_file
-    monkeypatch.setattr(nifti, "_write_file", lambda path, fields, array: write(path, fields, array * 0))
+    monkeypatch.setattr(nifti, "_write_file", lambda path, fields, array, *rest: write(path, fields, array * 0, *rest))
     mask = Mask(np.ones((5, 4, 3), np.uint8), Grid((5, 4, 3), affine_of(0)))
     with pytest.raises(OutputError, match="reads back differently"):
         write_mask(tmp_path / "mask.nii.gz", mask, Source("dicom", ()))

@@ -1,0 +1,93 @@
+"""Nobody ever sees a half-written file or folder, and every failure is one sentence."""
+
+import errno
+import os
+
+import pytest
+
+from medseg.errors import OutputError
+from medseg.io.files import atomic_file, atomic_folder
+
+
+def test_file_appears_whole_and_keeps_its_ending(tmp_path):
+    target = tmp_path / "new" / "mask.nii.gz"
+    with atomic_file(target) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.name.startswith(".")  # no index looks at hidden files
+        temporary.write_bytes(b"content")
+        assert not target.exists()
+    assert target.read_bytes() == b"content"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_failure_keeps_the_old_file(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(KeyError), atomic_file(target) as temporary:
+        temporary.write_text("new")
+        raise KeyError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EROFS, "read-only"), (errno.EIO, "error")],
+)
+@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
+def test_system_errors_become_one_sentence(tmp_path, kind, number, words):
+    with pytest.raises(OutputError, match=words), kind(tmp_path / "target"):
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError), atomic_file(tmp_path / "file" / "mask.nii") as temporary:
+        temporary.write_text("never")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="permission"), atomic_file(tmp_path / "mask.nii") as temporary:
+        temporary.write_text("never")
+
+
+def test_folder_replaces_the_old_one_whole(tmp_path):
+    target = tmp_path / "case"
+    for names in (["a", "b"], ["c"]):
+        with atomic_folder(target) as temporary:
+            for name in names:
+                (temporary / name).write_text(name)
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_failure_keeps_the_old_folder(tmp_path):
+    target = tmp_path / "case"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "a").write_text("new")
+        raise RuntimeError
+    assert (target / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "case"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("old")
+    replace = os.replace
+
+    def fail_into_place(source, destination):
+        if destination == target and not str(source).endswith("old"):
+            monkeypatch.setattr(os, "replace", replace)  # moving back works again
+            raise OSError(errno.EIO, "broken")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", fail_into_place)
+    with pytest.raises(OutputError), atomic_folder(target) as temporary:
+        (temporary / "a").write_text("new")
+    assert (target / "a").read_text() == "old"
