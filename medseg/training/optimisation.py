@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from medseg.config import TrainingConfig
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def build_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> Optimizer:
     """Return SGD with Nesterov momentum (nnU-Net's choice) or AdamW over the trainable parameters."""
@@ -54,7 +56,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def average(mean: list[Tensor], latest: list[Tensor], updates: Tensor | int) -> None:
+    def average(mean: Tensors, latest: Tensors, updates: Tensor | int) -> None:
         ramp = (1 + int(updates)) / (10 + int(updates))
         torch._foreach_lerp_(mean, latest, 1.0 - min(decay, ramp))
 
