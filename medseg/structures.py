@@ -113,7 +113,7 @@ def organs_of(labels: LabelMap) -> dict[int, tuple[int, ...]]:
     """
     values = {label.name: label.value for label in labels.labels}
     found = {label.value: (values[label.within],) for label in labels.labels if label.within}
-    for region in labels.regions:
+    for region in sorted(labels.regions, key=lambda r: len(r.values)):  # the innermost speaks for its labels
         around = [r for r in labels.regions if set(r.values) > set(region.values)]
         if around:
             outer = min(around, key=lambda r: len(r.values))

@@ -1,4 +1,4 @@
-"""From a folder of scans to masks, pictures and volumes, and to scores where true masks are known.
+"""From a folder of scans to masks, volumes and a report, and to scores where true masks are known.
 
     python pipelines/segment_folder.py my_scans runs/mine/model results
     python pipelines/segment_folder.py my_scans runs/mine/model results my_true_masks
@@ -20,6 +20,7 @@ from medseg.errors import MedsegError
 from medseg.labels import load_label_map
 from medseg.quality.evaluate import evaluate_folder
 from medseg.quality.overlay import overlay_png
+from medseg.quality.report import write_report
 from medseg.quality.tables import score_table, write_scores
 
 screen = Console(highlight=False, markup=False)
@@ -30,6 +31,7 @@ def main(scans: Path, model: Path, results: Path, truths: Path | None = None) ->
     show_scans(scans)
     summary = segment(scans, model, results)
     show_volumes(summary)
+    show_doubts(results)
     if truths:
         evaluate(results, truths)
     return summary.exit_code
@@ -58,6 +60,14 @@ def show_volumes(summary: RunSummary) -> None:
         if result.record:
             volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in result.record.volumes_ml.items())
             screen.print(f"{result.case}: {volumes}")
+
+
+def show_doubts(results: Path) -> None:
+    """Check the masks without true ones, write report.html and worklist.csv, and name what to look at first."""
+    for case in write_report(results).cases[:5]:
+        screen.print(
+            f"{case.record.case}: {', '.join(map(str, case.flags)) or 'no flags'}, priority {case.priority:.2f}"
+        )
 
 
 def evaluate(results: Path, truths: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli import demo, evaluate, index, plan, segment, train
+from medseg.cli import demo, evaluate, index, plan, report, segment, train
 from medseg.cli.screen import show_error
 from medseg.errors import MedsegError
 
@@ -88,7 +88,11 @@ def page(docstring: str) -> str:
     return re.sub("`([^`]+)`", r"[cyan]\1[/]", "\n\n".join(paragraphs))
 
 
-for verb in (index.index, plan.plan, plan.prepare, train.train, segment.segment, evaluate.evaluate, demo.demo):
+VERBS = (
+    index.index, plan.plan, plan.prepare, train.train, segment.segment, report.report, evaluate.evaluate, demo.demo,
+)  # fmt: skip
+
+for verb in VERBS:
     app.command(help=page(verb.__doc__ or ""))(ending_well(verb))
 
 

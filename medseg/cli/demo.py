@@ -79,12 +79,15 @@ def segment_scans(output: Path) -> RunSummary:
     from medseg.batch.segment_folder import segment_folder
     from medseg.config import SegmentConfig
     from medseg.quality.overlay import overlay_png
+    from medseg.quality.report import write_report
 
     console().rule("3 of 4: segment unseen scans")
     scans, model = output / "data" / "scans", output / "run" / "model"
     config = SegmentConfig(key=output / "pseudonym.key")
     with case_progress() as watcher:
-        return segment_folder(scans, model, output / "results", config, picture=overlay_png, watcher=watcher)
+        summary = segment_folder(scans, model, output / "results", config, picture=overlay_png, watcher=watcher)
+    write_report(output / "results")
+    return summary
 
 
 def evaluate_masks(output: Path, unseen: tuple[Unseen, ...], summary: RunSummary) -> Evaluation:
@@ -119,6 +122,7 @@ def result_table(output: Path, run: TrainingRun, summary: RunSummary, evaluation
     table.add_row("model", str(run.model), "weights and plan: all that segmenting needs")
     done, bad = summary.count("done"), summary.count("rejected")
     table.add_row("masks, pictures", str(output / "results" / "cases"), f"{done} scans; {bad} broken one refused")
+    table.add_row("review", str(output / "results" / "report.html"), "what to look at first; opens offline")
     table.add_row("volumes", str(output / "results" / "cases.csv"), "ml of each structure in each scan")
     table.add_row("scores", str(output / "results" / "evaluation"), f"Dice on unseen scans: {scores}")
     return table

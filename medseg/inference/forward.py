@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.inference.hardware import choose_dtype
+from medseg.inference.restore import decide
+from medseg.inference.uncertainty import Agreement
 from medseg.plan import Plan
 
 LONE_WINDOW_VOXELS = 64**3
@@ -30,14 +32,21 @@ class EnsembleForward:
     networks : on `device`, in evaluation mode.
     plan : gives dimensions, slice axis and the axes that may be mirrored.
     config : precision and flips.
+    agreement : told what each pass and their average decide; None: nobody wants to know.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], plan: Plan, config: InferenceConfig, device: torch.device
+        self,
+        networks: Sequence[nn.Module],
+        plan: Plan,
+        config: InferenceConfig,
+        device: torch.device,
+        agreement: Agreement | None = None,
     ) -> None:
         self.networks, self.plan, self.device = tuple(networks), plan, device
         self.dtype = choose_dtype(config.precision, device)
         self.flips = mirrorings(plan) if config.flips else ((),)
+        self.agreement = agreement
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Return float32 logits (B, K, X, Y, Z) of windows (B, C, X, Y, Z)."""
@@ -48,11 +57,22 @@ class EnsembleForward:
         with torch.no_grad(), autocast:
             passes = [(network, dims) for network in self.networks for dims in self.flips]
             total = self._pass(batch, *passes[0])
+            decided = self._decide(total, passes)
             for network, dims in passes[1:]:
-                total += self._pass(batch, network, dims)
+                logits = self._pass(batch, network, dims)
+                decided += self._decide(logits, passes)
+                total += logits
         if len(passes) > 1:
             total /= len(passes)
+        if decided and self.agreement:
+            self.agreement.add(decided, decide(total.transpose(0, 1), self.agreement.labels))
         return total[: len(windows)]
+
+    def _decide(self, logits: Tensor, passes: Sequence[object]) -> list[Tensor]:
+        """Return what one of several passes decides, a byte a voxel; nothing if nobody wants to know."""
+        if self.agreement is None or len(passes) == 1:
+            return []
+        return [decide(logits.transpose(0, 1), self.agreement.labels)]
 
     def _pass(self, windows: Tensor, network: nn.Module, dims: tuple[int, ...]) -> Tensor:
         """Return one network's logits of mirrored windows, mirrored back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from medseg.config import InferenceConfig
 from medseg.inference.forward import EnsembleForward
 from medseg.inference.restore import Restored, Restorer
+from medseg.inference.uncertainty import Agreement
 from medseg.inference.window import stream_logits, tile
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.plan import Plan
 from medseg.postprocessing.clean import apply
 from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
+from medseg.structures import TargetUncertainty
 from medseg.volume import Mask, Volume
 
 
@@ -33,11 +35,13 @@ class Prediction:
         post-processing; 1 where nothing was found.
     timings : seconds of each stage: prepare, forward, stitch, restore, postprocess. On a GPU a stage
         may wait for work that an earlier one has started.
+    uncertainty : how sure the network was of each target, before post-processing.
     """
 
     mask: Mask
     confidence: float
     timings: dict[str, float]
+    uncertainty: dict[str, TargetUncertainty] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -89,11 +93,12 @@ class Predictor:
             with watch.stage("postprocess"):
                 cleaned = apply(mask.array, mask.grid, self.model.postprocessing, self.model.labels)
                 mask = Mask(cleaned, mask.grid)
-        return Prediction(mask, restored.confidence, dict(watch.seconds))
+        return Prediction(mask, restored.confidence, dict(watch.seconds), restored.uncertainty)
 
     def _segment(self, prepared: Prepared, watch: Stopwatch) -> Restored:
-        forward = EnsembleForward(self.model.networks, self.model.plan, self.config, self.device)
-        return _segment(forward, prepared, self.model.labels, self.config, watch)
+        model, agreement = self.model, Agreement(self.model.labels)
+        forward = EnsembleForward(model.networks, model.plan, self.config, self.device, agreement)
+        return _segment(forward, prepared, model.labels, self.config, watch)
 
 
 def segment_prepared(
@@ -103,7 +108,7 @@ def segment_prepared(
     labels: LabelMap,
     config: InferenceConfig,
     device: torch.device,
-) -> Mask:
+) -> Restored:
     """Segment a prepared scan with plain networks, as `Predictor` does before post-processing.
 
     Parameters
@@ -112,10 +117,10 @@ def segment_prepared(
 
     Returns
     -------
-    The mask on the scan's own grid.
+    The mask on the scan's own grid, and how sure the networks were of it.
     """
-    forward = EnsembleForward(networks, plan, config, device)
-    return _segment(forward, prepared, labels, config, Stopwatch()).mask
+    forward = EnsembleForward(networks, plan, config, device, Agreement(labels))
+    return _segment(forward, prepared, labels, config, Stopwatch())
 
 
 def _segment(
@@ -137,4 +142,10 @@ def _segment(
         for slab in stitched:
             with watch.stage("restore"):
                 restorer.add(slab.start, slab.logits)
-    return restorer.finish()
+        restored = restorer.finish()
+    agreement = forward.agreement.finish() if forward.agreement else {}
+    uncertainty = {
+        target: doubt.model_copy(update={"agreement": agreement.get(target)})
+        for target, doubt in restored.uncertainty.items()
+    }
+    return replace(restored, uncertainty=uncertainty)

@@ -27,9 +27,12 @@ from medseg.plan import Plan
 from medseg.postprocessing import choose_rules
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import machine, package_versions
+from medseg.quality.calibration import fit_calibration, observe
+from medseg.quality.expectations import describe_training, with_held_out
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
+from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
 from medseg.training.journal import Journal
 from medseg.training.loop import Task, fit
@@ -189,11 +192,20 @@ class _Run:
                 inference=self.config.inference,
                 postprocessing=rules,
                 scores=dice_by_target(scores),
+                reference=self._reference(comparisons, scores),
                 provenance=self._provenance(),
             )
             save_model(model, folder)
         self.fabric.barrier()
         return TrainingRun(folder, self.setup.plan, scores)
+
+    def _reference(self, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Reference:
+        """Describe the training cases; after a cross-validation, fit the Dice to expect of a case, too."""
+        labels = [label.name for label in self.setup.dataset.labels.labels]
+        reference = describe_training(self.setup.fingerprint, self.setup.plan, labels)
+        held_out = [(c.features, [score for score in scores if score.case == c.case_id]) for c in comparisons]
+        calibration = fit_calibration(observe(held_out, reference)) if self.options.folds else None
+        return with_held_out(reference, [comparison.features for comparison in comparisons], calibration)
 
     def _provenance(self) -> dict[str, Any]:
         return {

@@ -16,16 +16,18 @@ from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.quality.metrics import StructureScore, evaluate_case
 from medseg.quality.summary import mean_over_targets, summarise
+from medseg.structures import CaseFeatures, measure_scan, measure_structures
 from medseg.volume import Case, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """One held-out case: what the network said, and what a person drew."""
+    """One held-out case: what the network said, what a person drew, and what is known without the person."""
 
     case_id: str
     prediction: Mask
     truth: Mask
+    features: CaseFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,13 @@ class Validator:
         if truth is None:
             raise ValueError(f"case {case.id} has no mask to compare with")
         prepared: Prepared = prepare_image(volume, self.plan)
-        prediction = segment_prepared(networks, prepared, self.plan, self.labels, self.inference, self.device)
-        return Comparison(case.id, prediction, truth)
+        restored = segment_prepared(networks, prepared, self.plan, self.labels, self.inference, self.device)
+        features = CaseFeatures(
+            channels=measure_scan(volume),
+            structures=measure_structures(volume, restored.mask, self.labels),
+            uncertainty=restored.uncertainty,
+        )
+        return Comparison(case.id, restored.mask, truth, features)
 
 
 def score(comparisons: Sequence[Comparison], labels: LabelMap) -> list[StructureScore]:

@@ -27,6 +27,7 @@ class FakePrediction:
     mask: Mask
     confidence: float
     timings: dict[str, float]
+    uncertainty: dict = field(default_factory=dict)
 
 
 @dataclass

@@ -187,7 +187,7 @@ def test_segmenting_a_prepared_scan_equals_predicting_it(make_plan, labels, thre
     grid = oblique((15, 14, 13), spacing=(1.4, 0.8, 1.9))
     volume, plan = Volume(ball(grid)[None], grid), make_plan()
     predicted = Predictor(Model((threshold,), plan, labels), EXACT).predict(volume).mask
-    segmented = segment_prepared([threshold], prepare_image(volume, plan), plan, labels, EXACT, CPU)
+    segmented = segment_prepared([threshold], prepare_image(volume, plan), plan, labels, EXACT, CPU).mask
     np.testing.assert_array_equal(segmented.array, predicted.array)
 
 
