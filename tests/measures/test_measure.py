@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -164,3 +166,10 @@ def test_the_table_has_a_row_each_and_no_formulas(scene, tmp_path):
     assert (absent["voxels"], absent["volume_ml"], absent["long_mm"], absent["intensity_mean"]) == ("0", "0.0", "", "")
     assert absent["incomplete"] == "false"
     assert [line.split(",")[3] for line in lines[2:6]] == ["", "1", "2", "3"]
+
+
+def test_every_column_is_explained():
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    explained = [cell for line in page.splitlines() if line.startswith("| `") for cell in line.split("|")[1].split("`")]
+    header, _ = measure_rows([])
+    assert [name for name in header if name not in explained] == []
