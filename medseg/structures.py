@@ -112,7 +112,9 @@ def organs_of(labels: LabelMap) -> dict[int, tuple[int, ...]]:
     {2: (1,)}
     """
     values = {label.name: label.value for label in labels.labels}
-    found = {label.value: (values[label.within],) for label in labels.labels if label.within}
+    found: dict[int, tuple[int, ...]] = {
+        label.value: (values[label.within],) for label in labels.labels if label.within
+    }
     for region in sorted(labels.regions, key=lambda r: len(r.values)):  # the innermost speaks for its labels
         around = [r for r in labels.regions if set(r.values) > set(region.values)]
         if around:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
+from medseg.structures import CaseFeatures
 
 RECORD = "case.json"
 MASK = "mask.nii.gz"
@@ -56,6 +57,7 @@ class CaseRecord(_Part):
     not_written: dict[str, str] = Field(
         default_factory=dict, description="Formats that were asked for but this scan can't have, with the reason"
     )
+    features: CaseFeatures | None = Field(None, description="What quality is judged by without a true mask")
     seconds: dict[str, float] = Field(description="Time of each stage, s")
     outputs: dict[str, str] = Field(description="Digest of each file of the case")
     versions: dict[str, str] = Field(description="Versions of the packages")

@@ -144,6 +144,7 @@ def write_summary(summary: RunSummary, worker: Worker, config: SegmentConfig, st
         "left_out": summary.left_out,
         "model": {"name": model.name, "digest": worker.model_digest},
         "labels": model.labels.model_dump(mode="json"),
+        "reference": model.reference.model_dump(mode="json") if model.reference else None,
         "inference": config.inference(model.inference).model_dump(mode="json"),
         "device": str(worker.predictor.device),
         "machine": machine(),

@@ -28,6 +28,7 @@ from medseg.io.scan import read_case, source_files
 from medseg.labels import LabelMap
 from medseg.measures.measure import Measures, measure_mask
 from medseg.provenance import digest_files, package_versions, timestamp
+from medseg.structures import CaseFeatures, measure_scan, measure_structures
 from medseg.volume import Case, Mask, Volume
 
 if TYPE_CHECKING:
@@ -157,6 +158,11 @@ class Worker:
             volumes_ml=volumes_ml(prediction.mask, self.predictor.model.labels),
             confidence=prediction.confidence,
             flags=tuple(str(flag) for flag in read.volume.flags),
+            features=CaseFeatures(
+                channels=measure_scan(read.volume),
+                structures=measure_structures(read.volume, prediction.mask, self.predictor.model.labels),
+                uncertainty=prediction.uncertainty,
+            ),
             seconds={stage: round(time, 4) for stage, time in seconds.items()},
             measures=written.measures,
             not_written=written.not_written,

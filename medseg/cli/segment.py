@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli.options import Device, split
+from medseg.cli.report import show_review
 from medseg.cli.screen import case_progress, console, show_error
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def segment(
         typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
     ] = None,
     pictures: Annotated[bool, typer.Option(help="Draw overlay.png for each case.")] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html and worklist.csv at the end.")] = True,
     formats: Annotated[
         str, typer.Option(help="Mask formats, joined by commas: nifti (always written), seg-nrrd, dicom-seg.")
     ] = "nifti",
@@ -40,15 +42,17 @@ def segment(
 ) -> None:
     """Segment scans with a trained model; every mask lies exactly on its scan.
 
-    Writes OUTPUT/cases/<case>/mask.nii.gz, overlay.png and case.json, and OUTPUT/cases.csv with the volume of
-    each structure. The same command again does only what is not done yet. A scan that can't be used is listed
-    with its reason, the others are done, and the exit code is 1.
+    Writes OUTPUT/cases/<case>/mask.nii.gz, overlay.png and case.json, OUTPUT/cases.csv with the volume of each
+    structure, and OUTPUT/report.html and worklist.csv, which say what to look at first, and why. The same command
+    again does only what is not done yet. A scan that can't be used is listed with its reason, the others are done, and
+    the exit code is 1.
 
     Example: `medseg segment scans/ --model runs/liver/model --output results/liver`
     """
     from medseg.batch.segment_folder import segment_folder
     from medseg.config import make_segment_config
     from medseg.quality.overlay import overlay_png
+    from medseg.quality.report import write_report
 
     config = make_segment_config(
         device=device,
@@ -64,6 +68,8 @@ def segment(
         picture = overlay_png if pictures else None
         summary = segment_folder(scans, model, output, config, picture=picture, watcher=watcher)
     show_summary(summary)
+    if report and summary.results:
+        show_review(write_report(output))
     raise typer.Exit(summary.exit_code)
 
 
