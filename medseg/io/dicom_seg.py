@@ -141,7 +141,7 @@ def perpendicular(mask: Mask) -> Mask:
 
 
 def _read_headers(files: tuple[Path, ...]) -> list[Dataset]:
-    images = []
+    images: list[Dataset] = []
     for number, path in enumerate(files, start=1):
         image = dcmread(path, stop_before_pixels=True)
         missing = [keyword for keyword in IDENTIFIERS if not image.get(keyword)]

@@ -250,7 +250,7 @@ def _vectors(text: str) -> list[list[float]]:
 
 
 def _segments(fields: dict[str, str]) -> tuple[Segment, ...]:
-    segments = []
+    segments: list[Segment] = []
     while (start := f"Segment{len(segments)}_") + "ID" in fields:
         red, green, blue = (round(float(part) * 255) for part in fields[start + "Color"].split())
         tags = dict(tag.split(":", 1) for tag in fields.get(start + "Tags", "").split("|") if ":" in tag)
