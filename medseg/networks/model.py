@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig, describe_problems
@@ -119,7 +119,7 @@ def save_model(model: Model, folder: Path) -> None:
     )
     with atomic_folder(folder) as temporary:
         for name, tensors in zip(_weight_files(len(weights)), weights, strict=True):
-            save_file(tensors, temporary / name)
+            (temporary / name).write_bytes(save(tensors))  # save_file's files are readable by their owner alone
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
