@@ -127,25 +127,22 @@ def _digest_once(path: Path, modified: int, size: int) -> bytes:
 
 
 def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> None:
-    header = series.slices[number]
-    try:
-        pixels = dcmread(header.path).pixel_array
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders are foreign code: any failure is this slice's
-        raise _undecodable(series, number, error) from None
-    _place(series, number, pixels, stack)
+    _place(series, number, _pixels(series, number), stack)
 
 
 def _decode_frames(series: Series, stack: NDArray[np.float32]) -> None:
-    try:
-        frames = dcmread(series.slices[0].path).pixel_array
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _undecodable(series, 0, error) from None
+    frames = _pixels(series, 0)
     for number, header in enumerate(series.slices):
         _place(series, number, frames[header.frame], stack)
+
+
+def _pixels(series: Series, number: int) -> NDArray:
+    try:
+        return np.asarray(dcmread(series.slices[number].path).pixel_array)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # decoders are foreign code; a panic of those in Rust is no Exception
+        raise _undecodable(series, number, error) from None
 
 
 def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float32]) -> None:
@@ -159,7 +156,7 @@ def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float
         plane += np.float32(header.intercept)
 
 
-def _undecodable(series: Series, number: int, error: Exception) -> ScanError:
+def _undecodable(series: Series, number: int, error: BaseException) -> ScanError:
     return SeriesError(
         ReasonCode.DECODE_FAILED,
         f"slice {number + 1} of {len(series.slices)} of the {series.modality} series can't be decoded "

@@ -173,12 +173,11 @@ class Elements:
     """Typed access to raw elements of a dataset, empty values counting as absent."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self.elements = dict(dataset.items())
 
     def value(self, keyword: str) -> bytes:
         """Return the value's bytes, b"" where the element is absent or empty."""
-        element = self.dataset.get_item(TAGS[keyword])
-        value = getattr(element, "value", None)
+        value = getattr(self.elements.get(TAGS[keyword]), "value", None)
         return value if isinstance(value, bytes) else b""
 
     def text(self, keyword: str) -> str:
@@ -200,7 +199,7 @@ class Elements:
     def integer(self, keyword: str) -> int:
         """Return an unsigned short, 0 where it is absent."""
         value = self.value(keyword)[:2]
-        little = getattr(self.dataset.get_item(TAGS[keyword]), "is_little_endian", True)
+        little = getattr(self.elements.get(TAGS[keyword]), "is_little_endian", True)
         return int.from_bytes(value, "little" if little else "big")
 
 

@@ -19,8 +19,10 @@ def test_names_are_as_short_as_they_can_be():
 
 
 def test_names_never_collide_and_are_safe_as_file_names():
-    paths = ["a/b.nii", "a_b.nii", "a/b.nii.gz", "A/B.nii", "é.nii", "ü.nii", "../x.nii", "...nii", "con.nii",
-             "case-0123456789ab.nii", "x" * 300 + "1.nii", "x" * 300 + "2.nii", " .nii", "-rf.nii", "a b.nii"]  # fmt: skip
+    paths = [
+        "a/b.nii", "a_b.nii", "a/b.nii.gz", "A/B.nii", "é.nii", "ü.nii", "../x.nii", "...nii", "con.nii", " .nii",
+        "case-0123456789ab.nii", "x" * 300 + "1.nii", "x" * 300 + "2.nii", "-rf.nii", "a b.nii",
+    ]  # fmt: skip
     names = name_scans([Path(p) for p in paths])
     assert len({name.casefold() for name in names}) == len(paths)
     for name in names:

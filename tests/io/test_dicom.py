@@ -1,6 +1,7 @@
 """Every series is right to the voxel, or refused with its named reason."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -410,6 +411,19 @@ def test_undecodable_slice_is_named_by_number(phantom):
     with pytest.raises(SeriesError, match="slice 2 of 3") as caught:
         read_series(series.source)
     assert caught.value.code == ReasonCode.DECODE_FAILED
+
+
+def test_decoder_that_panics_costs_only_its_slice(phantom, capfd):
+    """pylibjpeg-rle is written in Rust, and its panic is no Exception."""
+    series = phantom(shape=(40, 36, 3), encoding="rle")
+    run = b"\x81\0"  # 128 zeros; twelve of them are more than the 1440 bytes of a segment
+    segments = run * 11 + b"\xe1\0" + run * 12
+    frame = struct.pack("<16I", 2, 64, 64 + 24, *([0] * 13)) + segments
+    series.edit(lambda data, _: setattr(data, "PixelData", pydicom.encaps.encapsulate([frame])), slice(1, 2))
+    with pytest.raises(SeriesError, match="slice 2 of 3") as caught:
+        read_series(series.source)
+    assert caught.value.code == ReasonCode.DECODE_FAILED
+    capfd.readouterr()  # the panic's own words
 
 
 def test_two_series_are_not_one_source(phantom):

@@ -15,8 +15,8 @@ from medseg.volume import Case, Mask, Source
 DATA = os.environ.get("MEDSEG_DATA")
 pytestmark = pytest.mark.skipif(not DATA, reason="MEDSEG_DATA does not name the folder of real scans")
 
-SERIES = ["ct/dicom_series", *(f"mr/dicom_study/{name}" for name in (
-    "11-T1post-18670", "11_HCropVolume", "26401-T1prereg-52906", "36468-FLAIRreg-58706", "37830-T2reg-78532"))]  # fmt: skip
+STUDY = ("11-T1post-18670", "11_HCropVolume", "26401-T1prereg-52906", "36468-FLAIRreg-58706", "37830-T2reg-78532")
+SERIES = ["ct/dicom_series", *(f"mr/dicom_study/{name}" for name in STUDY)]
 
 
 def itk_grid(image):
