@@ -325,4 +325,4 @@ def millilitres(volume: float) -> str:
     >>> millilitres(1534.2), millilitres(0.0123)
     ('1534 ml', '0.012 ml')
     """
-    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.1f} ml" if volume >= 10 else f"{volume:.2g} ml"
+    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.1f} ml" if volume >= 1 else f"{volume:.2g} ml"

@@ -17,7 +17,10 @@ from medseg.reference import Range
 WIDTH, HEIGHT = 640, 54
 LEFT, RIGHT = 14, 14
 MIDDLE = 22
+MOST_TICKS = 7
 TICKS = (1, 2, 5)
+FINE_TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+"""For scales that don't hold three coarse ticks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,19 @@ class Scale:
         return min(1.0, share)
 
     def ticks(self) -> list[float]:
-        """Return round volumes on the scale, at most seven."""
+        """Return round volumes on the scale: as coarse as still gives three of them."""
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        rounds = [digit * 10.0**power for power in range(first, last + 1) for digit in TICKS]
-        inside = [volume for volume in rounds if self.low <= volume <= self.high]
-        return inside if len(inside) <= 7 else [v for v in inside if str(v * 1e9).startswith("1")] or inside[::3]
+        powers = range(first, last + 1)
+        coarse, fine, decades = (
+            [
+                digit * 10.0**power
+                for power in powers
+                for digit in digits
+                if self.low <= digit * 10.0**power <= self.high
+            ]
+            for digits in (TICKS, FINE_TICKS, (1,))
+        )
+        return fine if len(coarse) < 3 else coarse if len(coarse) <= MOST_TICKS else decades
 
 
 def volume_plot(label: str, colour: str, dots: Sequence[Dot], known: Range | None) -> Markup:

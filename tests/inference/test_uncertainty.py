@@ -12,6 +12,13 @@ from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement, UncertaintyMeter, borders
 from medseg.labels import LabelMap
 
+
+@pytest.fixture(autouse=True)
+def _whole_background(monkeypatch):
+    """Look at every voxel of the background, so that sums can be compared."""
+    monkeypatch.setattr(uncertainty, "BACKGROUND_STEP", 1)
+
+
 CLASSES = LabelMap.parse({"a": 1, "b": 2, "c": 3})
 REGIONS = LabelMap.parse({"whole": [1, 2], "core": 2})
 
