@@ -67,7 +67,7 @@ def pseudonym(key: bytes, identity: str, prefix: str, digits: int = PSEUDONYM_DI
     Examples
     --------
     >>> pseudonym(bytes(32), "1.2.3", "case")
-    'case-0f4cd2a81384'
+    'case-f45c672e859f'
     """
     return f"{prefix}-{hmac.new(key, identity.encode(), sha256).hexdigest()[:digits]}"
 
