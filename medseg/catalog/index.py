@@ -50,8 +50,10 @@ def index_scans(root: Path, *, key: Path | None = None) -> Catalog:
     root = Path(root)
     base = root if root.is_dir() else root.parent
     found = walk_files(root)
-    scans = [item.path for item in found if not item.obstacle and _is_nifti(item.path)]
-    others = [item.path for item in found if not item.obstacle and not _is_nifti(item.path)]
+    scans, others = [], []
+    for item in found:
+        if not item.obstacle:
+            (scans if item.path.name.lower().endswith(NIFTI_ENDINGS) else others).append(item.path)
     entries = [_unopened(item) for item in found if item.obstacle] + _index_nifti(scans, base)
     if others:
         from medseg.catalog.dicom_index import index_dicom  # pydicom costs 0.2 s that NIfTI folders need not pay
@@ -60,10 +62,6 @@ def index_scans(root: Path, *, key: Path | None = None) -> Catalog:
     states = {item.path: item for item in found}
     finished = [_finish(entry, base, states) for entry in entries]
     return Catalog(root, tuple(sorted(finished, key=lambda entry: (ORDER.index(entry.status), entry.path))))
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(NIFTI_ENDINGS)
 
 
 def _unopened(item: Found) -> CatalogEntry:
@@ -108,7 +106,7 @@ def _inspect(path: Path, files: tuple[Path, ...], name: str) -> CatalogEntry:
 def _finish(entry: CatalogEntry, base: Path, states: Mapping[Path, Found]) -> CatalogEntry:
     """Add the digest and the place to look at; keep control characters of hostile names out of messages."""
     digest = sha256()
-    for path in sorted(entry.files):
+    for path in sorted(entry.files, key=str):
         state = states[path]
         digest.update(fsencode(path.name) + f"\0{state.size}\0{state.modified}\0".encode())
     place = Path(commonpath([path.parent for path in entry.files])) if len(entry.files) > 1 else entry.files[0]

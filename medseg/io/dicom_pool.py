@@ -35,8 +35,10 @@ def read_many(paths: Sequence[Path]) -> Iterator[Result]:
         return map(read_one, paths)
     bounds = [len(paths) * number // workers for number in range(workers + 1)]
     parts = [list(paths[start:stop]) for start, stop in pairwise(bounds)]
-    with ThreadPoolExecutor(workers) as pool:
-        return chain.from_iterable(list(pool.map(_read_elsewhere, parts)))
+    with ThreadPoolExecutor(workers - 1) as pool:
+        elsewhere = pool.map(_read_elsewhere, parts[1:])
+        here = [read_one(path) for path in parts[0]]  # this process is a worker too
+        return chain(here, *elsewhere)
 
 
 def read_one(path: Path) -> Result:

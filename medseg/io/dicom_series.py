@@ -108,7 +108,7 @@ def arrange(
         Every header is in exactly one series or refusal.
     """
     results: list[Series | Refusal] = []
-    groups = _grouped(sorted(headers, key=lambda header: (header.path, header.frame)), _series_key)
+    groups = _grouped(sorted(headers, key=lambda header: (str(header.path), header.frame)), _series_key)
     for slices in groups.values():
         results += _skip_non_images(slices)
         images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
