@@ -50,7 +50,8 @@ def index_scans(root: Path, *, key: Path | None = None) -> Catalog:
     root = Path(root)
     base = root if root.is_dir() else root.parent
     found = walk_files(root)
-    scans, others = [], []
+    scans: list[Path] = []
+    others: list[Path] = []
     for item in found:
         if not item.obstacle:
             (scans if item.path.name.lower().endswith(NIFTI_ENDINGS) else others).append(item.path)
