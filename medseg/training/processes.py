@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ FABRIC_PRECISION: dict[torch.dtype, Any] = {
 
 def launch(device: str, config: ExperimentConfig) -> Fabric:
     """Start Fabric on the device; under torchrun, one process of a DDP group (nccl on GPUs, gloo on CPUs)."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets with the arithmetic it chose
     chosen = choose_device(device)
     keep_memory()
     fit_threads()
