@@ -27,16 +27,14 @@ from time import perf_counter
 
 from medseg.batch.formats import Formats, write_tables
 from medseg.batch.listing import list_cases
+from medseg.batch.places import check_places, check_writable
 from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
-from medseg.batch.worker import Picture, Worker, check_writable
+from medseg.batch.worker import Picture, Worker
 from medseg.catalog.index import index_scans
 from medseg.config import SegmentConfig
-from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_file
-from medseg.io.tables import write_csv
+from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.provenance import digest_json, machine, package_versions, timestamp
-
-OWNER_ONLY = 0o600
 
 Watcher = Callable[[CaseResult, int, int], None]
 """Called after each case with its result, the number of ended cases and the number of all."""
@@ -91,15 +89,6 @@ def segment_folder(
     )
     write_summary(summary, worker, config, started)
     return summary
-
-
-def check_places(scans: Path, output: Path) -> None:
-    """Refuse a missing scan folder, and an output folder within it: the next run would segment masks."""
-    if not scans.exists():
-        raise ConfigError(f"{scans}: there is no such file or folder; give the folder that holds the scans")
-    inside, outside = output.resolve(), scans.resolve()
-    if inside == outside or (scans.is_dir() and inside.is_relative_to(outside)):
-        raise OutputError(f"the output folder {output} lies inside the scan folder {scans}; choose one outside it")
 
 
 def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Picture | None = None) -> Worker:

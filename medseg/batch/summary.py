@@ -74,10 +74,21 @@ class RunSummary:
     @property
     def exit_code(self) -> int:
         """0: all cases done; 1: some not; 3: none could be done."""
-        done = self.count("done")
-        if done == 0:
-            return 3
-        return 0 if done == len(self.results) else 1
+        return exit_code([result.status for result in self.results])
+
+
+def exit_code(statuses: Sequence[Status]) -> int:
+    """Return 0 if all cases of a run are done, 1 if some are not, 3 if none is.
+
+    Examples
+    --------
+    >>> exit_code(["done", "done"]), exit_code(["done", "rejected"]), exit_code([])
+    (0, 1, 3)
+    """
+    done = statuses.count("done")
+    if done == 0:
+        return 3
+    return 0 if done == len(statuses) else 1
 
 
 def case_rows(results: Iterable[CaseResult], labels: Sequence[str]) -> tuple[list[str], list[list[object]]]:

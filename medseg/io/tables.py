@@ -11,6 +11,9 @@ from medseg.io.files import atomic_file
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell as a formula (OWASP, "CSV injection")."""
 
+OWNER_ONLY = 0o600
+"""Permissions of a table that may name patients, such as one of paths."""
+
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, mode: int = 0o644) -> None:
     """Write a CSV file, UTF-8, whole or not at all; None becomes an empty cell.
@@ -20,7 +23,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
     Parameters
     ----------
-    mode : the file's permissions, where the system has them; 0o600: its owner only.
+    mode : the file's permissions, where the system has them, such as `OWNER_ONLY`.
 
     Raises
     ------
