@@ -78,9 +78,9 @@ class SegmentationLoss:
         if weight is not None:
             counts = counts * _resized(weight.float(), size)
         if self._membership is None:
-            return _softmax_losses(logits.float(), indices, counts, self._config.batch_dice)
+            return _softmax_losses(logits.float(), indices, counts, bool(self._config.batch_dice))
         members = self._membership.to(indices.device)[:, indices.long()].movedim(0, 1).float()
-        return _sigmoid_losses(logits.float(), members, counts, self._config.batch_dice)
+        return _sigmoid_losses(logits.float(), members, counts, bool(self._config.batch_dice))
 
 
 def _membership(labels: LabelMap) -> Tensor:

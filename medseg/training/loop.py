@@ -76,7 +76,7 @@ def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = N
         load_checkpoint(state, checkpoint)
         journal.resumed(state.step)
     trainee, optimiser = fabric.setup(state.network, state.optimiser)
-    method = Supervised(task.labels, settings)
+    method = Supervised(task.labels, settings, task.plan.dimensions)
     stream = BatchStream(
         task.cases,
         task.plan,

@@ -24,9 +24,17 @@ class Method(Protocol):
 
 
 class Supervised:
-    """Dice + cross-entropy on labelled patches."""
+    """Dice + cross-entropy on labelled patches.
 
-    def __init__(self, labels: LabelMap, config: TrainingConfig) -> None:
+    Parameters
+    ----------
+    dimensions : of the network. Where the configuration leaves it open, Dice is taken over the batch
+        in 2D (nnU-Net's choice): a class absent from a slice would cost a whole Dice otherwise.
+    """
+
+    def __init__(self, labels: LabelMap, config: TrainingConfig, dimensions: int) -> None:
+        if config.batch_dice is None:
+            config = config.model_copy(update={"batch_dice": dimensions == 2})
         self.loss = SegmentationLoss(labels, config)
 
     def step(self, network: nn.Module, batch: Batch) -> Terms:

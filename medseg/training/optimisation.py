@@ -33,7 +33,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
     Examples
     --------
-    >>> config = TrainingConfig(steps=100, learning_rate=1.0, poly_exponent=1.0)
+    >>> config = TrainingConfig(steps=100, learning_rate=1.0, poly_exponent=1.0, warmup_steps=0)
     >>> learning_rate(0, config), learning_rate(50, config)
     (1.0, 0.5)
     """

@@ -12,11 +12,12 @@ from medseg.config import InferenceConfig
 from medseg.inference.predictor import segment_prepared
 from medseg.io.scan import read_case
 from medseg.labels import LabelMap
+from medseg.measures.features import CaseFeatures, measure_structures
+from medseg.measures.intensity import measure_scan
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.quality.metrics import StructureScore, evaluate_case
 from medseg.quality.summary import mean_over_targets, summarise
-from medseg.structures import CaseFeatures, measure_scan, measure_structures
 from medseg.volume import Case, Mask
 
 

@@ -55,6 +55,8 @@ def experiment(blobs: Path) -> ExperimentConfig:
                 "steps": 60,
                 "optimiser": "adamw",
                 "learning_rate": 0.01,
+                "weight_decay": 3e-5,
+                "warmup_steps": 0,
                 "ema_decay": 0.9,
                 "precision": "float32",
                 "checkpoint_every": 20,
