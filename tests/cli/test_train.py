@@ -20,6 +20,7 @@ SETTINGS = {
     "training.steps": 30,
     "training.optimiser": "adamw",
     "training.learning_rate": 0.01,
+    "training.warmup_steps": 0,
     "training.ema_decay": 0.5,
     "training.precision": "float32",
 }
