@@ -1,7 +1,7 @@
 """What a training step of the U-Net costs on one core: topology, memory layout, norm, arithmetic.
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=34359738368 \
-        python benchmarks/network_step.py benchmarks/network_step.json
+        python benchmarks/network_step.py benchmarks/results/network_step.json
 
 CPU seconds of forward and backward of two patches (the optimiser adds 0.01 s), the least of three, so
 that neighbours on a shared machine matter little. On two cores a step takes about half of it.
