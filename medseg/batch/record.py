@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medseg.geometry import Grid
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
 from medseg.structures import CaseFeatures
@@ -39,6 +40,21 @@ class Geometry(_Part):
     spacing: tuple[float, float, float] = Field(description="Voxel spacing, mm")
     axcodes: str = Field(description="Closest anatomical direction of each index axis")
     affine: list[list[float]] = Field(description="Voxel index to world mm, RAS+")
+
+    @classmethod
+    def of(cls, grid: Grid) -> Geometry:
+        """Return the geometry of a grid."""
+        return cls(shape=grid.shape, spacing=grid.spacing, axcodes=grid.axcodes, affine=grid.affine.tolist())
+
+    @property
+    def shape_text(self) -> str:
+        """The shape as tables show it, such as 512x512x40."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def spacing_text(self) -> str:
+        """The spacing as tables show it, such as 0.75x0.75x3."""
+        return "x".join(f"{size:.4g}" for size in self.spacing)
 
 
 class CaseRecord(_Part):

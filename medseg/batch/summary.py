@@ -107,8 +107,8 @@ def _case_row(result: CaseResult, labels: Sequence[str]) -> list[object]:
     geometry = record.geometry
     return [
         *start,
-        "x".join(map(str, geometry.shape)),
-        "x".join(f"{size:.4g}" for size in geometry.spacing),
+        geometry.shape_text,
+        geometry.spacing_text,
         geometry.axcodes,
         round(record.confidence, 4),
         " ".join(record.flags),

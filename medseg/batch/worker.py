@@ -6,7 +6,6 @@ nobody and memory holds at most three cases.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from medseg.batch.faults import fault_of
 from medseg.batch.formats import Formats
+from medseg.batch.places import check_writable
 from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
 from medseg.batch.summary import CaseResult, Failure
-from medseg.errors import MedsegError, OutputError, ScanError
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_folder
 from medseg.io.nifti import write_mask
 from medseg.io.scan import read_case, source_files
 from medseg.labels import LabelMap
@@ -34,14 +34,10 @@ from medseg.volume import Case, Mask, Volume
 if TYPE_CHECKING:
     from medseg.inference.predictor import Prediction, Predictor
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Picture = Callable[[Volume, Mask, LabelMap, Path], None]
 """Draws scan and mask into a PNG file; given by the caller because drawing lies above this layer."""
-
-PROBE_BYTES = 1 << 20
-"""What must fit on the disk for a run to go on after a failed write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +141,13 @@ class Worker:
         return measure_mask(read.volume, prediction.mask, self.labels, slice_axis=2 if is_series else None)
 
     def _record(self, read: _Read, prediction: Prediction, written: _Written, seconds: dict[str, float]) -> CaseRecord:
-        grid = read.volume.grid
         return CaseRecord(
             case=read.case.id,
             kind=read.case.images[0].kind,
             files=sum(len(source.files) for source in read.case.images),
             inputs=read.inputs,
             model=self.predictor.model.name,
-            geometry=Geometry(
-                shape=grid.shape, spacing=grid.spacing, axcodes=grid.axcodes, affine=grid.affine.tolist()
-            ),
+            geometry=Geometry.of(read.volume.grid),
             volumes_ml=volumes_ml(prediction.mask, self.predictor.model.labels),
             confidence=prediction.confidence,
             flags=tuple(str(flag) for flag in read.volume.flags),
@@ -189,13 +182,6 @@ def volumes_ml(mask: Mask, labels: LabelMap) -> dict[str, float]:
     return {label.name: float(counts[label.value] * mask.grid.voxel_ml) for label in labels.labels}
 
 
-def check_writable(folder: Path) -> None:
-    """Write and remove a megabyte in `folder`; raises `OutputError` saying why that fails."""
-    with atomic_file(folder / ".probe") as probe:
-        probe.write_bytes(bytes(PROBE_BYTES))
-    (folder / ".probe").unlink()
-
-
 def _ahead(
     reader: ThreadPoolExecutor, read: Callable[[Case], T], cases: Iterable[Case]
 ) -> Iterator[tuple[Case, Future[T]]]:
@@ -209,34 +195,9 @@ def _ahead(
 
 
 def _attempt(case: Case, stage: Callable[[], T]) -> T | CaseResult:
-    """Return what `stage` returns, or the result of a case that ends with its exception.
-
-    An unexpected exception is named by type and place only: its text could quote a header.
-    """
+    """Return what `stage` returns, or the result of a case that ends with its exception."""
     try:
         return stage()
-    except ScanError as error:
-        return CaseResult(case.id, "rejected", str(error.code), str(error))
-    except OutputError as error:
-        return CaseResult(case.id, "failed", Failure.OUTPUT, str(error))
-    except MedsegError as error:
-        return CaseResult(case.id, "failed", Failure.MODEL_MISMATCH, str(error))
     except Exception as error:
-        logger.debug("case %s", case.id, exc_info=True)
-        if _is_out_of_memory(error):
-            message = f"{case.id}: not enough memory; free some, or segment it on another machine"
-            return CaseResult(case.id, "failed", Failure.OUT_OF_MEMORY, message)
-        return CaseResult(case.id, "failed", Failure.UNEXPECTED, f"{case.id}: unexpected error, {_place(error)}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    names = (type(error).__name__, str(error))
-    return "OutOfMemoryError" in names[0] or "MemoryError" in names[0] or "can't allocate memory" in names[1]
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    where = f" in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}{where}; `medseg --debug` shows it in full"
+        fault = fault_of(case.id, error)
+        return CaseResult(case.id, fault.status, fault.reason, fault.message)

@@ -1,0 +1,188 @@
+"""Write every sound scan of a folder as a NIfTI volume; say of every other one why it is none.
+
+    OUT/<case>.nii.gz    the scan with its true affine, int16 where that is exact, else float32
+    OUT/<case>.json      geometry, modality, flags, digests; written last: the record that the scan is done
+    OUT/conversion.csv   every scan with status, reason, geometry
+    OUT/sources.csv      which case is which file, readable by its owner only
+
+Each file appears whole or not at all. The same command again skips the scans that are unchanged. A volume
+of an earlier run whose scan is refused now is left where it is; ``conversion.csv`` says what holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.batch.convert_record import ScanRecord, finished_scan, write_scan_record
+from medseg.batch.faults import fault_of
+from medseg.batch.listing import Listing, list_cases
+from medseg.batch.places import check_places, check_writable
+from medseg.batch.record import Geometry
+from medseg.batch.summary import Failure, Status, exit_code
+from medseg.catalog.entries import Catalog, CatalogEntry
+from medseg.catalog.index import index_scans
+from medseg.errors import OutputError
+from medseg.io.nifti import write_volume
+from medseg.io.scan import read_scan, source_files
+from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.provenance import digest_files, package_versions, timestamp
+from medseg.volume import Source
+
+TABLE = "conversion.csv"
+HEADER = (
+    "case", "status", "reason", "message", "kind", "files", "modality", "shape", "spacing_mm", "axcodes", "flags",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What became of one scan.
+
+    Attributes
+    ----------
+    case : its id.
+    status : done; failed (the scan is sound); rejected (the scan is not).
+    reason : code of a failure or rejection; "" when done.
+    message : the same as a sentence.
+    record : the scan's record when done.
+    was_done : whether an earlier run had done it.
+    """
+
+    case: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    record: ScanRecord | None = None
+    was_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionSummary:
+    """The outcome of a conversion.
+
+    Attributes
+    ----------
+    output : the folder that holds the volumes, their records and the tables.
+    results : one a scan, ordered by case id.
+    left_out : files that are no scan, by reason code.
+    """
+
+    output: Path
+    results: tuple[Conversion, ...]
+    left_out: dict[str, int]
+
+    @property
+    def exit_code(self) -> int:
+        """0: all scans converted; 1: some not; 3: none."""
+        return exit_code([result.status for result in self.results])
+
+
+Watcher = Callable[[Conversion], None]
+"""Called with what became of each scan, as it ends."""
+
+
+def convert_folder(
+    scans: Path,
+    output: Path,
+    *,
+    key: Path | None = None,
+    redo: bool = False,
+    watcher: Watcher | None = None,
+) -> ConversionSummary:
+    """Convert every accepted scan below `scans` to NIfTI and return what became of each.
+
+    Parameters
+    ----------
+    scans : a NIfTI file, a folder of one DICOM series, or any tree of both; never written to.
+    output : made if needed; must not lie inside `scans`.
+    key : key file of the pseudonyms, made if missing.
+    redo : convert again what is already done.
+    watcher : told of each scan as it ends.
+
+    Raises
+    ------
+    OutputError
+        If `output` lies inside `scans`, or nothing can be written there (any more).
+    ConfigError
+        If `scans` is missing.
+    DatasetError
+        If it has too many files.
+    """
+    check_places(scans, output)
+    check_writable(output)
+    catalog = index_scans(scans, key=key)
+    listing = list_cases(catalog)
+    results = []
+    for result in _conversions(catalog, listing, output, redo=redo):
+        results.append(result)
+        if watcher:
+            watcher(result)
+    summary = ConversionSummary(output, tuple(sorted(results, key=lambda result: result.case)), listing.left_out)
+    write_csv(output / TABLE, HEADER, map(_row, summary.results))
+    sources = [(case, str(path)) for case, path in sorted(listing.sources.items())]
+    write_csv(output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    return summary
+
+
+def _conversions(catalog: Catalog, listing: Listing, output: Path, *, redo: bool) -> Iterator[Conversion]:
+    """Yield the scans that the catalogue refuses, then the others as they are converted."""
+    for refusal in listing.rejected:
+        yield Conversion(refusal.case, refusal.status, refusal.reason, refusal.message)
+    scans = ((entry, entry.source) for entry in catalog.entries if entry.source)
+    for entry, source in scans:
+        result = _attempt(entry, source, output, redo=redo)
+        yield result
+        if result.reason == Failure.OUTPUT:
+            check_writable(output)
+
+
+def _attempt(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -> Conversion:
+    """Convert a scan; whatever goes wrong costs this scan only."""
+    try:
+        return _convert(entry, source, output, redo=redo)
+    except Exception as error:
+        fault = fault_of(entry.case_id, error)
+        return Conversion(entry.case_id, fault.status, fault.reason, fault.message)
+
+
+def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -> Conversion:
+    case, files = entry.case_id, source_files(source)
+    target, beside = output / f"{case}.nii.gz", output / f"{case}.json"
+    if target.resolve() in {file.resolve() for file in files}:
+        raise OutputError(f"{case}: its volume would replace the scan itself; choose another output folder")
+    try:
+        digest = digest_files(files)
+    except OSError as error:
+        return Conversion(case, "rejected", "UNREADABLE", f"{case}: can't be read ({error.strerror})")
+    versions = package_versions()
+    before = None if redo else finished_scan(beside, target, digest, versions.get("medseg", ""))
+    if before:
+        return Conversion(case, "done", record=before, was_done=True)
+    volume = read_scan(source)
+    write_volume(target, volume)
+    record = ScanRecord(
+        case=case,
+        kind=source.kind,
+        files=len(files),
+        modality=volume.modality,
+        geometry=Geometry.of(volume.grid),
+        flags=tuple(dict.fromkeys(map(str, (*entry.flags, *volume.flags)))),
+        source_digest=digest,
+        volume_digest=digest_files([target]),
+        versions=versions,
+        finished=timestamp(),
+    )
+    write_scan_record(beside, record)
+    return Conversion(case, "done", record=record)
+
+
+def _row(result: Conversion) -> list[object]:
+    start: list[object] = [result.case, result.status, result.reason, result.message]
+    record = result.record
+    if record is None:
+        return start + [""] * (len(HEADER) - len(start))
+    shape, spacing = record.geometry.shape_text, record.geometry.spacing_text
+    flags = " ".join(record.flags)
+    return [*start, record.kind, record.files, record.modality, shape, spacing, record.geometry.axcodes, flags]
