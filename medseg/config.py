@@ -175,7 +175,10 @@ class SegmentConfig(Stage):
     flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
     window_batch: int | None = Field(None, ge=1, description="Windows in a forward pass")
     key: Path | None = Field(
-        None, description="Key file of the pseudonyms of DICOM series, made on first use; default: one for this user"
+        None, description="Key file of the pseudonyms, made on first use; default: one for this user"
+    )
+    pseudonymize: bool = Field(
+        False, description="Name NIfTI scans by pseudonyms too, so that file names are in sources.csv alone"
     )
     redo: bool = Field(False, description="Segment again what is already done")
     formats: tuple[Literal["nifti", "seg-nrrd", "dicom-seg"], ...] = Field(

@@ -71,7 +71,8 @@ def _grouped(
             singles.append(entry)
     ordered = [sorted(members, key=lambda entry: entry.path) for members in groups.values()]
     taken = {entry.case_id for entry in singles}
-    names = [members[0].case_id.rpartition("_")[0] for members in ordered]
+    first = [members[0].case_id for members in ordered]
+    names = [case.rpartition("_")[0] or case for case in first]  # a pseudonym has no number to take off
     unique = [names.count(name) == 1 and name not in taken for name in names]
     return [
         (name if alone else members[0].case_id, members)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from os.path import realpath
 from pathlib import Path
 
+from medseg.catalog.anonymous import PSEUDONYM
 from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_file
 
@@ -18,6 +21,25 @@ def check_places(scans: Path, output: Path) -> None:
     inside, outside = output.resolve(), scans.resolve()
     if inside == outside or (scans.is_dir() and inside.is_relative_to(outside)):
         raise OutputError(f"the output folder {output} lies inside the scan folder {scans}; choose one outside it")
+
+
+def check_links(scans: Iterable[Path], output: Path) -> None:
+    """Refuse scans that links lead to in the output folder: masks would be segmented, or inputs written over."""
+    target, folders = output.resolve(), dict[Path, Path]()
+    for path in scans:
+        if path.parent not in folders:
+            folders[path.parent] = Path(realpath(path.parent))
+        # Path.resolve raises where a link leads to itself
+        place = Path(realpath(path)) if path.is_symlink() else folders[path.parent]
+        if place.is_relative_to(target):
+            raise OutputError(f"a link leads from the scans into the output folder {output}; choose another one")
+
+
+def check_names(cases: Path) -> None:
+    """Refuse a folder with results that are called by their files: pseudonyms beside them would hide nothing."""
+    named = [path for path in cases.glob("[!.]*") if not PSEUDONYM.fullmatch(path.name)]
+    if named:
+        raise OutputError(f"{cases} has {len(named)} cases called by their files' names; choose a new output folder")
 
 
 def check_writable(folder: Path) -> None:

@@ -14,22 +14,23 @@ A case's folder appears whole or not at all. The same command again skips the ca
 and settings are unchanged, so a killed run is continued by repeating it.
 
 Paths may hold patients' names: they are in ``sources.csv`` and nowhere else, so that everything else
-can be passed on.
+can be passed on. A NIfTI scan's own file name is its case id, unless `SegmentConfig.pseudonymize` is set.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 
 from medseg.batch.formats import Formats, write_tables
 from medseg.batch.listing import list_cases
-from medseg.batch.places import check_places, check_writable
+from medseg.batch.places import check_links, check_names, check_places, check_writable
 from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
 from medseg.batch.worker import Picture, Worker
+from medseg.catalog.anonymous import without_file_names, without_names
 from medseg.catalog.index import index_scans
 from medseg.config import SegmentConfig
 from medseg.io.files import atomic_file
@@ -63,7 +64,7 @@ def segment_folder(
     Raises
     ------
     OutputError
-        If `output` lies inside `scans`, or nothing can be written there (any more).
+        If `output` lies inside `scans` or a link leads there, or nothing can be written there (any more).
     ModelError
         If the model folder can't be used.
     ConfigError
@@ -73,10 +74,18 @@ def segment_folder(
     started, began = timestamp(), perf_counter()
     check_places(scans, output)
     worker = open_worker(model, output / "cases", config, picture)
-    listing = list_cases(index_scans(scans, key=config.key), len(worker.predictor.model.plan.channels))
+    catalog = index_scans(scans, key=config.key)
+    check_links((path for entry in catalog.entries for path in entry.files), output)
+    if config.pseudonymize:
+        check_names(output / "cases")
+        catalog = without_names(catalog, config.key)
+    listing = list_cases(catalog, len(worker.predictor.model.plan.channels))
     results = list(listing.rejected)
     total = len(results) + len(listing.cases)
-    for result in worker.run(listing.cases):
+    files = {entry.source: entry.files for entry in catalog.entries}
+    named = {case.id: [file for source in case.images for file in files[source]] for case in listing.cases}
+    for ended in worker.run(listing.cases):
+        result = _without_names(ended, named[ended.case]) if config.pseudonymize else ended
         results.append(result)
         if watcher:
             watcher(result, len(results), total)
@@ -89,6 +98,10 @@ def segment_folder(
     )
     write_summary(summary, worker, config, started)
     return summary
+
+
+def _without_names(result: CaseResult, files: list[Path]) -> CaseResult:
+    return replace(result, message=without_file_names(result.message, files, result.case))
 
 
 def open_worker(model: Path, folder: Path, config: SegmentConfig, picture: Picture | None = None) -> Worker:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.errors import ReasonCode
+from medseg.text import printable
 from medseg.volume import Case, Source
+
+__all__ = ["Catalog", "CatalogEntry", "Status", "printable"]
 
 Status = Literal["accepted", "refused", "skipped"]
 
@@ -65,14 +68,3 @@ class Catalog:
             for entry in self.entries
             if entry.source is not None
         )
-
-
-def printable(text: str) -> str:
-    """Return `text` without what could steer a terminal or not be encoded.
-
-    Examples
-    --------
-    >>> printable("liver" + chr(27) + "[2J")
-    'liver?[2J'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

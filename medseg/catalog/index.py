@@ -15,13 +15,14 @@ from os import fsencode
 from os.path import commonpath
 from pathlib import Path
 
-from medseg.catalog.entries import Catalog, CatalogEntry, printable
+from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.catalog.identity import name_scans
 from medseg.catalog.table import write_catalog
 from medseg.catalog.walk import Found, walk_files
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.nifti import inspect_nifti
 from medseg.io.nifti_header import NIFTI_ENDINGS, scan_files
+from medseg.text import printable
 from medseg.volume import Source
 
 __all__ = ["Catalog", "CatalogEntry", "index_scans", "write_catalog"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.catalog.entries import Catalog, CatalogEntry, printable
+from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file
+from medseg.text import printable
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """Cells that begin so are computed by spreadsheets (OWASP: CSV injection)."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli.screen import console
+from medseg.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +49,7 @@ def show_catalog(catalog: Catalog) -> None:
     screen = console()
     screen.print(scan_table(catalog.with_status("accepted")))
     for entry in catalog.with_status("refused"):
-        screen.print(f"refused {entry.path} ({entry.reason}): {entry.message}", style="yellow")
+        screen.print(f"refused {printable(str(entry.path))} ({entry.reason}): {entry.message}", style="yellow")
     left_out: Counter[str] = Counter()
     for entry in catalog.with_status("skipped"):
         left_out[str(entry.reason)] += len(entry.files)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from medseg.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Return the console that results are printed on; emoji and markup in names stay as they are."""
-    from rich.console import Console
+    """Return the console that results are printed on; names can neither style nor steer it."""
+    from medseg.cli.safe_console import SafeConsole
 
-    return Console(highlight=False, markup=False, emoji=False)
+    return SafeConsole(highlight=False, markup=False, emoji=False)
 
 
 def show_error(message: str) -> None:
     """Print one sentence on stderr, red on a terminal."""
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    sys.stderr.write(f"{red}Error: {message}{plain}\n")
+    sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
 
 
 @contextmanager

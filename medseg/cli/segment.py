@@ -38,7 +38,10 @@ def segment(
         typer.Option(help="Labels, joined by commas, whose parts are measured singly; default: as the model marks."),
     ] = None,
     redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
-    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms of DICOM series.")] = None,
+    pseudonymize: Annotated[
+        bool, typer.Option("--pseudonymize", help="Name NIfTI scans by pseudonyms too, as DICOM series are.")
+    ] = False,
+    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms.")] = None,
 ) -> None:
     """Segment scans with a trained model; every mask lies exactly on its scan.
 
@@ -59,6 +62,7 @@ def segment(
         overlap=overlap,
         flips=flips,
         key=key,
+        pseudonymize=pseudonymize,
         redo=redo,
         formats=split(formats),
         per_class=per_class,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medseg.io.files import atomic_file
+from medseg.text import printable
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell as a formula (OWASP, "CSV injection")."""
@@ -19,7 +20,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     """Write a CSV file, UTF-8, whole or not at all; None becomes an empty cell.
 
     Text that a spreadsheet would run as a formula (a case may be called ``=cmd|...``) is written with
-    a leading apostrophe; numbers stay as they are.
+    a leading apostrophe; numbers stay as they are. Characters that steer a terminal, and bytes of a file
+    name that are no text, become question marks.
 
     Parameters
     ----------
@@ -38,4 +40,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if cell.startswith(FORMULA_STARTS) else text

@@ -1,0 +1,66 @@
+"""Take the names of files out of a catalogue: NIfTI scans get keyed pseudonyms too, as DICOM series have.
+
+A pseudonym is the keyed hash of the file's path below the indexed folder. So it is the same in every run with
+the same key and tree, known before anything but headers is read, and two copies of one scan stay two cases.
+A file that is renamed, or indexed from another folder, becomes another case; one that is rewritten does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from medseg.catalog.entries import Catalog, CatalogEntry
+from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
+from medseg.text import printable
+
+PSEUDONYM = re.compile(r"case-[0-9a-f]+")
+"""How pseudonyms look, and no name that a file gave (`identity.RESERVED`)."""
+
+
+def without_names(catalog: Catalog, key: Path | None = None) -> Catalog:
+    """Return a catalogue in which no case id and no message holds the name of a file or folder.
+
+    Parameters
+    ----------
+    key : key file of the pseudonyms, made if missing; default: `identity.default_key_path`.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        If the key can't be read or made.
+    """
+    secret = load_key(key)
+    base = catalog.root if catalog.root.is_dir() else catalog.root.parent
+    used = {entry.case_id for entry in catalog.entries if PSEUDONYM.fullmatch(entry.case_id)}
+    return replace(catalog, entries=tuple(_without_names(entry, base, secret, used) for entry in catalog.entries))
+
+
+def without_file_names(message: str, files: Iterable[Path], case: str) -> str:
+    """Return a message with the case's id in place of its files' names, also where those were made printable.
+
+    Examples
+    --------
+    >>> without_file_names("anna.nii ends before its last voxel", [Path("x/anna.nii")], "case-1f")
+    'case-1f ends before its last voxel'
+    """
+    names = {name for path in files for name in (path.name, printable(path.name))}
+    for name in sorted(names, key=len, reverse=True):  # the longest first: one name may hold another
+        message = message.replace(name, case or "a file")
+    return message
+
+
+def _without_names(entry: CatalogEntry, base: Path, key: bytes, used: set[str]) -> CatalogEntry:
+    name = entry.case_id
+    if name and not PSEUDONYM.fullmatch(name):
+        place = os.fsencode(min(entry.files).relative_to(base)).decode("latin-1")  # any bytes may be a name
+        digits = PSEUDONYM_DIGITS
+        while (name := pseudonym(key, f"file|{place}", "case", digits)) in used:
+            digits += 4
+        used.add(name)
+    patient = name if entry.patient == entry.case_id else entry.patient
+    message = without_file_names(entry.message, entry.files, name)
+    return replace(entry, case_id=name, patient=patient, message=message)
