@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.batch.summary import Failure, Status
-from medseg.catalog.entries import printable
 from medseg.errors import MedsegError, OutputError, ScanError
+from medseg.text import printable
 
 logger = logging.getLogger(__name__)
 
