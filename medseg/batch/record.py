@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.geometry import Grid
+from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
-from medseg.structures import CaseFeatures
 
 RECORD = "case.json"
 MASK = "mask.nii.gz"

@@ -15,8 +15,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from medseg.batch.faults import fault_of
 from medseg.batch.formats import Formats
 from medseg.batch.places import check_writable
@@ -26,9 +24,10 @@ from medseg.io.files import atomic_folder
 from medseg.io.nifti import write_mask
 from medseg.io.scan import read_case, source_files
 from medseg.labels import LabelMap
-from medseg.measures.measure import Measures, measure_mask
+from medseg.measures.features import CaseFeatures
+from medseg.measures.intensity import measure_scan
+from medseg.measures.measure import MaskMeasures, measure_mask
 from medseg.provenance import digest_files, package_versions, timestamp
-from medseg.structures import CaseFeatures, measure_scan, measure_structures
 from medseg.volume import Case, Mask, Volume
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class _Read:
 class _Written:
     outputs: dict[str, str]
     not_written: dict[str, str]
-    measures: tuple[Measures, ...]
+    found: MaskMeasures
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ class Worker:
             write_record(record, folder)
         return CaseResult(read.case.id, "done", record=record)
 
-    def _measures(self, read: _Read, prediction: Prediction) -> tuple[Measures, ...]:
+    def _measures(self, read: _Read, prediction: Prediction) -> MaskMeasures:
         is_series = read.case.images[0].kind == "dicom"
         return measure_mask(read.volume, prediction.mask, self.labels, slice_axis=2 if is_series else None)
 
@@ -148,16 +147,16 @@ class Worker:
             inputs=read.inputs,
             model=self.predictor.model.name,
             geometry=Geometry.of(read.volume.grid),
-            volumes_ml=volumes_ml(prediction.mask, self.predictor.model.labels),
+            volumes_ml=written.found.volumes_ml,
             confidence=prediction.confidence,
             flags=tuple(str(flag) for flag in read.volume.flags),
             features=CaseFeatures(
                 channels=measure_scan(read.volume),
-                structures=measure_structures(read.volume, prediction.mask, self.predictor.model.labels),
+                structures=written.found.structures,
                 uncertainty=prediction.uncertainty,
             ),
             seconds={stage: round(time, 4) for stage, time in seconds.items()},
-            measures=written.measures,
+            measures=written.found.measures,
             not_written=written.not_written,
             outputs=written.outputs,
             versions=package_versions(),
@@ -174,12 +173,6 @@ def _digests(folder: Path) -> dict[str, str]:
     """Return the digest of every file in a folder by its path within."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): digest_files([path]) for path in files}
-
-
-def volumes_ml(mask: Mask, labels: LabelMap) -> dict[str, float]:
-    """Return the volume of each label in a mask, ml."""
-    counts = np.bincount(mask.array.ravel(order="K"), minlength=max(labels.values) + 1)
-    return {label.name: float(counts[label.value] * mask.grid.voxel_ml) for label in labels.labels}
 
 
 def _ahead(

@@ -16,11 +16,11 @@ from medseg.inference.restore import Restored, Restorer
 from medseg.inference.uncertainty import Agreement
 from medseg.inference.window import stream_logits, tile
 from medseg.labels import LabelMap
+from medseg.measures.features import TargetUncertainty
 from medseg.networks.model import Model
 from medseg.plan import Plan
 from medseg.postprocessing.clean import apply
 from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
-from medseg.structures import TargetUncertainty
 from medseg.volume import Mask, Volume
 
 

@@ -30,6 +30,7 @@ from medseg.errors import ModelError
 from medseg.geometry import Grid
 from medseg.inference.uncertainty import UncertaintyMeter
 from medseg.labels import LabelMap
+from medseg.measures.features import TargetUncertainty
 from medseg.preprocessing.resample import (
     DISPUTED_BLOCK,
     Taps,
@@ -39,7 +40,6 @@ from medseg.preprocessing.resample import (
     neighbours,
     relate,
 )
-from medseg.structures import TargetUncertainty
 from medseg.volume import Mask
 
 DISPUTED = 255

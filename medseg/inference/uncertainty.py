@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from medseg.labels import LabelMap
-from medseg.structures import TargetUncertainty
+from medseg.measures.features import TargetUncertainty
 
 BLOCK = 1 << 22
 """Logits whose probabilities are computed together, and of a slab's background at all."""

@@ -62,7 +62,10 @@ def plane_diameters(inside: NDArray[np.bool_], steps: NDArray[np.float64], axis:
         if limits[index] <= best.long_mm:
             break
         number, box = islands[index]
-        outline = _hull(_outline(numbers[box][:, :, 0] == number) @ to_mm.T)
+        points = _outline(numbers[box][:, :, 0] == number) @ to_mm.T
+        if _circle(points) <= best.long_mm:
+            continue
+        outline = _hull(points)
         first, last = _farthest(outline)
         length = float(np.linalg.norm(last - first))
         if length > best.long_mm:
@@ -138,3 +141,9 @@ def _diagonal(box: tuple[slice, ...], to_mm: NDArray[np.float64]) -> float:
     """Return an upper limit (mm) of the diameter within the first two axes of a box."""
     width, height = (side.stop - side.start for side in box[:2])
     return float(max(np.linalg.norm(to_mm @ (width, height)), np.linalg.norm(to_mm @ (width, -height))))
+
+
+def _circle(points: NDArray[np.float64]) -> float:
+    """Return another upper limit, the diameter of a circle around all points: of a round organ close to its own."""
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    return float(2 * np.linalg.norm(points - middle, axis=1).max())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from medseg.measures.measure import IntensityStatistics, Measures
+from medseg.measures.intensity import IntensityStatistics
+from medseg.measures.measure import Measures
 
 COLUMNS = (
     "case", "structure", "value", "lesion", "voxels", "volume_ml", "components", "incomplete",

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from medseg.errors import DatasetError, LabelError, MedsegError
 from medseg.io.scan import read_case
 from medseg.labels import LabelMap
+from medseg.measures.features import measure_structures
+from medseg.measures.intensity import measure_scan
 from medseg.planning.fingerprint import PROBABILITIES, CaseFingerprint, Fingerprint, ForegroundIntensities
 from medseg.provenance import usable_cores
-from medseg.structures import measure_scan, measure_structures
 from medseg.volume import Case, Mask, Volume
 
 FOREGROUND_SAMPLE = 200_000

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.config import Triple, describe_problems
 from medseg.errors import DatasetError
+from medseg.measures.features import StructureFeatures
+from medseg.measures.intensity import Intensity
 from medseg.plan import Sizes
-from medseg.structures import Intensity, StructureFeatures
 
 PROBABILITIES = (
     0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.measures.features import CaseFeatures, StructureFeatures
 from medseg.quality.expectations import on_common_scale
 from medseg.quality.metrics import StructureScore
 from medseg.reference import Calibration, Range, Ranking, Reference, StructureReference
-from medseg.structures import CaseFeatures, StructureFeatures
 
 FEATURES = ("mean_soft_dice", "least_soft_dice", "border_entropy", "volume", "pieces", "intensity")
 """Features of a case, all oriented so that more is better; the first three say what the network thinks of

@@ -1,6 +1,6 @@
 """Checks of a segmented case without a true mask: what a person should look at, and why.
 
-A check compares the case's features (`medseg.structures`) with what training cases were like
+A check compares the case's features (`medseg.measures.features`) with what training cases were like
 (`medseg.reference`). A finding is a stable word for tables and scripts, and a sentence for people. Nothing
 here says that a mask is wrong: it says what is unusual about it.
 """
@@ -15,9 +15,9 @@ from enum import Enum
 from medseg.batch.record import CaseRecord
 from medseg.errors import ReasonCode
 from medseg.labels import SIDED, LabelMap
+from medseg.measures.features import CaseFeatures, StructureFeatures, TargetUncertainty
 from medseg.quality.expectations import on_common_scale
 from medseg.reference import FEW_CASES, Range, Reference, StructureReference
-from medseg.structures import CaseFeatures, StructureFeatures, TargetUncertainty
 
 MARGIN = 0.25
 """A range is widened by this share of its width at both ends: of a dozen training cases alone, a new sound

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from medseg.measures.features import CaseFeatures, StructureFeatures
+from medseg.measures.intensity import Intensity
 from medseg.plan import Plan
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
 from medseg.reference import Calibration, Range, Reference, StructureReference
-from medseg.structures import CaseFeatures, Intensity, StructureFeatures
 
 
 def describe_training(fingerprint: Fingerprint, plan: Plan, labels: Sequence[str]) -> Reference:

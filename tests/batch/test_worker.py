@@ -13,11 +13,8 @@ import pytest
 
 from medseg.batch.record import Inputs, finished_record, read_record
 from medseg.batch.summary import Failure
-from medseg.batch.worker import Worker, volumes_ml
+from medseg.batch.worker import Worker
 from medseg.errors import GeometryError, ModelError, OutputError, ReasonCode
-from medseg.geometry import Grid
-from medseg.labels import LabelMap
-from medseg.volume import Mask
 
 
 @pytest.fixture
@@ -41,14 +38,6 @@ def test_a_case_becomes_a_folder_with_mask_and_record(worker, make_cases):
     assert record.geometry.spacing == pytest.approx((10, 10, 20))
     assert record.geometry.axcodes == "LAS"
     assert set(record.seconds) == {"read", "network", "write"}
-
-
-def test_volumes_agree_with_counting():
-    rng = np.random.default_rng(0)
-    labels = LabelMap.parse({"a": 1, "b": 200})
-    mask = Mask(rng.choice([0, 1, 200], (6, 5, 4)).astype(np.uint8), Grid((6, 5, 4), np.diag([1, 2, 3, 1.0])))
-    expected = {"a": (mask.array == 1).sum() * 6e-3, "b": (mask.array == 200).sum() * 6e-3}
-    assert volumes_ml(mask, labels) == pytest.approx(expected)
 
 
 def test_finished_cases_are_skipped_and_changed_ones_redone(worker, predictor, make_cases):

@@ -13,7 +13,8 @@ from medseg.geometry import Grid
 from medseg.io.tables import write_csv
 from medseg.labels import LabelMap
 from medseg.measures import measure
-from medseg.measures.measure import likely_slice_axis, measure_mask, plane_name
+from medseg.measures.features import measure_structures
+from medseg.measures.measure import Measures, likely_slice_axis, measure_mask, plane_name
 from medseg.measures.table import COLUMNS, INTENSITIES, measure_rows
 from medseg.volume import Mask, Volume
 
@@ -29,6 +30,10 @@ def case(array: np.ndarray, channels: int = 1, affine: np.ndarray = AFFINE) -> t
     return Volume(rng.normal(40, 20, (channels, *array.shape)).astype(np.float32), grid), Mask(array, grid)
 
 
+def measured(volume: Volume, mask: Mask, labels: LabelMap, slice_axis: int | None = None) -> tuple[Measures, ...]:
+    return measure_mask(volume, mask, labels, slice_axis).measures
+
+
 @pytest.fixture
 def scene() -> np.ndarray:
     """An organ of 6 x 5 x 4 voxels, and tumours of 8, 3 and 1 voxels."""
@@ -42,7 +47,7 @@ def scene() -> np.ndarray:
 
 def test_counts_volumes_places_and_intensities(scene):
     volume, mask = case(scene, channels=2)
-    organ, *_ = measure_mask(volume, mask, LABELS)
+    organ, *_ = measured(volume, mask, LABELS)
     inside = scene == 1
     voxels = np.argwhere(inside)
     assert (organ.structure, organ.value, organ.lesion) == ("organ", 1, None)
@@ -57,8 +62,44 @@ def test_counts_volumes_places_and_intensities(scene):
         assert list(found.model_dump().values()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_volumes_agree_with_counting():
+    rng = np.random.default_rng(0)
+    labels = LabelMap.parse({"a": 1, "b": 200})
+    mask = Mask(rng.choice([0, 1, 200], (6, 5, 4)).astype(np.uint8), Grid((6, 5, 4), np.diag([1, 2, 3, 1.0])))
+    volume = Volume(np.zeros((1, 6, 5, 4), np.float32), mask.grid)
+    expected = {"a": (mask.array == 1).sum() * 6e-3, "b": (mask.array == 200).sum() * 6e-3}
+    assert measure_mask(volume, mask, labels).volumes_ml == pytest.approx(expected)
+
+
+def test_what_is_judged_is_what_is_shown(scene):
+    """One look gives both, whole structures without lesions, and the cheap look gives the same."""
+    volume, mask = case(scene, channels=2)
+    found = measure_mask(volume, mask, LABELS)
+    assert found.structures == measure_structures(volume, mask, LABELS)
+    assert list(found.structures) == ["organ", "tumour"]
+    whole = {part.structure: part for part in found.measures if part.lesion is None}
+    for name, features in found.structures.items():
+        assert (features.volume_ml, features.centroid_mm) == (whole[name].volume_ml, whole[name].centroid_mm)
+        assert [(i.mean, i.sd) for i in features.intensity] == [(i.mean, i.sd) for i in whole[name].intensity]
+
+
+def test_a_scan_of_one_slice_cuts_everything():
+    array = np.zeros((6, 6, 1), np.uint8)
+    array[2:4, 2:4] = 1
+    organ, *_ = measured(*case(array), LABELS)
+    assert organ.incomplete
+
+
+def test_a_single_lesion_is_its_structure():
+    array = np.zeros((9, 8, 7), np.uint8)
+    array[2:5, 3, 3:5] = 2
+    whole, lesion = measured(*case(array), LABELS.model_copy(update={"labels": LABELS.labels[1:2]}))
+    assert (whole.lesion, lesion.lesion) == (None, 1)
+    assert lesion.model_copy(update={"lesion": None}) == whole
+
+
 def test_lesions_follow_their_structure_the_largest_first(scene):
-    found = measure_mask(*case(scene), LABELS)
+    found = measured(*case(scene), LABELS)
     assert [(part.structure, part.lesion, part.voxels) for part in found] == [
         ("organ", None, 119), ("tumour", None, 12), ("tumour", 1, 8), ("tumour", 2, 3), ("tumour", 3, 1),
         ("absent", None, 0),
@@ -76,18 +117,18 @@ def test_lesions_follow_their_structure_the_largest_first(scene):
 def test_diagonal_neighbours_are_one_lesion():
     array = np.zeros((9, 9, 9), np.uint8)
     array[2, 2, 2] = array[3, 3, 3] = array[6, 6, 6] = 2
-    whole, first, second = measure_mask(*case(array), LABELS.model_copy(update={"labels": LABELS.labels[1:2]}))
+    whole, first, second = measured(*case(array), LABELS.model_copy(update={"labels": LABELS.labels[1:2]}))
     assert (whole.components, first.voxels, second.voxels) == (2, 2, 1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("end", [0, -1])
 def test_what_the_scan_cuts_is_incomplete_and_measured_all_the_same(scene, axis, end):
-    whole = measure_mask(*case(scene), LABELS)
+    whole = measured(*case(scene), LABELS)
     at = [10, 10, 10]
     at[axis] = end
     scene[tuple(at)] = 2
-    found = measure_mask(*case(scene), LABELS)
+    found = measured(*case(scene), LABELS)
     cut = [part for part in found if part.incomplete]
     assert [(part.structure, part.lesion is None, part.voxels) for part in cut] == [
         ("tumour", True, 13), ("tumour", False, 1),
@@ -97,14 +138,14 @@ def test_what_the_scan_cuts_is_incomplete_and_measured_all_the_same(scene, axis,
 
 
 def test_what_is_not_there_has_no_size_but_no_zeros_either(scene):
-    absent = measure_mask(*case(scene), LABELS)[-1]
+    absent = measured(*case(scene), LABELS)[-1]
     assert (absent.voxels, absent.volume_ml, absent.components) == (0, 0, 0)
     assert (absent.long_mm, absent.short_mm, absent.diameter_mm, absent.centroid_mm, absent.slice) == (None,) * 5
     assert absent.intensity == ()
 
 
 def test_an_empty_mask_is_measured_too():
-    found = measure_mask(*case(np.zeros((4, 5, 6), np.uint8)), LABELS)
+    found = measured(*case(np.zeros((4, 5, 6), np.uint8)), LABELS)
     assert [part.voxels for part in found] == [0, 0, 0]
 
 
@@ -112,7 +153,7 @@ def test_noise_does_not_fill_the_table(monkeypatch):
     monkeypatch.setattr(measure, "MAX_LESIONS", 5)
     array = np.zeros((16, 16, 16), np.uint8)
     array[::2, ::2, ::2] = 2
-    found = measure_mask(*case(array), LABELS)
+    found = measured(*case(array), LABELS)
     assert [part.lesion for part in found if part.structure == "tumour"] == [None, 1, 2, 3, 4, 5]
     assert found[1].components == 512
 
@@ -146,14 +187,14 @@ def test_the_given_slice_axis_counts():
     array = np.zeros((12, 12, 12), np.uint8)
     array[2:4, 3:10, 5] = 1
     volume, mask = case(array, affine=np.diag([1.0, 1, 1, 1]))
-    assert measure_mask(volume, mask, LABELS)[0].long_mm == pytest.approx(7, abs=0.5)
-    across = measure_mask(volume, mask, LABELS, slice_axis=1)[0]
+    assert measured(volume, mask, LABELS)[0].long_mm == pytest.approx(7, abs=0.5)
+    across = measured(volume, mask, LABELS, slice_axis=1)[0]
     assert (across.long_mm, across.plane) == (pytest.approx(2), "coronal")
 
 
 def test_the_table_has_a_row_each_and_no_formulas(scene, tmp_path):
     labels = LabelMap.parse({"=organ": 1, "tumour": 2, "absent": 7}).with_lesions(["tumour"])
-    found = measure_mask(*case(scene, channels=2), labels)
+    found = measured(*case(scene, channels=2), labels)
     header, rows = measure_rows([("-case", found)], channels=2)
     assert header == [
         *COLUMNS, *(f"intensity_{name}" for name in INTENSITIES), *(f"intensity_2_{name}" for name in INTENSITIES)

@@ -10,8 +10,9 @@ from medseg.batch.record import CaseRecord, Geometry, Inputs, write_record
 from medseg.batch.summary import CaseResult, case_rows
 from medseg.io.tables import write_csv
 from medseg.labels import LabelMap
+from medseg.measures.features import CaseFeatures, StructureFeatures, TargetUncertainty
+from medseg.measures.intensity import Intensity
 from medseg.reference import Calibration, Range, Ranking, Reference, StructureReference
-from medseg.structures import CaseFeatures, Intensity, StructureFeatures, TargetUncertainty
 
 LABELS = LabelMap.parse(
     {

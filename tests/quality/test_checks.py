@@ -3,6 +3,7 @@
 import pytest
 
 from medseg.labels import LabelMap
+from medseg.measures.intensity import Intensity
 from medseg.quality.checks import (
     INGEST_MEANINGS,
     MEANINGS,
@@ -13,7 +14,6 @@ from medseg.quality.checks import (
     volume_limits,
 )
 from medseg.reference import Range
-from medseg.structures import Intensity
 
 from .results import LABELS, VOLUMES, doubt, features, record, reference, structure
 

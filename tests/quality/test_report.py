@@ -14,12 +14,12 @@ from PIL import Image
 
 from medseg.batch.summary import CaseResult
 from medseg.errors import OutputError
+from medseg.measures.intensity import Intensity
 from medseg.quality.checks import Flag
 from medseg.quality.pictures import SIZES, embed_pictures
 from medseg.quality.range_plot import Dot, Scale, case_bar, volume_plot
 from medseg.quality.report import write_report
 from medseg.quality.review import GRAVE_PRIORITY, review_results
-from medseg.structures import Intensity
 
 from .browser import CHROMIUM, Browser
 from .results import LABELS, VOLUMES, doubt, features, record, reference, spread, structure, write_results

@@ -5,7 +5,8 @@ from scipy import ndimage
 from medseg.errors import LabelError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
-from medseg.structures import Intensity, measure_scan, measure_structures, organs_of
+from medseg.measures.features import measure_structures, organs_of
+from medseg.measures.intensity import Intensity, measure_scan
 from medseg.volume import Mask, Volume
 
 LABELS = LabelMap.parse({"labels": [{"value": 1, "name": "liver"}, {"value": 5, "name": "tumour", "within": "liver"}]})

@@ -1,0 +1,51 @@
+"""Intensities somewhere in a scan, in numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from medseg.volume import Volume
+
+PERCENTILES = (5, 25, 50, 75, 95)
+
+SAMPLED_VOXELS = 1_000_000
+"""Voxels looked at for the intensities of a whole scan, evenly spaced."""
+
+
+class Intensity(BaseModel):
+    """Intensities of one channel somewhere, in the scan's units (HU for CT)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float = Field(description="Mean")
+    sd: float = Field(ge=0, description="Standard deviation over the voxels")
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Intensity:
+        """Return the intensities of at least one voxel."""
+        mean = float(values.mean(dtype=np.float64))
+        return cls(mean=mean, sd=float(np.sqrt(np.mean((values - mean) ** 2, dtype=np.float64))))
+
+
+class IntensityStatistics(Intensity):
+    """The same with percentiles."""
+
+    p5: float = Field(description="5th percentile")
+    p25: float = Field(description="25th percentile")
+    p50: float = Field(description="Median")
+    p75: float = Field(description="75th percentile")
+    p95: float = Field(description="95th percentile")
+
+    @classmethod
+    def extend(cls, known: Intensity, values: NDArray[np.float32]) -> IntensityStatistics:
+        """Return what is `known` of `values` with their percentiles."""
+        p5, p25, p50, p75, p95 = np.percentile(values, PERCENTILES).tolist()
+        return cls(mean=known.mean, sd=known.sd, p5=p5, p25=p25, p50=p50, p75=p75, p95=p95)
+
+
+def measure_scan(volume: Volume) -> tuple[Intensity, ...]:
+    """Return mean and standard deviation of each whole channel, from evenly spaced voxels."""
+    step = max(1, round((volume.array[0].size / SAMPLED_VOXELS) ** (1 / 3)))
+    return tuple(Intensity.of(channel[::step, ::step, ::step]) for channel in volume.array)
