@@ -40,12 +40,14 @@ class Case:
     images : one source a channel (T1, T2, ...), or a single source that holds all channels.
     mask : file of the label map on the images' grid; None: unlabelled.
     patient : who was scanned, for splitting; equal for the cases of one person.
+    flags : reason codes noticed when the scans were catalogued that did not refuse them.
     """
 
     id: str
     images: tuple[Source, ...]
     mask: Path | None = None
     patient: str = ""
+    flags: tuple[ReasonCode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

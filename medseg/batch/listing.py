@@ -42,12 +42,15 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
     groups, singles = _grouped(catalog.with_status("accepted"), channels)
     cases, rejected, sources = [], [], {}
     for entry in singles:
-        cases += [Case(entry.case_id, (entry.source,), patient=entry.patient)] if entry.source else []
+        if entry.source:
+            cases.append(Case(entry.case_id, (entry.source,), patient=entry.patient, flags=entry.flags))
         sources[entry.case_id] = entry.path
     for case, members in groups:
         sources[case] = members[0].path
         if len(members) == channels:
-            cases.append(Case(case, tuple(entry.source for entry in members if entry.source), patient=case))
+            sources_of_case = tuple(entry.source for entry in members if entry.source)
+            flags = tuple(dict.fromkeys(flag for entry in members for flag in entry.flags))
+            cases.append(Case(case, sources_of_case, patient=case, flags=flags))
         else:
             message = f"{case} has {len(members)} channel files, the model takes {channels}; add the missing ones"
             rejected.append(CaseResult(case, "rejected", str(ReasonCode.CHANNELS_MISMATCH), message))

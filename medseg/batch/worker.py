@@ -149,7 +149,7 @@ class Worker:
             geometry=Geometry.of(read.volume.grid),
             volumes_ml=written.found.volumes_ml,
             confidence=prediction.confidence,
-            flags=tuple(str(flag) for flag in read.volume.flags),
+            flags=tuple(dict.fromkeys(str(flag) for flag in (*read.case.flags, *read.volume.flags))),
             features=CaseFeatures(
                 channels=measure_scan(read.volume),
                 structures=written.found.structures,

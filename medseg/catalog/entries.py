@@ -64,7 +64,7 @@ class Catalog:
     def cases(self) -> tuple[Case, ...]:
         """Return the accepted scans as cases without masks."""
         return tuple(
-            Case(entry.case_id, (entry.source,), None, entry.patient)
+            Case(entry.case_id, (entry.source,), patient=entry.patient, flags=entry.flags)
             for entry in self.entries
             if entry.source is not None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.batch.listing import list_cases
@@ -77,3 +78,10 @@ def test_refused_and_left_out_files_are_accounted_for():
     ]
     assert listing.sources == {"unreadable_1": Path("a"), "cut": Path("b.nii"), "unreadable_2": Path("c")}
     assert listing.left_out == {"LOCALIZER": 3, "NOT_A_SCAN": 1}
+
+
+def test_what_the_index_noticed_goes_with_the_case():
+    flagged = replace(accepted("series", "case-1", "dicom"), flags=(ReasonCode.DUPLICATE,))
+    parts = [replace(accepted(f"x_000{n}.nii", f"x_000{n}"), flags=(ReasonCode.QFORM_SFORM_DISAGREE,)) for n in (0, 1)]
+    flags = {case.id: case.flags for case in list_cases(catalog(flagged, *parts), channels=2).cases}
+    assert flags == {"case-1": (ReasonCode.DUPLICATE,), "x": (ReasonCode.QFORM_SFORM_DISAGREE,)}
