@@ -29,6 +29,8 @@ WORKERS = 2
 
 def build_tree(root: Path, files: int) -> None:
     """Write series of `SLICES` slices, headers alternating between CT and MR."""
+    if "MEDSEG_DATA" not in os.environ:
+        sys.exit("set MEDSEG_DATA to the folder that holds ct/ and mr/: their headers are copied")
     data = Path(os.environ["MEDSEG_DATA"])
     models = [
         next(iter(sorted((data / name).glob("**/*"))))
