@@ -140,10 +140,8 @@ class _Run:
                 return TrainingRun(None, self.setup.plan)
             networks.append(network)
             comparisons += self._compare(network, fold.validation)
-        choice = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels)
-        for trial in choice.trials:
-            logger.info(trial.describe())
-        return self._finish(tuple(networks), comparisons, choice.rules)
+        rules = self._choose_rules(comparisons) if self.fabric.is_global_zero else None
+        return self._finish(tuple(networks), comparisons, rules)
 
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
         """Return the network with averaged weights in evaluation mode; None when time ran out."""
@@ -174,6 +172,12 @@ class _Run:
 
     def _compare(self, network: nn.Module, cases: Sequence[Case]) -> list[Comparison]:
         return self._validator(cases).compare((network,)) if self.fabric.is_global_zero else []
+
+    def _choose_rules(self, comparisons: Sequence[Comparison]) -> PostprocessingRules:
+        choice = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels)
+        for trial in choice.trials:
+            logger.info(trial.describe())
+        return choice.rules
 
     def _finish(
         self, networks: tuple[nn.Module, ...], comparisons: Sequence[Comparison], rules: PostprocessingRules | None

@@ -135,7 +135,8 @@ def test_no_labelled_training_case_is_one_sentence(experiment, tmp_path, blobs):
 
 
 @pytest.mark.slow
-def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
+@pytest.mark.parametrize(("folds", "fit"), [(0, "fit"), (2, "fold_1")])
+def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path, folds, fit):
     script = tmp_path / "train.py"
     values = changed(experiment, training={"steps": 6}).model_dump(mode="json")
     script.write_text(
@@ -145,7 +146,7 @@ def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
             from medseg.config import ExperimentConfig
             from medseg.training.run import RunOptions, run_training
             config = ExperimentConfig.model_validate({values!r})
-            run = run_training(config, Path({str(tmp_path / "run")!r}), RunOptions(device="cpu"))
+            run = run_training(config, Path({str(tmp_path / "run")!r}), RunOptions(device="cpu", folds={folds}))
             """
         )
     )
@@ -153,6 +154,6 @@ def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert load_model(tmp_path / "run/model").networks
-    lines = (tmp_path / "run/fit/events.jsonl").read_text().splitlines()
+    assert len(load_model(tmp_path / "run/model").networks) == max(1, folds)
+    lines = (tmp_path / "run" / fit / "events.jsonl").read_text().splitlines()
     assert sum('"event": "step"' in line for line in lines) == 1, "one process writes"
