@@ -20,7 +20,7 @@ from medseg.batch.faults import fault_of
 from medseg.batch.listing import Listing, list_cases
 from medseg.batch.places import check_places, check_writable
 from medseg.batch.record import Geometry
-from medseg.batch.summary import Failure, Status, exit_code
+from medseg.batch.summary import Failure, Outcome, exit_code
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.catalog.index import index_scans
 from medseg.errors import OutputError
@@ -37,25 +37,8 @@ HEADER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """What became of one scan.
-
-    Attributes
-    ----------
-    case : its id.
-    status : done; failed (the scan is sound); rejected (the scan is not).
-    reason : code of a failure or rejection; "" when done.
-    message : the same as a sentence.
-    record : the scan's record when done.
-    was_done : whether an earlier run had done it.
-    """
-
-    case: str
-    status: Status
-    reason: str = ""
-    message: str = ""
-    record: ScanRecord | None = None
-    was_done: bool = False
+class Conversion(Outcome[ScanRecord]):
+    """What became of one scan that was to be converted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from medseg.batch.record import CaseRecord
 
 Status = Literal["done", "failed", "rejected"]
 STATUSES: tuple[Status, ...] = ("done", "failed", "rejected")
+
+Record = TypeVar("Record")
 
 
 class Failure(str, Enum):
@@ -27,8 +29,8 @@ class Failure(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class CaseResult:
-    """What became of one case.
+class Outcome(Generic[Record]):
+    """What became of one scan of a folder.
 
     Attributes
     ----------
@@ -36,7 +38,7 @@ class CaseResult:
     status : done; failed (the scan is sound); rejected (the scan is not).
     reason : code of a failure or rejection; "" when done.
     message : the same as a sentence.
-    record : the case's record when done.
+    record : its record when done.
     was_done : whether an earlier run had done it.
     """
 
@@ -44,8 +46,13 @@ class CaseResult:
     status: Status
     reason: str = ""
     message: str = ""
-    record: CaseRecord | None = None
+    record: Record | None = None
     was_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult(Outcome[CaseRecord]):
+    """What became of one case that was to be segmented."""
 
 
 @dataclass(frozen=True, slots=True)
