@@ -156,6 +156,58 @@ class TrainingConfig(Stage):
         return self
 
 
+class UnlabelledConfig(Stage):
+    """Learning from unlabelled scans; docs/unlabelled.md has the formulas and what each ingredient brought."""
+
+    method: Literal["supervised", "mix-teacher", "pseudo-labels"] = Field(
+        "supervised",
+        description="supervised: labelled scans alone; mix-teacher: an averaged teacher labels the others at every "
+        "step; pseudo-labels: a folder holds their labels",
+    )
+    labelled_weight: float | Literal["auto"] = Field(
+        0.5,
+        description="Weight of the labelled loss (lambda), 0 to 1; 1 leaves the unlabelled scans out; "
+        "auto: chosen by cross-validation on the labelled scans",
+    )
+    pseudo_labels: Path | None = Field(None, description="Folder that medseg pseudo-label wrote")
+    ramp: float = Field(
+        0.4, ge=0, le=1, description="Share of the steps in which the unlabelled loss rises to its weight"
+    )
+    paste: float = Field(
+        2 / 3,
+        ge=0,
+        lt=1,
+        description="Edge of the box pasted between labelled and unlabelled patches, of the patch's; 0: none",
+    )
+    threshold: float = Field(
+        0.0, ge=0, lt=1, description="Least probability of a temporary label; below it the voxel is ignored"
+    )
+    adaptive_threshold: bool = Field(
+        False, description="Lower the threshold of classes that the teacher is less sure of (FreeMatch)"
+    )
+    entropy_weight: bool = Field(True, description="Weigh voxels by 1 - normalised entropy of the teacher")
+    prototype_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the similarity to class prototypes in temporary labels; 0: the teacher alone",
+    )
+    prototype_gate: bool = Field(
+        False, description="Ignore voxels whose nearest class prototype disagrees with the teacher"
+    )
+    affinity_weight: float = Field(
+        0.0, ge=0, description="Weight (beta) of the loss that draws predictions of similar voxels together; 0: off"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> UnlabelledConfig:
+        if self.labelled_weight != "auto" and not 0 <= self.labelled_weight <= 1:
+            raise ValueError(f"labelled_weight is auto or a number from 0 to 1, not {self.labelled_weight}")
+        if self.method == "pseudo-labels" and self.pseudo_labels is None:
+            raise ValueError("method pseudo-labels needs pseudo_labels, the folder that medseg pseudo-label wrote")
+        return self
+
+
 class InferenceConfig(Stage):
     """How a trained model is applied."""
 
@@ -219,6 +271,9 @@ class ExperimentConfig(Stage):
     network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(), description="The network")
     augmentation: AugmentationConfig = Field(default_factory=lambda: AugmentationConfig(), description="Random changes")
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
+    unlabelled: UnlabelledConfig = Field(
+        default_factory=lambda: UnlabelledConfig(), description="What is learnt from unlabelled scans"
+    )
     inference: InferenceConfig = Field(
         default_factory=lambda: InferenceConfig(), description="Application and validation"
     )
