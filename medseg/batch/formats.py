@@ -87,7 +87,8 @@ class Formats:
             write_seg_nrrd(folder / SLICER_MASK, mask, labels)
         if "dicom-seg" not in self.names:
             return {}
-        from medseg.io.dicom_seg import Algorithm, write_dicom_seg  # highdicom costs a second to import
+        from medseg.io.dicom_derived import Algorithm  # highdicom costs a second to import
+        from medseg.io.dicom_seg import write_dicom_seg
 
         try:
             version = package_versions(["medseg"])["medseg"]

@@ -12,54 +12,26 @@ sheared one.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
-from highdicom.sr.coding import CodedConcept
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.dicom import open_series
+from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid
 from medseg.io.files import atomic_file
-from medseg.io.terminology import category_of, printable, side_of, type_of
-from medseg.labels import Code, Label, LabelMap
+from medseg.io.terminology import category_of, side_of, type_of
+from medseg.labels import Label, LabelMap
 from medseg.volume import Mask, Source
-
-IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-"""What a segmentation must quote of its source; anonymisers blank them."""
-
-COPIED_EVEN_IF_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime",
-)  # fmt: skip
-"""May be empty in DICOM but not absent; some exports leave them out."""
 
 SERIES_NUMBER = 7101
 """High enough to stand behind a study's own series in a viewer's list."""
-
-MANUFACTURER = "medseg"
-TEXT_LIMIT = 64
-CODE_LIMIT = 16
-"""Most characters of DICOM's LO and of a code value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Algorithm:
-    """What made a mask.
-
-    Attributes
-    ----------
-    name, version : of the model, and of medseg with the digest of its weights.
-    """
-
-    name: str
-    version: str
 
 
 def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
@@ -100,7 +72,7 @@ def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, al
 
 def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
     series = open_series(source)
-    images = _read_headers(series.source.files)
+    images = quotable_images(series.source)
     present = [label for label in labels.labels if (mask.array == label.value).any()]
     if not present:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; a segmentation without segments is invalid")
@@ -140,24 +112,6 @@ def perpendicular(mask: Mask) -> Mask:
     return Mask(array, Grid(array.shape, affine))
 
 
-def _read_headers(files: tuple[Path, ...]) -> list[Dataset]:
-    images: list[Dataset] = []
-    for number, path in enumerate(files, start=1):
-        image = dcmread(path, stop_before_pixels=True)
-        missing = [keyword for keyword in IDENTIFIERS if not image.get(keyword)]
-        if missing:
-            raise SeriesError(
-                ReasonCode.NO_IDENTITY,
-                f"file {number} of {len(files)} of the series has no {missing[0]}, which a segmentation must quote; "
-                "export the series again with its identifiers",
-            )
-        for keyword in COPIED_EVEN_IF_EMPTY:
-            if keyword not in image:
-                setattr(image, keyword, "")
-        images.append(image)
-    return images
-
-
 def _to_volume(mask: Mask, frame_of_reference: str) -> hd.Volume:
     """Return the mask as highdicom orders it, (slice, row, column), placed in LPS."""
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.grid.affine
@@ -175,7 +129,7 @@ def _segmentation(
     made_from = [images[0].SeriesInstanceUID, algorithm.name, algorithm.version, *(repr(label) for label in present)]
     name = "\n".join([*made_from, sha256(volume.array.tobytes()).hexdigest()])
     identification = hd.AlgorithmIdentificationSequence(
-        name=_text(algorithm.name), version=_text(algorithm.version), family=codes.DCM.ArtificialIntelligence
+        name=text(algorithm.name), version=text(algorithm.version), family=codes.DCM.ArtificialIntelligence
     )
     return hd.seg.Segmentation(
         source_images=images,
@@ -184,15 +138,15 @@ def _segmentation(
         segment_descriptions=[
             _description(number, label, identification) for number, label in enumerate(present, start=1)
         ],
-        series_instance_uid=_uid("series", name),
+        series_instance_uid=uid("series", name),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=_uid("instance", name),
+        sop_instance_uid=uid("instance", name),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=_text(algorithm.name),
-        software_versions=_text(algorithm.version),
+        manufacturer_model_name=text(algorithm.name),
+        software_versions=text(algorithm.version),
         device_serial_number="0",
-        series_description=_text(f"AI segmentation, research use: {algorithm.name}"),
+        series_description=text(f"AI segmentation, research use: {algorithm.name}"),
         content_label="SEGMENTATION",
         content_description="Made by a program, not checked by a person",
         specific_character_set="ISO_IR 192",  # UTF-8: labels may be in any language
@@ -204,35 +158,17 @@ def _description(number: int, label: Label, identification: hd.AlgorithmIdentifi
     side = side_of(label)
     description = SegmentDescription(
         segment_number=number,
-        segment_label=_text(label.name) or f"label_{label.value}",
-        segmented_property_category=_concept(category_of(label)),
-        segmented_property_type=_concept(type_of(label)),
+        segment_label=text(label.name) or f"label_{label.value}",
+        segmented_property_category=concept(category_of(label)),
+        segmented_property_type=concept(type_of(label)),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
         display_color=hd.color.CIELabColor.from_rgb(red, green, blue),
     )
     if side:
-        modifier = [_concept(side)]
+        modifier = [concept(side)]
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifier
     return description
-
-
-def _concept(code: Code) -> CodedConcept:
-    return CodedConcept(
-        value=printable(code.value, limit=CODE_LIMIT),
-        scheme_designator=printable(code.scheme, limit=CODE_LIMIT),
-        meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
-    )
-
-
-def _text(text: str) -> str:
-    return printable(text, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
-
-
-def _uid(kind: str, name: str) -> str:
-    """Return a UID made from a digest (PS3.5 B.2), so that equal content has equal UIDs."""
-    number = int.from_bytes(sha256(f"{kind}\n{name}".encode()).digest()[:16], "big")
-    return f"2.25.{number}"
 
 
 def _reads_back(path: Path, meant: hd.Volume) -> bool:

@@ -23,7 +23,8 @@ from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io import dicom_seg
 from medseg.io.dicom import inspect_series
-from medseg.io.dicom_seg import Algorithm, perpendicular, write_dicom_seg
+from medseg.io.dicom_derived import IDENTIFIERS, Algorithm
+from medseg.io.dicom_seg import perpendicular, write_dicom_seg
 from medseg.io.dicom_write import write_series
 from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
@@ -320,7 +321,7 @@ def test_a_real_series(tmp_path, dcmqi):
     for path in source.files:
         dataset = pydicom.dcmread(path)
         dataset.SOPClassUID = CTImageStorage
-        for keyword in dicom_seg.IDENTIFIERS[1:]:
+        for keyword in IDENTIFIERS[1:]:
             if not dataset.get(keyword):
                 setattr(dataset, keyword, f"2.25.{len(files) + 1 if keyword == 'SOPInstanceUID' else 1000}")
         dataset.save_as(tmp_path / path.name)

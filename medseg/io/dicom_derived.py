@@ -1,0 +1,90 @@
+"""What DICOM objects that medseg derives from a series share: identity, names, codes.
+
+Such an object copies the patient and study of its series, by which a PACS files it: these are the only outputs
+of medseg, beside others in their folder, that name a patient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from highdicom.sr.coding import CodedConcept
+from pydicom import Dataset, dcmread
+
+from medseg.errors import ReasonCode, SeriesError
+from medseg.io.terminology import printable
+from medseg.labels import Code
+from medseg.volume import Source
+
+IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+"""What a derived object must quote of its source; anonymisers blank them."""
+
+COPIED_EVEN_IF_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime",
+)  # fmt: skip
+"""May be empty in DICOM but not absent; some exports leave them out."""
+
+MANUFACTURER = "medseg"
+TEXT_LIMIT = 64
+CODE_LIMIT = 16
+"""Most characters of DICOM's LO and of a code value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """What made a mask.
+
+    Attributes
+    ----------
+    name, version : of the model, and of medseg with the digest of its weights.
+    """
+
+    name: str
+    version: str
+
+
+def quotable_images(source: Source) -> list[Dataset]:
+    """Return the headers of a series' files, with all that a derived object quotes of them.
+
+    Raises
+    ------
+    SeriesError
+        `NO_IDENTITY` if one lacks an identifier.
+    """
+    images: list[Dataset] = []
+    for number, path in enumerate(source.files, start=1):
+        image = dcmread(path, stop_before_pixels=True)
+        missing = [keyword for keyword in IDENTIFIERS if not image.get(keyword)]
+        if missing:
+            raise SeriesError(
+                ReasonCode.NO_IDENTITY,
+                f"file {number} of {len(source.files)} of the series has no {missing[0]}, which a DICOM result must "
+                "quote; export the series again with its identifiers",
+            )
+        for keyword in COPIED_EVEN_IF_EMPTY:
+            if keyword not in image:
+                setattr(image, keyword, "")
+        images.append(image)
+    return images
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return a code as highdicom takes it, within the limits of DICOM's value representations."""
+    return CodedConcept(
+        value=printable(code.value, limit=CODE_LIMIT),
+        scheme_designator=printable(code.scheme, limit=CODE_LIMIT),
+        meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
+    )
+
+
+def text(words: str) -> str:
+    """Return words as DICOM's LO holds them."""
+    return printable(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
+
+
+def uid(kind: str, name: str) -> str:
+    """Return a UID made from a digest (PS3.5 B.2), so that equal content has equal UIDs."""
+    number = int.from_bytes(sha256(f"{kind}\n{name}".encode()).digest()[:16], "big")
+    return f"2.25.{number}"
