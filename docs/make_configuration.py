@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from medseg.config import ExperimentConfig, SegmentConfig
+from medseg.config import ExperimentConfig, IngestConfig, SegmentConfig
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -44,6 +44,11 @@ def page() -> str:
     parts = [HEAD, "## The run\n", table(top)]
     for name, stage in stages:
         parts += [f"\n## {name}\n\n{summary(stage)}\n", table(stage.model_fields)]
+    parts += [
+        f"\n## ingest\n\n{summary(IngestConfig)} `dataset.ingest` in the file; `--policy MISSING_SLICE=repair` for "
+        "`medseg index`, `convert` and `segment`. What each code means: [ingest.md](ingest.md).\n",
+        table(IngestConfig.model_fields),
+    ]
     parts += [
         f"\n## Segmenting\n\n{summary(SegmentConfig)} Options of `medseg segment`, fields of "
         "`medseg.config.SegmentConfig` in Python.\n",
@@ -112,6 +117,8 @@ def default(field: FieldInfo) -> str:
         return "–"
     if isinstance(value, Path):
         return f"`{value}`"
+    if isinstance(value, BaseModel):
+        return "its defaults"
     if isinstance(value, float):
         return f"{value:.4g}"
     return json.dumps(value)

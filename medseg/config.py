@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, ReasonCode
 
 Triple = tuple[float, float, float]
 
@@ -23,6 +23,82 @@ class Stage(BaseModel):
     """Base of all stages: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestConfig(Stage):
+    """What is done about each fault of a scan: reject it, warn (use it as it is, flagged), or repair it (flagged).
+
+    A field is the reason code in lower case; codes that are not here always refuse a scan (docs/ingest.md).
+    """
+
+    missing_slice: Literal["reject", "repair"] = Field(
+        "reject", description="Slices are missing; repair: interpolate them"
+    )
+    variable_spacing: Literal["reject", "repair"] = Field(
+        "reject", description="Slices are unevenly spaced; repair: interpolate evenly spaced ones"
+    )
+    gantry_tilt: Literal["reject", "repair"] = Field(
+        "repair", description="Slices are sheared by a tilted gantry; repair: the network sees them straightened"
+    )
+    nonorthonormal_affine: Literal["reject", "repair"] = Field(
+        "repair", description="The axes of a scan are not perpendicular; repair: the network sees it straightened"
+    )
+    phases: Literal["reject", "repair"] = Field(
+        "repair", description="A series holds several images at each position; repair: each phase is a scan"
+    )
+    duplicate: Literal["reject", "warn"] = Field("warn", description="Slices are there twice; warn: use each once")
+    pixel_padding: Literal["warn", "repair"] = Field(
+        "repair", description="Pixels outside the field of view hold a padding value; repair: they become air"
+    )
+    no_rescale: Literal["reject", "warn"] = Field(
+        "reject", description="A CT has no rescale slope and intercept; warn: take stored values for HU"
+    )
+    hu_suspect: Literal["reject", "warn"] = Field("warn", description="A CT's values don't look like HU")
+    spacing_suspect: Literal["reject", "warn"] = Field(
+        "warn", description="Pixel spacing differs from the detector's (ImagerPixelSpacing); warn: take PixelSpacing"
+    )
+    monochrome1: Literal["reject", "warn"] = Field(
+        "warn", description="The grey scale is inverted for display; warn: keep the values"
+    )
+    empty: Literal["reject", "warn"] = Field("warn", description="The scan, or a slice within it, is of one value")
+    fov_truncated: Literal["reject", "warn"] = Field("warn", description="The body is cut by a CT's field of view")
+    qform_sform_disagree: Literal["reject", "warn"] = Field(
+        "warn", description="A NIfTI file gives two places; warn: take the sform"
+    )
+    no_spatial_codes: Literal["reject", "warn"] = Field(
+        "reject", description="A NIfTI file gives no place; warn: take its axes for L, A, S, as nibabel does"
+    )
+    not_finite: Literal["reject", "repair"] = Field(
+        "reject", description="A NIfTI file holds NaN or infinity; repair: they become its smallest value"
+    )
+    min_slices: int = Field(1, ge=1, description="A DICOM series of fewer slices is refused (TOO_FEW_SLICES)")
+
+    def choice(self, code: ReasonCode) -> str:
+        """Return what is done about a fault; "reject" for one that allows nothing else."""
+        return str(getattr(self, code.value.lower(), "reject"))
+
+
+def parse_policies(choices: Iterable[str]) -> IngestConfig:
+    """Return the ingest of words such as ``MISSING_SLICE=repair`` and ``MIN_SLICES=10``.
+
+    Raises
+    ------
+    ConfigError
+        If a word is malformed, its code has no policy, or the policy makes no sense for its code.
+    """
+    values: dict[str, str] = {}
+    for choice in choices:
+        code, equals, policy = choice.partition("=")
+        field = code.strip().lower()
+        if not equals or field not in IngestConfig.model_fields:
+            codes = ", ".join(name.upper() for name in IngestConfig.model_fields)
+            raise ConfigError(f"--policy {choice}: write it as CODE=policy, such as MISSING_SLICE=repair, of {codes}")
+        values[field] = policy.strip().lower()
+    try:
+        return IngestConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"--policy {problems}") from None
 
 
 class DatasetConfig(Stage):
@@ -42,6 +118,9 @@ class DatasetConfig(Stage):
         None,
         description="Regular expression whose first group, searched in the case id, is the patient; "
         "default: every case is a patient of its own",
+    )
+    ingest: IngestConfig = Field(
+        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest below"
     )
 
 
@@ -132,6 +211,11 @@ class TrainingConfig(Stage):
         0.999, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: plain weights"
     )
     foreground: float = Field(1 / 3, ge=0, le=1, description="Share of patches centred on a random labelled structure")
+    loss: Literal["dice_ce", "ga"] = Field(
+        "dice_ce",
+        description="dice_ce: nnU-Net's; ga: balanced between many classes, by the hardest voxels "
+        "(docs/unlabelled.md, class balance)",
+    )
     dice_weight: float = Field(1.0, ge=0, description="Weight of the Dice loss")
     ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy")
     batch_dice: bool | None = Field(
@@ -240,6 +324,9 @@ class SegmentConfig(Stage):
     per_class: bool = Field(False, description="Also write one binary NIfTI mask a label")
     lesions: tuple[str, ...] | None = Field(
         None, description="Labels whose connected parts are measured singly; default: those that the model marks"
+    )
+    ingest: IngestConfig = Field(
+        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest"
     )
 
     def inference(self, model: InferenceConfig) -> InferenceConfig:

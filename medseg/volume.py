@@ -5,13 +5,14 @@ A `Volume` holds intensities and may be interpolated; a `Mask` holds label value
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, LabelError, ReasonCode
 from medseg.geometry import Grid
 
@@ -24,10 +25,26 @@ class Source:
     ----------
     kind : "nifti" or "dicom".
     files : the files; for DICOM ordered along the slice normal.
+    policy : what is done about faults, so that a scan is read as it was catalogued.
     """
 
     kind: Literal["nifti", "dicom"]
     files: tuple[Path, ...]
+    policy: IngestConfig = field(default_factory=IngestConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What was done about a fault of a scan.
+
+    Attributes
+    ----------
+    code : the fault.
+    what : what was done, in words and numbers.
+    """
+
+    code: ReasonCode
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +77,14 @@ class Volume:
     grid : the grid shared by all channels.
     modality : DICOM modality word such as "CT" or "MR"; "" where unknown (most NIfTI files).
     flags : reason codes noticed while reading that did not refuse the scan.
+    repairs : what was done about some of them.
     """
 
     array: NDArray[np.float32]
     grid: Grid
     modality: str = ""
     flags: tuple[ReasonCode, ...] = ()
+    repairs: tuple[Repair, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.grid.shape:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medseg.errors import ReasonCode
 from medseg.geometry import Grid
+from medseg.volume import Repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,11 @@ class ScanHeader:
     channels : number of channels.
     modality : DICOM modality word such as "CT"; "" where unknown (NIfTI).
     flags : reason codes noticed that do not refuse the scan.
+    repairs : what reading will do about some of them.
     """
 
     grid: Grid
     channels: int = 1
     modality: str = ""
     flags: tuple[ReasonCode, ...] = ()
+    repairs: tuple[Repair, ...] = ()
