@@ -1,5 +1,7 @@
 """The segmentation loss: cross-entropy plus soft Dice, for classes and for regions.
 
+With ``training.loss: ga`` both are balanced between classes (`medseg.losses.balanced`).
+
 Formulas and constants are nnU-Net v2's (``DC_and_CE_loss``, ``DC_and_BCE_loss``,
 ``MemoryEfficientSoftDiceLoss``), with 1 - Dice in place of -Dice so that 0 is perfect. Everything is
 computed in float32 even under autocast: sums over a patch overflow fp16, and MONAI's DiceLoss then
@@ -16,10 +18,8 @@ from torch.nn import functional
 
 from medseg.config import TrainingConfig
 from medseg.labels import IGNORE_INDEX, LabelMap
+from medseg.losses.balanced import Volumes, balanced_dice, hard_cross_entropy, soft_dice
 from medseg.outputs import NetworkOutput
-
-DICE_SMOOTH = 1e-5
-"""Added to numerator and denominator of Dice (nnU-Net): a class that is neither there nor predicted costs nothing."""
 
 
 class Losses(NamedTuple):
@@ -28,8 +28,8 @@ class Losses(NamedTuple):
     Attributes
     ----------
     total : what is minimised: both parts, weighted, over all deep-supervision outputs.
-    dice : 1 - mean soft Dice of the finest output; no gradient.
-    ce : mean cross-entropy of the finest output, nats; no gradient.
+    dice : 1 - mean soft Dice of the finest output (ga: of the classes that are there); no gradient.
+    ce : mean cross-entropy of the finest output (ga: balanced, of the hardest voxels), nats; no gradient.
     """
 
     total: Tensor
@@ -46,7 +46,7 @@ class SegmentationLoss:
     Parameters
     ----------
     labels : what the class indices and the output channels mean.
-    config : `dice_weight`, `ce_weight` and `batch_dice` are used.
+    config : `loss`, `dice_weight`, `ce_weight` and `batch_dice` are used.
     """
 
     def __init__(self, labels: LabelMap, config: TrainingConfig) -> None:
@@ -78,9 +78,47 @@ class SegmentationLoss:
         if weight is not None:
             counts = counts * _resized(weight.float(), size)
         if self._membership is None:
-            return _softmax_losses(logits.float(), indices, counts, bool(self._config.batch_dice))
-        members = self._membership.to(indices.device)[:, indices.long()].movedim(0, 1).float()
-        return _sigmoid_losses(logits.float(), members, counts, bool(self._config.batch_dice))
+            return self._softmax_losses(logits.float(), indices, counts)
+        members = self._membership.to(indices.device)[:, indices.long()].movedim(0, 1)
+        return self._sigmoid_losses(logits.float(), members, counts)
+
+    def _softmax_losses(self, logits: Tensor, indices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather the true class instead of comparing with every class: half the memory of a one-hot target."""
+        log_probabilities = logits.log_softmax(1)
+        classes = indices.where(indices != IGNORE_INDEX, indices.new_zeros(())).long()
+        picked = log_probabilities.gather(1, classes[:, None])[:, 0]
+        sums = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
+        overlap = sums.scatter_add(1, classes.flatten(1), (picked.exp() * counts).flatten(1))
+        true = sums.scatter_add(1, classes.flatten(1), counts.flatten(1))
+        probabilities = log_probabilities[:, 1:].exp()
+        volumes = Volumes(overlap[:, 1:], true[:, 1:], (probabilities * counts[:, None]).flatten(2).sum(2))
+        if self._config.loss == "ga":
+            ce = hard_cross_entropy(-picked.flatten(), classes.flatten(), counts.flatten(), logits.shape[1])
+        else:
+            ce = -_mean(picked, counts)
+        return self._dice(volumes, probabilities, counts), ce
+
+    def _sigmoid_losses(self, logits: Tensor, members: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        truth = members.float()
+        entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        probabilities = logits.sigmoid()
+        counted = probabilities * counts[:, None]
+        volumes = Volumes(
+            (counted * truth).flatten(2).sum(2), (truth * counts[:, None]).flatten(2).sum(2), counted.flatten(2).sum(2)
+        )
+        if self._config.loss == "ga":
+            rows = [part.transpose(0, 1).flatten(1) for part in (entropy, members.long())]
+            by_region = [hard_cross_entropy(*row, counts.flatten(), 2) for row in zip(*rows, strict=True)]
+            ce = torch.stack(by_region).mean()
+        else:
+            ce = _mean(entropy.mean(1), counts)
+        return self._dice(volumes, probabilities, counts), ce
+
+    def _dice(self, volumes: Volumes, probabilities: Tensor, counts: Tensor) -> Tensor:
+        over_batch = bool(self._config.batch_dice)
+        if self._config.loss == "ga":
+            return balanced_dice(volumes, probabilities, counts, over_batch=over_batch)
+        return 1 - soft_dice(volumes.over_batch() if over_batch else volumes).mean()
 
 
 def _membership(labels: LabelMap) -> Tensor:
@@ -99,34 +137,6 @@ def _resized(voxels: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(voxels[:, None], size, mode="nearest-exact")[:, 0]
 
 
-def _softmax_losses(logits: Tensor, indices: Tensor, counts: Tensor, batch_dice: bool) -> tuple[Tensor, Tensor]:
-    """Gather the true class instead of comparing with every class: half the memory of a one-hot target."""
-    log_probabilities = logits.log_softmax(1)
-    classes = indices.where(indices != IGNORE_INDEX, indices.new_zeros(())).long()
-    picked = log_probabilities.gather(1, classes[:, None])[:, 0]
-    ce = -_mean(picked, counts)
-    sums = torch.zeros(logits.shape[:2], dtype=torch.float32, device=logits.device)
-    overlap = sums.scatter_add(1, classes.flatten(1), (picked.exp() * counts).flatten(1))
-    true = sums.scatter_add(1, classes.flatten(1), counts.flatten(1))
-    predicted = (log_probabilities[:, 1:].exp() * counts[:, None]).flatten(2).sum(2)
-    return _dice_loss(overlap[:, 1:], true[:, 1:] + predicted, batch_dice), ce
-
-
-def _sigmoid_losses(logits: Tensor, members: Tensor, counts: Tensor, batch_dice: bool) -> tuple[Tensor, Tensor]:
-    entropy = functional.binary_cross_entropy_with_logits(logits, members, reduction="none").mean(1)
-    probabilities = logits.sigmoid() * counts[:, None]
-    overlap = (probabilities * members).flatten(2).sum(2)
-    sizes = (probabilities + members * counts[:, None]).flatten(2).sum(2)
-    return _dice_loss(overlap, sizes, batch_dice), _mean(entropy, counts)
-
-
 def _mean(values: Tensor, counts: Tensor) -> Tensor:
     """Return the mean of `values` (B, *spatial), each counted so often; 0 where nothing counts."""
     return (values * counts).sum() / counts.sum().clamp_min(1e-8)
-
-
-def _dice_loss(overlap: Tensor, sizes: Tensor, batch_dice: bool) -> Tensor:
-    """Return 1 - mean Dice from (B, K) overlaps and sums of both volumes."""
-    if batch_dice:
-        overlap, sizes = overlap.sum(0), sizes.sum(0)
-    return 1 - ((2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
