@@ -107,8 +107,11 @@ class SegmentationLoss:
             (counted * truth).flatten(2).sum(2), (truth * counts[:, None]).flatten(2).sum(2), counted.flatten(2).sum(2)
         )
         if self._config.loss == "ga":
-            rows = [part.transpose(0, 1).flatten(1) for part in (entropy, members.long())]
-            by_region = [hard_cross_entropy(*row, counts.flatten(), 2) for row in zip(*rows, strict=True)]
+            voxels = counts.flatten()
+            by_region = [
+                hard_cross_entropy(losses.flatten(), inside.flatten().long(), voxels, 2)
+                for losses, inside in zip(entropy.unbind(1), members.unbind(1), strict=True)
+            ]
             ce = torch.stack(by_region).mean()
         else:
             ce = _mean(entropy.mean(1), counts)
