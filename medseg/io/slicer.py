@@ -3,13 +3,17 @@
 Such a file opens in 3D Slicer as a segmentation without questions, and keeps sheared grids. The rules are
 those of vtkMRMLSegmentationStorageNode.cxx (Slicer 583e9b3, 2026-08-21). What is written depends on mask
 and labels alone, never on the clock: equal masks give equal files.
+
+Written are masks of one layer on the whole grid. Read is also what Slicer makes of them: files cropped to
+the segments, and several layers where segments overlap.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ from medseg.io.files import atomic_file
 from medseg.io.nifti_header import MAX_VALUES
 from medseg.io.terminology import category_of, printable, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
-from medseg.volume import Mask
+from medseg.volume import Mask, Volume
 
 GZIP_LEVEL = 2
 """As for NIfTI masks: higher levels gain little."""
@@ -30,8 +34,13 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 PIXEL_TYPES = {
     "unsigned char": "u1", "uchar": "u1", "uint8": "u1", "unsigned short": "u2", "ushort": "u2", "uint16": "u2",
+    "signed char": "i1", "int8": "i1", "short": "i2", "signed short": "i2", "int16": "i2",
+    "int": "i4", "signed int": "i4", "int32": "i4", "unsigned int": "u4", "uint": "u4", "uint32": "u4",
 }  # fmt: skip
-"""NRRD's names of the pixel types that a mask may have."""
+"""NRRD's names of the pixel types that a mask may have; Slicer keeps that of a label map it imported."""
+
+STORED_TYPES = {"u1": "unsigned char", "u2": "unsigned short", "i2": "short", "f4": "float"}
+"""What is written, by numpy's name."""
 
 SPACES = {"left-posterior-superior": TO_LPS, "lps": TO_LPS, "right-anterior-superior": np.eye(4), "ras": np.eye(4)}
 
@@ -45,8 +54,8 @@ CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 STATUS = "Segmentation.Status"
 TERMINOLOGY = "TerminologyEntry"
-NOT_STARTED = "notstarted"
-"""Review status of what nobody has looked at; then come inprogress, completed and flagged."""
+NOT_STARTED, IN_PROGRESS, COMPLETED, FLAGGED = "notstarted", "inprogress", "completed", "flagged"
+"""Review states of a segment, as Slicer's Segment Editor shows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +66,12 @@ class Segment:
     ----------
     id : unique in the file; medseg writes ``Segment_<value>``.
     name : as shown.
-    value : in the mask.
+    value : in its layer of the mask.
     colour : RGB, 0 to 255.
     status : review status; "" where none is stated.
     terminology : Slicer's terminology entry, parts joined by ``~``; "" where none is stated.
+    layer : number of its layer; all are in layer 0 unless segments overlap.
+    tags : what else is said of it; Slicer keeps such tags when it saves.
     """
 
     id: str
@@ -69,17 +80,41 @@ class Segment:
     colour: tuple[int, int, int]
     status: str = ""
     terminology: str = ""
+    layer: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """What a segmentation file holds: a mask, and its segments in the file's order."""
+    """What a segmentation file holds.
 
-    mask: Mask
+    Attributes
+    ----------
+    layers : (L, X, Y, Z) uint8 or uint16; the segments of one layer don't overlap.
+    grid : of the file, which Slicer may have cropped.
+    segments : in the file's order.
+    """
+
+    layers: NDArray[np.uint8] | NDArray[np.uint16]
+    grid: Grid
     segments: tuple[Segment, ...]
 
+    @property
+    def mask(self) -> Mask:
+        """The only layer as a mask; raises `UnsupportedScanError` (`NOT_3D`) where segments overlap."""
+        if len(self.layers) != 1:
+            raise UnsupportedScanError(
+                ReasonCode.NOT_3D,
+                f"the segments overlap: they lie in {len(self.layers)} layers; a mask has one",
+            )
+        return Mask(self.layers[0], self.grid)
 
-def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap) -> None:
+    def region(self, segment: Segment) -> NDArray[np.bool_]:
+        """Return which voxels (X, Y, Z) of the file's grid belong to a segment."""
+        return self.layers[segment.layer] == segment.value
+
+
+def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap, tags: Mapping[str, str] | None = None) -> None:
     """Write a mask as a segmentation, read it back and compare.
 
     Every label becomes a segment, found or not, so that a reviewer can draw what the model missed. Each
@@ -90,56 +125,75 @@ def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap) -> None:
     path : target, ending in .seg.nrrd, by which Slicer knows a segmentation.
     mask : on any grid, sheared ones included.
     labels : names, colours and codes of its values.
+    tags : more to say of every segment; letters, digits, ``._-`` and spaces.
 
     Raises
     ------
     OutputError
         If the file can't be written, or what was written is not what was meant.
     """
-    segments = tuple(_segment(label) for label in labels.labels)
-    content = mask.array.astype(mask.array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    header = "\n".join([*_grid_lines(mask), *_segment_lines(mask, segments)]) + "\n\n"
+    clean = {key: printable(value, without="|:") for key, value in (tags or {}).items()}
+    segments = tuple(_segment(label, clean) for label in labels.labels)
     with atomic_file(path) as temporary:
-        temporary.write_bytes(header.encode() + packer.compress(content) + packer.flush())
+        _write(temporary, mask.array, mask.grid, _segment_lines(mask, segments))
         try:
             written = read_seg_nrrd(temporary)
         except ScanError as error:
             raise OutputError(f"{path} can't be read back ({error}); check the disk and try again") from None
         same = written.segments == segments and np.array_equal(written.mask.array, mask.array)
-        if not (same and written.mask.grid.matches(mask.grid)):
+        if not (same and written.grid.matches(mask.grid)):
+            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+
+
+def write_volume_nrrd(path: Path, volume: Volume) -> None:
+    """Write a scan of one channel as NRRD, which holds the sheared grid of a tilted gantry.
+
+    ITK, and with it Slicer, refuses such a grid in a NIfTI file ("only supports orthonormal direction cosines").
+
+    Raises
+    ------
+    OutputError
+        If the file can't be written, or what was written is not what was meant.
+    """
+    scan = volume.array[0]
+    stored = scan.astype(np.int16) if np.array_equal(scan, scan.astype(np.int16)) else scan
+    with atomic_file(path) as temporary:
+        _write(temporary, stored, volume.grid, [])
+        raw = temporary.read_bytes()
+        fields, start = _header(raw, path.name)
+        values = _voxels(raw[start:], fields, stored.size, stored.dtype.newbyteorder("<"), path.name)
+        same = np.array_equal(values, stored.reshape(-1, order="F"))
+        if not (same and _grid(fields, volume.grid.shape).matches(volume.grid)):
             raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
 
 
 def read_seg_nrrd(path: Path) -> Segmentation:
-    """Read a segmentation file whose segments don't overlap.
-
-    Returns
-    -------
-    Segmentation
-        The mask is on the file's own grid, which Slicer may have cropped.
+    """Read a segmentation file.
 
     Raises
     ------
     ScanError
-        `NOT_A_SCAN` for other content, `UNREADABLE` for damaged or contradictory files, `NOT_3D` for
-        overlapping segments, `UNSUPPORTED_PIXELS`, `BAD_ORIENTATION`, `TRUNCATED`.
+        `NOT_A_SCAN` for other content, `UNREADABLE` for damaged or contradictory files, `NOT_3D` for what has
+        neither three dimensions nor a list of layers before them, `UNSUPPORTED_PIXELS`, `BAD_ORIENTATION`,
+        `TRUNCATED`.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{path.name} can't be read: {error.strerror}") from None
     fields, start = _header(raw, path.name)
-    if fields.get("dimension") != "3":
+    has_layers = fields.get("dimension") == "4" and fields.get("kinds", "").split()[:1] == ["list"]
+    if fields.get("dimension") != "3" and not has_layers:
         raise UnsupportedScanError(
             ReasonCode.NOT_3D,
-            f"{path.name} has {fields.get('dimension')} dimensions: its segments overlap or it is no mask; "
-            "a mask has three",
+            f"{path.name} has {fields.get('dimension')} dimensions and no list of layers: it is no mask",
         )
     try:
-        grid = _grid(fields)
+        sizes = [int(size) for size in fields["sizes"].split()]
+        count, x, y, z = sizes if has_layers else (1, *sizes)
+        grid = _grid(fields, (x, y, z))
         dtype = np.dtype(PIXEL_TYPES[fields["type"]])
-        segments = _segments(fields)
+        segments = _segments(fields, count)
     except KeyError as error:
         raise UnsupportedScanError(
             ReasonCode.UNSUPPORTED_PIXELS, f"{path.name}: {error} is missing or not what a segmentation file has"
@@ -148,21 +202,43 @@ def read_seg_nrrd(path: Path) -> Segmentation:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{path.name} has a header that contradicts itself") from None
     if fields.get("endian") == "big":
         dtype = dtype.newbyteorder(">")
-    array = _voxels(raw[start:], fields, int(np.prod(grid.shape, dtype=object)), dtype, path.name)
-    return Segmentation(Mask(array.astype(dtype.newbyteorder("=")).reshape(grid.shape, order="F"), grid), segments)
+    needed = int(np.prod([count, *grid.shape], dtype=object))
+    values = _labels(_voxels(raw[start:], fields, needed, dtype, path.name), path.name)
+    return Segmentation(values.reshape((count, *grid.shape), order="F"), grid, segments)
 
 
-def _segment(label: Label) -> Segment:
-    parts = [
-        CONTEXT,
-        *(_code(code) for code in (category_of(label), type_of(label), side_of(label))),
-        REGION_CONTEXT,
-        _code(None),
-        _code(None),
-    ]
-    name = printable(label.name) or f"label_{label.value}"
-    terminology = "~".join(parts) if label.code or label.lesion else ""
-    return Segment(f"Segment_{label.value}", name, label.value, label.colour, NOT_STARTED, terminology)
+def segment_name(label: Label) -> str:
+    """Return what a label's segment is called."""
+    return printable(label.name) or f"label_{label.value}"
+
+
+def segment_id(label: Label) -> str:
+    """Return the identifier of a label's segment."""
+    return f"Segment_{label.value}"
+
+
+def label_terminology(label: Label) -> str:
+    """Return a label's terminology entry; "" if it has no code and is no lesion."""
+    has_terminology = label.code or label.lesion
+    return terminology_entry(category_of(label), type_of(label), side_of(label)) if has_terminology else ""
+
+
+def terminology_entry(category: Code, kind: Code, modifier: Code | None) -> str:
+    """Return Slicer's terminology entry of a segment: contexts and codes, joined by ``~``."""
+    codes = map(_code, (category, kind, modifier))
+    return "~".join([CONTEXT, *codes, REGION_CONTEXT, _code(None), _code(None)])
+
+
+def _segment(label: Label, tags: Mapping[str, str]) -> Segment:
+    return Segment(
+        id=segment_id(label),
+        name=segment_name(label),
+        value=label.value,
+        colour=label.colour,
+        status=NOT_STARTED,
+        terminology=label_terminology(label),
+        tags=tags,
+    )
 
 
 def _code(code: Code | None) -> str:
@@ -170,15 +246,22 @@ def _code(code: Code | None) -> str:
     return "^".join(printable(text, without="^~|:") for text in texts)
 
 
-def _grid_lines(mask: Mask) -> list[str]:
-    affine = TO_LPS @ mask.grid.affine
+def _write(path: Path, array: NDArray, grid: Grid, pairs: list[str]) -> None:
+    stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    header = "\n".join([*_grid_lines(stored.dtype, grid), *pairs]) + "\n\n"
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    path.write_bytes(header.encode() + packer.compress(stored.tobytes(order="F")) + packer.flush())
+
+
+def _grid_lines(dtype: np.dtype, grid: Grid) -> list[str]:
+    affine = TO_LPS @ grid.affine
     vectors = [f"({','.join(repr(float(part)) for part in vector)})" for vector in affine[:3].T]
     return [
         "NRRD0004",
-        f"type: {'unsigned char' if mask.array.dtype == np.uint8 else 'unsigned short'}",
+        f"type: {STORED_TYPES[dtype.str[1:]]}",
         "dimension: 3",
         "space: left-posterior-superior",
-        f"sizes: {' '.join(map(str, mask.array.shape))}",
+        f"sizes: {' '.join(map(str, grid.shape))}",
         f"space directions: {' '.join(vectors[:3])}",
         "kinds: domain domain domain",
         "endian: little",
@@ -195,9 +278,7 @@ def _segment_lines(mask: Mask, segments: tuple[Segment, ...]) -> list[str]:
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, segment in enumerate(segments):
-        tags = f"{STATUS}:{segment.status}|"
-        if segment.terminology:
-            tags += f"{TERMINOLOGY}:{segment.terminology}|"
+        tags = {STATUS: segment.status, TERMINOLOGY: segment.terminology, **segment.tags}
         pairs |= {
             f"Segment{number}_ID": segment.id,
             f"Segment{number}_Name": segment.name,
@@ -207,7 +288,7 @@ def _segment_lines(mask: Mask, segments: tuple[Segment, ...]) -> list[str]:
             f"Segment{number}_LabelValue": str(segment.value),
             f"Segment{number}_Layer": "0",
             f"Segment{number}_Extent": extent,
-            f"Segment{number}_Tags": tags,
+            f"Segment{number}_Tags": "".join(f"{key}:{value}|" for key, value in tags.items() if value),
         }
     return [f"{key}:={_escaped(value)}" for key, value in pairs.items()]
 
@@ -237,34 +318,50 @@ def _header(raw: bytes, name: str) -> tuple[dict[str, str], int]:
     return fields, end + length
 
 
-def _grid(fields: dict[str, str]) -> Grid:
-    x, y, z = (int(size) for size in fields["sizes"].split())
+def _grid(fields: dict[str, str], shape: tuple[int, int, int]) -> Grid:
+    """Return the grid; a list of layers has no direction ("none"), which leaves three vectors."""
     affine = np.eye(4)
     (first, second, third), (origin,) = _vectors(fields["space directions"]), _vectors(fields["space origin"])
     affine[:3] = np.array([first, second, third, origin]).T
-    return Grid((x, y, z), SPACES[fields["space"].lower()] @ affine)
+    return Grid(shape, SPACES[fields["space"].lower()] @ affine)
 
 
 def _vectors(text: str) -> list[list[float]]:
     return [[float(part) for part in vector.split(",")] for vector in re.findall(r"\(([^)]*)\)", text)]
 
 
-def _segments(fields: dict[str, str]) -> tuple[Segment, ...]:
+def _segments(fields: dict[str, str], layers: int) -> tuple[Segment, ...]:
+    """Return the segments; as in Slicer, one without a layer is in that of its own number, with the value 1."""
     segments: list[Segment] = []
     while (start := f"Segment{len(segments)}_") + "ID" in fields:
         red, green, blue = (round(float(part) * 255) for part in fields[start + "Color"].split())
         tags = dict(tag.split(":", 1) for tag in fields.get(start + "Tags", "").split("|") if ":" in tag)
+        layer = int(fields.get(start + "Layer", len(segments)))
+        if not 0 <= layer < layers:
+            raise ValueError(layer)
         segments.append(
             Segment(
                 id=fields[start + "ID"],
                 name=fields[start + "Name"],
-                value=int(fields[start + "LabelValue"]),
+                value=int(fields.get(start + "LabelValue", 1)),
                 colour=(red, green, blue),
-                status=tags.get(STATUS, ""),
-                terminology=tags.get(TERMINOLOGY, ""),
+                status=tags.pop(STATUS, ""),
+                terminology=tags.pop(TERMINOLOGY, ""),
+                layer=layer,
+                tags=tags,
             )
         )
     return tuple(segments)
+
+
+def _labels(values: NDArray, name: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return values as a mask holds them, in the machine's byte order."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UnsupportedScanError(
+            ReasonCode.UNSUPPORTED_PIXELS, f"{name} holds the value {low if low < 0 else high}; a mask's are 0 to 65535"
+        )
+    return values.astype(np.uint8) if values.dtype.itemsize == 1 else values.astype(np.uint16)
 
 
 def _voxels(content: bytes, fields: dict[str, str], count: int, dtype: np.dtype, name: str) -> NDArray:

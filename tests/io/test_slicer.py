@@ -183,9 +183,9 @@ def test_a_wrong_byte_on_the_disk_is_noticed(tmp_path, monkeypatch):
 
     def wrong(path):
         found = right(path)
-        array = found.mask.array.copy()
-        array[0, 0, 0] ^= 1
-        return slicer.Segmentation(Mask(array, found.mask.grid), found.segments)
+        layers = found.layers.copy()
+        layers[0, 0, 0, 0] ^= 1
+        return slicer.Segmentation(layers, found.grid, found.segments)
 
     monkeypatch.setattr(slicer, "read_seg_nrrd", wrong)
     with pytest.raises(OutputError, match="reads back differently"):
