@@ -58,6 +58,8 @@ class Case:
     mask : file of the label map on the images' grid; None: unlabelled.
     patient : who was scanned, for splitting; equal for the cases of one person.
     flags : reason codes noticed when the scans were catalogued that did not refuse them.
+    weight : file of how much each voxel of the mask counts, 0 to 255, on the images' grid, which makes the
+        mask a pseudo-label whose value 255 is ignored; None: every voxel counts fully.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Case:
     mask: Path | None = None
     patient: str = ""
     flags: tuple[ReasonCode, ...] = ()
+    weight: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
