@@ -8,12 +8,6 @@
 
 A folder appears whole or not at all. Reading refuses, each with its own sentence: what is missing,
 malformed, from a newer medseg, damaged, a pickle, or does not fit its own plan.
-
-Notes
------
-Float16 halves the file (5.6 M weights: 11 MB). Rounding moves a weight by at most 2^-11 of itself;
-`tests/networks/test_model.py` holds what that does to the logits, and bf16 arithmetic rounds eight
-times more coarsely.
 """
 
 from __future__ import annotations
@@ -26,15 +20,15 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from medseg.config import InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
+from medseg.networks.pretrained import RECORD as PRETRAINED
+from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan
 from medseg.provenance import digest_files
 from medseg.reference import Reference
@@ -44,9 +38,6 @@ SCHEMA_VERSION = 1
 """Version of ``model.json``; a higher one is refused, because its meaning can't be known."""
 
 RECORD = "model.json"
-
-PICKLE_MARKS = (b"PK\x03\x04", b"\x80")
-"""How files of `torch.save` and of pickle begin. Loading one may run any code, so none is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +96,7 @@ def save_model(model: Model, folder: Path) -> None:
     """
     if folder.exists() and not (folder / RECORD).is_file() and not _is_empty_folder(folder):
         raise OutputError(f"{folder}: there is something else than a model; give a new folder for the model")
-    weights = [_to_half(network) for network in model.networks]
+    weights = [half(network.state_dict()) for network in model.networks]
     record = ModelRecord(
         name=model.name,
         networks=len(model.networks),
@@ -119,7 +110,7 @@ def save_model(model: Model, folder: Path) -> None:
     )
     with atomic_folder(folder) as temporary:
         for name, tensors in zip(_weight_files(len(weights)), weights, strict=True):
-            (temporary / name).write_bytes(save(tensors))  # save_file's files are readable by their owner alone
+            write_weights(tensors, temporary / name)
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
@@ -157,7 +148,7 @@ def model_digest(folder: Path) -> str:
     """
     names = _weight_files(_read_record(folder).networks)
     for name in names:
-        _check_weight_file(folder / name)
+        check_weight_file(folder / name)
     return digest_files(folder / name for name in (RECORD, *names))
 
 
@@ -169,19 +160,6 @@ def _weight_files(networks: int) -> tuple[str, ...]:
 
 def _is_empty_folder(folder: Path) -> bool:
     return folder.is_dir() and next(folder.iterdir(), None) is None
-
-
-def _to_half(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state on the CPU, floats as float16."""
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    for name, tensor in halves.items():
-        if not tensor.isfinite().all():
-            raise ModelError(
-                f"the weights of {name} are not finite in float16, so the training diverged; "
-                "lower training.learning_rate and train again"
-            )
-    return {name: tensor.contiguous().clone() for name, tensor in halves.items()}
 
 
 def _read_record(folder: Path) -> ModelRecord:
@@ -197,6 +175,11 @@ def _read_record(folder: Path) -> ModelRecord:
             )
         return ModelRecord.model_validate(values)
     except FileNotFoundError:
+        if (folder / PRETRAINED).is_file():
+            raise ModelError(
+                f"{folder}: these are pre-trained weights, which know no structure yet; train them first: "
+                f"medseg train --init {folder}"
+            ) from None
         raise ModelError(
             f"{folder}: this is no model folder, it has no {RECORD}; give the folder 'model' of a finished training run"
         ) from None
@@ -211,51 +194,9 @@ def _is_newer(version: object) -> bool:
 
 
 def _load_network(path: Path, record: ModelRecord, device: torch.device) -> nn.Module:
-    tensors = _read_weights(path)
+    tensors = read_weights(path)
     with torch.random.fork_rng(devices=[]):  # loading a model must not change what a caller draws next
         network = build_network(record.plan, record.labels.outputs)
-    _check_fit(path, network.state_dict(), tensors)
+    check_fit(path, RECORD, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     return network.to(device).eval()
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    _check_weight_file(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: the weights are damaged ({error}); copy the model folder again") from None
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ModelError(f"{path}: the weights of {name} are not finite; the model is useless, train it again")
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-
-
-def _check_weight_file(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError:
-        raise ModelError(f"{path}: the weights are missing or not readable; copy the model folder again") from None
-    # A sound file begins with the length of its JSON header, any eight bytes, so the brace is looked at first.
-    if start[8:] != b"{" and start.startswith(PICKLE_MARKS):
-        raise ModelError(
-            f"{path}: this is a pickle, which may run any code when it is loaded; medseg loads safetensors only"
-        )
-
-
-def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = []
-    for kind, names in (("missing", expected.keys() - found.keys()), ("unknown", found.keys() - expected.keys())):
-        if names:
-            problems.append(f"{len(names)} {kind}, such as {min(names)}")
-    reshaped = sorted(n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape)
-    if reshaped:
-        name = reshaped[0]
-        shapes = f"{tuple(found[name].shape)} in place of {tuple(expected[name].shape)}"
-        problems.append(f"{len(reshaped)} of another shape, such as {name}: {shapes}")
-    if problems:
-        raise ModelError(
-            f"{path}: the weights don't fit the plan in {RECORD} ({'; '.join(problems)}); "
-            "both files must be of the same training"
-        )
