@@ -1,6 +1,7 @@
 """DICOM series whose every voxel says where it is: HU = 200 + 2x + 3y + 5z of its RAS position in mm."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
 from medseg.volume import Source, Volume
+
+from .dicom_results import GEOMETRIES, SHAPE, grid_of
 
 AXIAL = np.array([[-1.0, 0, 0, 9.0], [0, -1.5, 0, 12.0], [0, 0, 2.5, -20.0], [0, 0, 0, 1]])
 
@@ -75,3 +78,20 @@ def assert_in_place():
         assert np.abs(volume.array[0] - hu_of(volume.grid)).max() <= 0.51  # whole HU are stored
 
     return check
+
+
+@pytest.fixture
+def make_series(tmp_path):
+    """Write an empty series of some shape and directions: ``make_series(shape, directions)``."""
+
+    def make(shape: tuple[int, int, int], directions: np.ndarray = GEOMETRIES["axial"], **options):
+        grid = grid_of(directions, shape)
+        return write_series(Volume(np.zeros((1, *shape), np.float32), grid), tmp_path / "series", **options), grid
+
+    return make
+
+
+@pytest.fixture
+def series(make_series):
+    """Write a small series on the grid of some directions: ``series(directions)``."""
+    return partial(make_series, SHAPE)

@@ -16,7 +16,6 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage
-from scipy.spatial.transform import Rotation
 
 from medseg.catalog.index import index_scans
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError
@@ -25,60 +24,9 @@ from medseg.io import dicom_seg
 from medseg.io.dicom import inspect_series
 from medseg.io.dicom_derived import IDENTIFIERS, Algorithm
 from medseg.io.dicom_seg import perpendicular, write_dicom_seg
-from medseg.io.dicom_write import write_series
-from medseg.labels import LabelMap
-from medseg.volume import Mask, Source, Volume
+from medseg.volume import Mask, Source
 
-LABELS = LabelMap.parse(
-    {
-        "labels": [
-            {"value": 3, "name": "kidney_right", "code": {"value": "64033007", "meaning": "Kidney"}},
-            {"value": 4, "name": "absent"},
-            {"value": 7, "name": "Läsion", "lesion": True, "colour": (250, 10, 20)},
-            {"value": 200, "name": "spleen"},
-        ]
-    }
-)
-ALGORITHM = Algorithm("liver model", "1.0 abcdef")
-SHAPE = (12, 10, 8)
-TURN = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
-GEOMETRIES = {
-    "axial": np.diag([-1.0, -1, 1]),
-    "sagittal": np.array([[0, 0, -1.0], [-1, 0, 0], [0, -1, 0]]),
-    "coronal": np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]),
-    "oblique": TURN,
-    "descending z": np.diag([-1.0, -1, -1]),
-    "negated cosines": np.diag([1.0, 1, -1]),
-}
-
-
-def grid_of(directions: np.ndarray) -> Grid:
-    affine = np.eye(4)
-    affine[:3, :3] = directions @ np.diag([1.0, 1.5, 2.5])
-    affine[:3, 3] = 9.5, -12.25, 101
-    return Grid(SHAPE, affine)
-
-
-def blobs(seed: int = 0) -> np.ndarray:
-    """Two parts of one label with empty slices between, a lesion, and single voxels."""
-    rng = np.random.default_rng(seed)
-    array = np.zeros(SHAPE, np.uint8)
-    array[2:6, 3:5, 1:3] = array[2:9, 2:8, 6] = 3
-    array[3:5, 4, 2] = 7
-    array[rng.integers(0, 12, 9), rng.integers(0, 10, 9), 6] = 200
-    return array
-
-
-@pytest.fixture
-def series(tmp_path):
-    """Write a series on the grid of some directions: ``series(directions)``."""
-
-    def make(directions: np.ndarray = GEOMETRIES["axial"], **options) -> tuple[Source, Grid]:
-        grid = grid_of(directions)
-        source = write_series(Volume(np.zeros((1, *SHAPE), np.float32), grid), tmp_path / "series", **options)
-        return source, grid
-
-    return make
+from .dicom_results import ALGORITHM, GEOMETRIES, LABELS, SHAPE, TURN, blobs, grid_of
 
 
 @pytest.fixture
