@@ -20,7 +20,10 @@ class NetworkOutput(NamedTuple):
     logits : (B, K, *spatial), K = `LabelMap.outputs`, at the input's size.
     coarse : logits of the decoder's coarser stages, finest first, each (B, K, *smaller): what deep
         supervision learns from. Empty in evaluation mode and without deep supervision.
+    features : (B, F, *smaller) maps of the decoder stage at a quarter of the input's resolution, or the
+        coarsest there is; None from networks that don't show theirs.
     """
 
     logits: Tensor
     coarse: tuple[Tensor, ...] = ()
+    features: Tensor | None = None

@@ -85,6 +85,28 @@ def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
         )
 
 
+def check_unlabelled(unlabelled: Sequence[Case], labelled: Sequence[Case], held_out: Sequence[Case]) -> None:
+    """Refuse unlabelled cases that are copies of labelled ones, or that a held-out case's patient or image is among.
+
+    Raises
+    ------
+    DatasetError
+        If there are any: a copy would count twice, and a held-out image seen in training measures nothing.
+    """
+    check_leakage(unlabelled, held_out)
+    copies = _equal_files(labelled, unlabelled)
+    if copies:
+        raise DatasetError(
+            f"{len(copies)} unlabelled cases hold the same image as a labelled one: {shown(copies)}; remove the copies"
+        )
+
+
+def without_patients(cases: Iterable[Case], others: Iterable[Case]) -> tuple[Case, ...]:
+    """Return the cases whose patient is in none of the others."""
+    patients = {patient_of(case) for case in others}
+    return tuple(case for case in cases if patient_of(case) not in patients)
+
+
 def patient_of(case: Case) -> str:
     """Return who was scanned; a case without that knowledge is a patient of its own."""
     return case.patient or case.id

@@ -1,8 +1,13 @@
-"""A random patch of a case: read, changed in space, changed in intensity."""
+"""A random patch of a case: read, changed in space, changed in intensity.
+
+Of an unlabelled case a patch has two views, changed alike in space: a weak one with the scanner's own
+intensities, for the teacher, and a strong one with changed intensities, for the student.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +16,22 @@ from medseg.config import AugmentationConfig
 from medseg.data.intensity import change_intensities
 from medseg.data.spatial import PatchSource, SpatialDrawer, read_patch
 from medseg.plan import Plan
+
+
+class Views(NamedTuple):
+    """One patch, seen twice.
+
+    Attributes
+    ----------
+    weak, strong : (C, *patch) float32, with the intensities as they are and changed.
+    target : (*patch) uint8 class indices; 255 where nothing is known.
+    weight : (*patch) uint8, how much each target counts, 255 fully; None: all of them do.
+    """
+
+    weak: torch.Tensor
+    strong: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor | None
 
 
 class Augmenter:
@@ -35,6 +56,10 @@ class Augmenter:
         image : (C, *patch) float32.
         target : (*patch) uint8 class indices.
         """
-        change = self.spatial.draw(rng)
-        image, target = read_patch(source, start, self.spatial.patch, change)
+        image, target, _ = read_patch(source, start, self.spatial.patch, self.spatial.draw(rng))
         return change_intensities(image, self.config, rng, self.spatial.axes), target
+
+    def views(self, source: PatchSource, start: Sequence[int], rng: np.random.Generator) -> Views:
+        """Return both views of an augmented patch; parameters as for calling."""
+        image, target, weight = read_patch(source, start, self.spatial.patch, self.spatial.draw(rng))
+        return Views(image, change_intensities(image.clone(), self.config, rng, self.spatial.axes), target, weight)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -62,10 +62,12 @@ class PatchSource(Protocol):
     def foreground(self) -> Mapping[int, NDArray[np.integer]]:
         """Voxel positions (n, 3) of each class index that is present."""
 
-    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return image (C, *size) and class indices (*size) from voxel `start` on, padded outside the scan.
+    def read(
+        self, start: Sequence[int], size: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Return image (C, *size), class indices and their weights (*size) from voxel `start` on, padded outside.
 
-        The arrays are the caller's own to change.
+        Weights go from 0 to 255; None where every voxel counts. The arrays are the caller's own to change.
         """
 
 
@@ -156,42 +158,59 @@ def turn_and_resize(
     return np.diag(scale / np.asarray(spacing, dtype=float)) @ rotation @ np.diag(spacing)
 
 
-def read_patch(
-    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange
-) -> tuple[torch.Tensor, torch.Tensor]:
+class SpatialPatch(NamedTuple):
+    """A patch as it was read.
+
+    Attributes
+    ----------
+    image : (C, *patch) float32.
+    target : (*patch) uint8 class indices; each is one that the mask holds.
+    weight : (*patch) uint8, how much each target counts, 255 fully; None: all of them do.
+    """
+
+    image: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor | None = None
+
+    def flip(self, axes: Sequence[int]) -> SpatialPatch:
+        """Return the patch mirrored along spatial axes."""
+        dims = list(axes)
+        return SpatialPatch(
+            self.image.flip([axis + 1 for axis in axes]),
+            self.target.flip(dims),
+            None if self.weight is None else self.weight.flip(dims),
+        )
+
+
+def read_patch(source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange) -> SpatialPatch:
     """Read a patch with a spatial change.
 
     Parameters
     ----------
     start : (3,) first voxel of the unchanged patch; may lie outside of the scan.
     patch : voxels along x, y, z.
-
-    Returns
-    -------
-    image : (C, *patch) float32.
-    target : (*patch) uint8 class indices; each is one that the mask holds.
     """
-    if change.matrix is None:
-        image, target = (torch.from_numpy(array) for array in source.read(start, patch))
-    else:
-        image, target = _resample(source, start, patch, change)
-    if change.flips:
-        image = image.flip([axis + 1 for axis in change.flips])
-        target = target.flip(list(change.flips))
-    return image, target
+    read = _read(source, start, patch) if change.matrix is None else _resample(source, start, patch, change)
+    return read.flip(change.flips) if change.flips else read
 
 
-def _resample(
-    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(source: PatchSource, start: Sequence[int], size: Sequence[int]) -> SpatialPatch:
+    image, target, weight = source.read(start, size)
+    return SpatialPatch(
+        torch.from_numpy(image), torch.from_numpy(target), None if weight is None else torch.from_numpy(weight)
+    )
+
+
+def _resample(source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange) -> SpatialPatch:
     low, size = _needed_box(start, patch, change)
-    image, target = (torch.from_numpy(array) for array in source.read(low, size))
+    image, target, weight = _read(source, low, size)
+    maps = target[None] if weight is None else torch.stack((target, weight))
     # The axes that stay come first, as more channels: their voxels share one set of coordinates.
     order = (*(axis for axis in range(3) if axis not in change.axes), *change.axes)
     box = [size[axis] for axis in change.axes]
     moved = [patch[axis] for axis in change.axes]
     channels = image.permute(0, *(axis + 1 for axis in order)).reshape(-1, math.prod(box)).contiguous()
-    labels = target.permute(order).reshape(-1, math.prod(box)).contiguous()
+    labels = maps.permute(0, *(axis + 1 for axis in order)).reshape(-1, math.prod(box)).contiguous()
     new_image = torch.empty((len(channels), *moved))
     new_target = torch.empty((len(labels), *moved), dtype=torch.uint8)
     centre = [start[axis] + (patch[axis] - 1) / 2 - low[axis] for axis in change.axes]
@@ -201,8 +220,8 @@ def _resample(
         new_target[:, rows] = _nearest(labels, corner, fractions, strides).reshape(len(labels), -1, *moved[1:])
     back = [int(axis) for axis in np.argsort(order)]
     kept = [patch[axis] for axis in order]
-    new_image = new_image.reshape(-1, *kept).permute(0, *(axis + 1 for axis in back))
-    return new_image.contiguous(), new_target.reshape(kept).permute(back).contiguous()
+    restored = [array.reshape(-1, *kept).permute(0, *(axis + 1 for axis in back)) for array in (new_image, new_target)]
+    return SpatialPatch(restored[0].contiguous(), *(part.contiguous() for part in restored[1]))
 
 
 def _needed_box(start: Sequence[int], patch: Sizes, change: SpatialChange) -> tuple[list[int], list[int]]:

@@ -25,6 +25,9 @@ from medseg.plan import NetworkPlan
 NEGATIVE_SLOPE = 0.01
 """Slope of the leaky ReLU, and `a` of He's initialisation (nnU-Net)."""
 
+FEATURE_STAGE = 3
+"""Decoder stage that features are shown of, from the finest: a quarter of the resolution in the usual plan."""
+
 NORM_EPS = 1e-5
 """Added to the variance in instance norm (nnU-Net)."""
 
@@ -157,7 +160,7 @@ class UNet(SegmentationNetwork):
                 nn.init.zeros_(module.second[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> NetworkOutput:
-        """Return logits (B, K, *spatial); the coarser ones too while training."""
+        """Return logits (B, K, *spatial) and a stage's features; the coarser logits too while training."""
         maps, skipped = self.stem(image), []
         for stage in self.encoder:
             maps = stage(maps)
@@ -168,7 +171,7 @@ class UNet(SegmentationNetwork):
             maps = stage(maps, skipped.pop())
             stages.append(maps)
         finest, *coarser = (head(m) for head, m in zip(self.heads, self._supervised(stages), strict=False))
-        return NetworkOutput(finest, tuple(coarser))
+        return NetworkOutput(finest, tuple(coarser), stages[-min(FEATURE_STAGE, len(stages))])
 
     def _supervised(self, stages: list[Tensor]) -> list[Tensor]:
         """Return the decoder maps that get a head now, finest first."""

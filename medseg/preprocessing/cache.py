@@ -1,10 +1,11 @@
 """Prepared cases on disk, named after what they were made from, and patches read out of them.
 
 One safetensors file a case, ``<folder>/<key[:2]>/<key>.safetensors``: a float16 image, uint8 class
-indices, positions of each class, and the grids. The key digests the *contents* of the scan and mask
-files, the part of the plan and of the label map that preparation depends on, and `CACHE_VERSION`. So a
-changed source, plan or code can't meet an old entry, equal cases share one, and entries of other plans
-live side by side. (MONAI's PersistentDataset serves stale volumes after each of these changes.)
+indices, uint8 weights of a pseudo-label's voxels, positions of each class, and the grids. The key digests
+the *contents* of the scan, mask and weight files, the part of the plan and of the label map that
+preparation depends on, and `CACHE_VERSION`. So a changed source, plan or code can't meet an old entry,
+equal cases share one, and entries of other plans live side by side. (MONAI's PersistentDataset serves
+stale volumes after each of these changes.)
 
 Entries appear whole (written beside, renamed): a killed writer leaves nothing that would be read. An
 entry that is damaged nevertheless is noticed when the case is prepared and made again: by its structure
@@ -31,13 +32,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medseg.errors import CacheError, LabelError, ReasonCode, ScanError
-from medseg.geometry import Grid
+from medseg.geometry import Grid, reorder
 from medseg.io.files import atomic_file
+from medseg.io.nifti import read_mask
 from medseg.io.nifti_header import scan_files
 from medseg.io.scan import read_case, source_files
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, surround
+from medseg.preprocessing.resample import resample
 from medseg.provenance import digest_files, digest_json
 from medseg.volume import Case
 
@@ -59,17 +62,27 @@ class Patch(NamedTuple):
     ----------
     image : (C, X, Y, Z) float32, normalised.
     target : (X, Y, Z) uint8 class indices; 255 ignore, which an unlabelled case is all over.
+    weight : (X, Y, Z) uint8, how much each target counts, 255 fully; None: all of them do.
     """
 
     image: NDArray[np.float32]
     target: NDArray[np.uint8]
+    weight: NDArray[np.uint8] | None = None
+
+
+class Crop(NamedTuple):
+    """A box inside a case, as it is stored; None where the case has no such array."""
+
+    image: NDArray[np.float16]
+    target: NDArray[np.uint8] | None
+    weight: NDArray[np.uint8] | None
 
 
 class Store(Protocol):
     """Where a case's voxels lie."""
 
-    def crop(self, box: tuple[slice, slice, slice]) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
-        """Return image and target (None: unlabelled) within a box that lies inside the case."""
+    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
+        """Return what lies within a box inside the case; target and weight are the caller's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +98,7 @@ class CachedCase:
         classes that don't occur are missing, as are background and ignore.
     store : where its voxels lie.
     labelled : whether there is a target.
+    weighted : whether its voxels have weights: a pseudo-label.
     """
 
     id: str
@@ -94,6 +108,7 @@ class CachedCase:
     foreground: Mapping[int, NDArray[np.int32]]
     store: Store
     labelled: bool
+    weighted: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,24 +119,24 @@ class CachedCase:
         """Return the box of `size` voxels from `start`, which may reach beyond the scan.
 
         Outside the scan the image is `pad` and the target background (ignored, where the case is
-        unlabelled). Only the box is read; the arrays are the caller's own.
+        unlabelled), of weight 0 in a case of weighted voxels: no teacher looked there. Only the box is
+        read; the arrays are the caller's own.
         """
         box = [(max(0, s), min(n, s + length)) for s, length, n in zip(start, size, self.shape, strict=True)]
         x, y, z = (slice(low, max(low, high)) for low, high in box)
         if any(window.start == window.stop for window in (x, y, z)):
-            half, target = np.empty((len(self.pad), 0, 0, 0), dtype=np.float16), None
+            crop = Crop(np.empty((len(self.pad), 0, 0, 0), dtype=np.float16), None, None)
         else:
-            half, target = self.store.crop((x, y, z))
+            crop = self.store.crop((x, y, z))
         # torch converts float16 four times faster than numpy 2.4, at the cost of a view
-        image = torch.from_numpy(half).float().numpy()
+        image = torch.from_numpy(crop.image).float().numpy()
         before = [window.start - first for window, first in zip((x, y, z), start, strict=True)]
-        padded = surround(image, before, size, self.pad)
-        if target is not None and target.shape == tuple(size):
-            return Patch(padded, target)
-        padded_target = np.full(tuple(size), 0 if self.labelled else IGNORE_INDEX, dtype=np.uint8)
-        if target is not None:
-            padded_target[tuple(slice(b, b + n) for b, n in zip(before, target.shape, strict=True))] = target
-        return Patch(padded, padded_target)
+        outside = 0 if self.labelled else IGNORE_INDEX
+        return Patch(
+            surround(image, before, size, self.pad),
+            _within(crop.target, before, size, outside),
+            _within(crop.weight, before, size, 0) if self.weighted else None,
+        )
 
     def whole(self) -> tuple[Prepared, NDArray[np.uint8]]:
         """Return the whole case: image with its grids, and target."""
@@ -133,21 +148,26 @@ class CachedCase:
 class _Memory:
     image: NDArray[np.float16]
     target: NDArray[np.uint8] | None
+    weight: NDArray[np.uint8] | None
 
-    def crop(self, box: tuple[slice, slice, slice]) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
-        return self.image[(slice(None), *box)], None if self.target is None else self.target[box].copy()
+    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
+        target, weight = (None if array is None else array[box].copy() for array in (self.target, self.weight))
+        return Crop(self.image[(slice(None), *box)], target, weight)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _File:
     path: Path
 
-    def crop(self, box: tuple[slice, slice, slice]) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
+    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
         # opened for each box (50 µs): a large data set would run out of file handles otherwise
         try:
             with safe_open(self.path, framework="numpy") as entry:
-                image = entry.get_slice("image")[(slice(None), *box)]
-                return image, entry.get_slice("target")[box] if "target" in entry.keys() else None  # noqa: SIM118
+                names = set(entry.keys())
+                target, weight = (
+                    entry.get_slice(name)[box] if name in names else None for name in ("target", "weight")
+                )
+                return Crop(entry.get_slice("image")[(slice(None), *box)], target, weight)
         except (OSError, SafetensorError) as error:
             raise CacheError(f"{self.path}: the cache entry can't be read any more ({error}); prepare again") from None
 
@@ -209,7 +229,7 @@ class Cache:
                 arrays = {name: entry.get_tensor(name) for name in sorted(names)}
                 if description["checksums"] != {name: _checksum(array) for name, array in arrays.items()}:
                     raise ValueError("its checksum is wrong")
-                store = _Memory(arrays["image"], arrays.get("target"))
+                store = _Memory(arrays["image"], arrays.get("target"), arrays.get("weight"))
         return CachedCase(
             id=case,
             grid=_read_grid(description["grid"]),
@@ -218,6 +238,7 @@ class Cache:
             foreground={int(index): positions[classes == index] for index in np.unique(classes)},
             store=store,
             labelled="target" in names,
+            weighted="weight" in names,
         )
 
     def _reserve(self, size: int) -> bool:
@@ -239,7 +260,7 @@ def entry_key(case: Case, plan: Plan, labels: LabelMap) -> str:
     """
     try:
         images = [digest_files(source_files(source)) for source in case.images]
-        mask = digest_files(dict.fromkeys(scan_files(case.mask))) if case.mask else None
+        mask, weight = (_digest(path) for path in (case.mask, case.weight))
     except OSError as error:
         raise ScanError(
             ReasonCode.UNREADABLE, f"case {case.id}: {error.filename}: can't be read ({error.strerror})"
@@ -250,7 +271,8 @@ def entry_key(case: Case, plan: Plan, labels: LabelMap) -> str:
             "images": images,
             "mask": mask,
             "plan": plan.model_dump(mode="json", include={"spacing", "normalisation", "channels"}),
-            "labels": [labels.values, labels.ignore] if mask else None,
+            "labels": [labels.values, _labels_of(case, labels).ignore] if mask else None,
+            **({"weight": weight} if weight else {}),  # an entry without weights keeps the key it always had
         }
     )
 
@@ -287,19 +309,65 @@ def _prepare_arrays(case: Case, plan: Plan, labels: LabelMap) -> tuple[dict[str,
     volume, mask = read_case(case)
     with _naming(case):
         prepared = prepare_image(volume, plan)
-        target = None if mask is None else prepare_mask(mask, labels, prepared.grid)
+        target = None if mask is None else prepare_mask(mask, _labels_of(case, labels), prepared.grid)
+        weight = None if case.weight is None else _prepare_weight(case.weight, volume.grid, prepared.grid)
     # float16 keeps 11 bits: 5e-4 of a normalised intensity, far below the noise of any scanner
     half = np.clip(prepared.image, -FLOAT16_LIMIT, FLOAT16_LIMIT).astype(np.float16)
     positions, classes = foreground_positions(np.zeros((1, 1, 1), np.uint8) if target is None else target)
     arrays: dict[str, NDArray] = {"image": half, "positions": positions, "classes": classes}
     if target is not None:
         arrays["target"] = target
+    if weight is not None:
+        arrays["weight"] = weight
     description = {
         "grid": _write_grid(prepared.grid),
         "source_grid": _write_grid(prepared.source_grid),
         "pad": pad_values(plan).tolist(),
     }
     return arrays, description
+
+
+def _prepare_weight(path: Path, source: Grid, grid: Grid) -> NDArray[np.uint8]:
+    """Return voxel weights on the network's grid, interpolated linearly; 255 counts fully."""
+    mask = read_mask(path)
+    stored = reorder(mask.array, mask.grid, source)
+    if stored.dtype != np.uint8:
+        raise LabelError(f"its weights {path.name} reach {stored.max()}; they are 0 to 255")
+    return np.rint(resample(stored[None].astype(np.float32), source, grid, "linear")[0]).astype(np.uint8)
+
+
+def _labels_of(case: Case, labels: LabelMap) -> LabelMap:
+    """Return the labels of a case's mask: a pseudo-label ignores 255, whatever people's masks ignore.
+
+    Raises
+    ------
+    LabelError
+        If 255 is a label.
+    """
+    if case.weight is None or labels.ignore == IGNORE_INDEX:
+        return labels
+    if IGNORE_INDEX in labels.values:
+        raise LabelError(
+            f"case {case.id}: a pseudo-label ignores the value {IGNORE_INDEX}, which is a label here; give the label "
+            "another value"
+        )
+    return labels.model_copy(update={"ignore": IGNORE_INDEX})
+
+
+def _digest(path: Path | None) -> str | None:
+    return digest_files(dict.fromkeys(scan_files(path))) if path else None
+
+
+def _within(
+    array: NDArray[np.uint8] | None, before: Sequence[int], shape: Sequence[int], outside: int
+) -> NDArray[np.uint8]:
+    """Return an array (or none) within a larger one of `shape` that is `outside` around it."""
+    if array is not None and array.shape == tuple(shape):
+        return array
+    result = np.full(tuple(shape), outside, dtype=np.uint8)
+    if array is not None:
+        result[tuple(slice(b, b + n) for b, n in zip(before, array.shape, strict=True))] = array
+    return result
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a killed training goes on from, as one file that appears whole.
 
-Batches are a pure function of the step, so weights, averaged weights, optimiser, step and torch's
-random state (dropout) are all there is to keep. Files are read with ``weights_only=True``.
+Batches are a pure function of the step, so weights, averaged weights, optimiser, what the method
+remembers, step and torch's random state (dropout) are all there is to keep. Files are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from medseg.errors import ModelError
 from medseg.io.files import atomic_file
+from medseg.training.methods import Method
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class TrainingState:
 
     network: nn.Module
     average: AveragedModel
+    method: Method
     optimiser: Optimizer
     step: int = 0
     elapsed_s: float = 0.0
@@ -49,6 +51,7 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "method": state.method.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all(),
         **{name: getattr(state, name) for name in _PLAIN},
@@ -75,6 +78,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.network.load_state_dict(values["network"])
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
+        state.method.load_state_dict(values["method"])
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again"

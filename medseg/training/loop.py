@@ -15,18 +15,22 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from medseg.config import ExperimentConfig
-from medseg.data.batches import Batch, BatchStream
+from medseg.data.batches import Batch, prefetch
+from medseg.data.sampling import Randomness
 from medseg.errors import ModelError
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network, encoder_parameters
+from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
 from medseg.provenance import digest_json
 from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from medseg.training.journal import Journal
-from medseg.training.methods import Method, Supervised
+from medseg.training.lessons import build_method, build_stream
+from medseg.training.mixing import Teacher
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
 
 LOG_EVERY = 10
@@ -43,6 +47,7 @@ class Task:
     Attributes
     ----------
     cases : labelled, preprocessed training cases.
+    unlabelled : preprocessed cases that no person labelled; only some methods look at them.
     folder : where checkpoint and journal go.
     start : weights to start from (fine-tuning); None: fresh ones from the seed.
     validate : called every `training.validate_every` steps on the first process.
@@ -55,6 +60,7 @@ class Task:
     folder: Path
     start: nn.Module | None = None
     validate: Validate | None = None
+    unlabelled: tuple[CachedCase, ...] = ()
 
 
 def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = None) -> TrainingState:
@@ -76,22 +82,15 @@ def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = N
         load_checkpoint(state, checkpoint)
         journal.resumed(state.step)
     trainee, optimiser = fabric.setup(state.network, state.optimiser)
-    method = Supervised(task.labels, settings, task.plan.dimensions)
-    stream = BatchStream(
-        task.cases,
-        task.plan,
-        task.config.augmentation,
-        settings,
-        seed=settings.seed,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-    )
+    randomness = Randomness(settings.seed, fabric.global_rank, fabric.world_size)
+    stream = build_stream(task.cases, task.unlabelled, task.plan, task.config, randomness)
     trainee.train()
     sitting = _Sitting(state.elapsed_s)
     remaining = settings.steps if not state.finished else state.step
-    for batch in stream.prefetch(state.step, remaining):
+    for batch in prefetch(stream, state.step, remaining, settings.loader_threads):
         set_learning_rate(optimiser, learning_rate(state.step, settings))
-        terms = train_step(trainee, optimiser, method, _to(batch, fabric), fabric, settings.clip_norm)
+        terms = state.method.step(trainee, _to(batch, fabric), state.step / settings.steps)
+        descend(trainee, optimiser, terms["loss"], fabric, settings.clip_norm)
         state.average.update_parameters(state.network)
         state.step += 1
         state.elapsed_s = sitting.elapsed_s()
@@ -110,16 +109,14 @@ def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = N
     return state
 
 
-def train_step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, method: Method, batch: Batch, fabric: Fabric, clip_norm: float
-) -> dict[str, torch.Tensor]:
-    """Do one optimiser step and return the terms of the loss, detached."""
-    terms = method.step(network, batch)
+def descend(
+    network: nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor, fabric: Fabric, clip_norm: float
+) -> None:
+    """Do one optimiser step down the gradient of a loss."""
     optimiser.zero_grad(set_to_none=True)
-    fabric.backward(terms["loss"])
+    fabric.backward(loss)
     fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)
     optimiser.step()
-    return {name: term.detach() for name, term in terms.items()}
 
 
 def _start(task: Task, fabric: Fabric) -> TrainingState:
@@ -132,12 +129,27 @@ def _start(task: Task, fabric: Fabric) -> TrainingState:
         for parameter in encoder_parameters(network):
             parameter.requires_grad_(False)
     network = network.to(fabric.device)
+    average = averaged(network, settings.ema_decay)
+    method = build_method(task.config, task.labels, task.plan, _teacher(average, fabric))
     return TrainingState(
         network=network,
-        average=averaged(network, settings.ema_decay),
+        average=average,
+        method=method.to(fabric.device),
         optimiser=build_optimiser(network.parameters(), settings),
         settings=_digest(task, fabric.world_size),
     )
+
+
+def _teacher(average: AveragedModel, fabric: Fabric) -> Teacher:
+    """Return how the averaged network answers, in evaluation mode."""
+    average.eval()
+
+    def answer(image: torch.Tensor) -> NetworkOutput:
+        with torch.no_grad(), fabric.autocast():
+            output: NetworkOutput = average(image)
+            return output
+
+    return answer
 
 
 def _digest(task: Task, processes: int) -> str:
@@ -149,14 +161,16 @@ def _digest(task: Task, processes: int) -> str:
             "plan": task.plan.model_dump(mode="json", exclude={"reasons"}),
             "targets": [task.labels.members(target) for target in range(len(task.labels.targets))],
             "ignore": task.labels.ignore,
+            "unlabelled": task.config.unlabelled.model_dump(mode="json", exclude={"pseudo_labels"}),
             "cases": [case.id for case in task.cases],
+            "unlabelled cases": [case.id for case in task.unlabelled],
             "processes": processes,
         }
     )
 
 
 def _log(journal: Journal, state: TrainingState, terms: dict[str, torch.Tensor], rate: float) -> None:
-    values = {name: float(term) for name, term in terms.items()}
+    values = {name: float(term.detach()) for name, term in terms.items()}
     if not all(value == value and abs(value) != float("inf") for value in values.values()):
         raise ModelError(
             f"the loss is no longer finite at step {state.step}: lower training.learning_rate or use "

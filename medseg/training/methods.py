@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from medseg.config import TrainingConfig
 from medseg.data.batches import Batch
-from medseg.labels import LabelMap
 from medseg.losses.segmentation import SegmentationLoss
 
 Terms = dict[str, Tensor]
@@ -16,28 +16,38 @@ Terms = dict[str, Tensor]
 
 
 class Method(Protocol):
-    """Turns a batch into the terms of a loss."""
+    """Turns a batch into the terms of a loss; what it remembers between steps are its buffers."""
 
-    def step(self, network: nn.Module, batch: Batch) -> Terms:
-        """Return the terms for one batch; `loss` carries the gradient."""
+    def step(self, network: nn.Module, batch: Batch, progress: float) -> Terms:
+        """Return the terms for one batch; `loss` carries the gradient.
+
+        Parameters
+        ----------
+        progress : share of the steps that are done, 0 to 1.
+        """
+        ...
+
+    def to(self, device: torch.device) -> Method:
+        """Keep what it remembers on a device."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what it remembers, for a checkpoint."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
+        """Remember what a checkpoint holds."""
         ...
 
 
-class Supervised:
-    """Dice + cross-entropy on labelled patches.
+class Supervised(nn.Module):
+    """Dice + cross-entropy on labelled patches."""
 
-    Parameters
-    ----------
-    dimensions : of the network. Where the configuration leaves it open, Dice is taken over the batch
-        in 2D (nnU-Net's choice): a class absent from a slice would cost a whole Dice otherwise.
-    """
+    def __init__(self, loss: SegmentationLoss) -> None:
+        super().__init__()
+        self.loss = loss
 
-    def __init__(self, labels: LabelMap, config: TrainingConfig, dimensions: int) -> None:
-        if config.batch_dice is None:
-            config = config.model_copy(update={"batch_dice": dimensions == 2})
-        self.loss = SegmentationLoss(labels, config)
-
-    def step(self, network: nn.Module, batch: Batch) -> Terms:
+    def step(self, network: nn.Module, batch: Batch, progress: float) -> Terms:
         """Return `loss`, `dice` (the Dice loss) and `ce` of the batch."""
         losses = self.loss(network(batch["image"]), batch["target"])
         return {"loss": losses.total, "dice": losses.dice.detach(), "ce": losses.ce.detach()}

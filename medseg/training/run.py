@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from medseg.catalog.splits import check_leakage, k_folds
+from medseg.catalog.splits import check_leakage, k_folds, without_patients
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.networks.model import Model, load_model, save_model
@@ -153,6 +153,7 @@ class _Run:
             folder=self.output / name,
             start=self.start.networks[0] if self.start else None,
             validate=self._validator(held_out) if held_out else None,
+            unlabelled=self._prepare(without_patients(self.setup.unlabelled, held_out)),
         )
         first = self.fabric.is_global_zero
         with Journal(task.folder, self.config.training.steps, active=first, screen=self.options.screen) as journal:

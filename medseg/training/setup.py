@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.splits import check_leakage
+from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
 from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_file
@@ -21,6 +21,7 @@ from medseg.planning import (
     refuse_errors,
     save_fingerprint,
 )
+from medseg.training.lessons import learns_unlabelled
 from medseg.volume import Case
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Setup:
     ----------
     train : labelled training cases.
     held_out : labelled validation cases; nothing is ever chosen by them but an early stop that is asked for.
+    unlabelled : cases without a mask, where the method learns from them.
     fingerprint : of the training cases alone.
     """
 
@@ -42,6 +44,7 @@ class Setup:
     held_out: tuple[Case, ...]
     plan: Plan
     fingerprint: Fingerprint
+    unlabelled: tuple[Case, ...] = ()
 
 
 def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -> Setup:
@@ -50,18 +53,31 @@ def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -
     Raises
     ------
     DatasetError
-        If no training case is labelled, or training and validation share a patient or a scan.
+        If no training case is labelled, or training, validation and unlabelled cases share a patient or a scan.
     ModelError
         If `start` has other labels or channels than the dataset.
     """
     dataset = read_dataset(config.dataset)
     train, held_out = dataset.labelled, dataset.select(dataset.validation)
     check_leakage(train, held_out)
+    unlabelled = _unlabelled(config, dataset, train, held_out)
     _make_folder(output)
     with atomic_file(output / "config.yaml") as path:
         save_config(config, path)
     fingerprint = _examine(dataset, train, held_out, output).select(_ids(train))
-    return Setup(dataset, train, held_out, _plan(config, dataset, fingerprint, output, start), fingerprint)
+    plan = _plan(config, dataset, fingerprint, output, start)
+    return Setup(dataset, train, held_out, plan, fingerprint, unlabelled)
+
+
+def _unlabelled(
+    config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...]
+) -> tuple[Case, ...]:
+    """Return the unlabelled cases where the method learns from them."""
+    if not learns_unlabelled(config.unlabelled):
+        return ()
+    cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
+    check_unlabelled(cases, train, held_out)
+    return cases
 
 
 def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...], output: Path) -> Fingerprint:

@@ -31,7 +31,7 @@ class ArrayCase:
     def foreground(self) -> dict[int, NDArray]:
         return {int(i): np.argwhere(self.target == i) for i in np.unique(self.target) if 0 < i < 255}
 
-    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[NDArray, NDArray]:
+    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[NDArray, NDArray, NDArray | None]:
         self.reads.append((tuple(start), tuple(size)))
         image = np.full((len(self.image), *size), self.outside, np.float32)
         target = np.zeros(size, np.uint8)
@@ -41,7 +41,7 @@ class ArrayCase:
             here = tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start, strict=True))
             image[(slice(None), *here)] = self.image[(slice(None), *there)]
             target[here] = self.target[there]
-        return image, target
+        return image, target, None
 
 
 def make_plan(

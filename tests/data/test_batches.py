@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medseg.config import AugmentationConfig, TrainingConfig
-from medseg.data.batches import BatchStream, foreground_start, random_start
+from medseg.data.batches import BatchStream, prefetch
+from medseg.data.sampling import Randomness, foreground_start, random_start
 from medseg.errors import DatasetError
 
 STRONG = AugmentationConfig(
@@ -29,7 +30,7 @@ def stream_of(plan_of, case_of):
     def make(augmentation=STRONG, cases=3, plan=None, seed=4, rank=0, world=1, **training):
         sources = [case_of(seed=i) for i in range(cases)] if isinstance(cases, int) else cases
         config = TrainingConfig(**training)
-        return BatchStream(sources, plan or plan_of(), augmentation, config, seed=seed, rank=rank, world=world)
+        return BatchStream(sources, plan or plan_of(), augmentation, config, Randomness(seed, rank, world))
 
     return make
 
@@ -72,7 +73,7 @@ def test_the_number_of_threads_changes_nothing(stream_of, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        batches = list(stream_of(loader_threads=threads).prefetch(2, 12))
+        batches = list(prefetch(stream_of(), 2, 12, threads))
         with ThreadPoolExecutor(1) as later:
             assert [torch.get_num_threads(), later.submit(torch.get_num_threads).result()] == [2, 2]
     finally:
@@ -84,12 +85,12 @@ def test_the_number_of_threads_changes_nothing(stream_of, threads):
 
 
 def test_prefetching_nothing_yields_nothing(stream_of):
-    assert list(stream_of(loader_threads=2).prefetch(5, 5)) == []
+    assert list(prefetch(stream_of(), 5, 5, 2)) == []
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_error_is_raised_at_its_step(stream_of, monkeypatch, threads):
-    stream, good = stream_of(loader_threads=threads), stream_of().batch
+    stream, good = stream_of(), stream_of().batch
 
     def failing(step):
         if step == 3:
@@ -97,17 +98,17 @@ def test_an_error_is_raised_at_its_step(stream_of, monkeypatch, threads):
         return good(step)
 
     monkeypatch.setattr(stream, "batch", failing)
-    batches, seen = stream.prefetch(0, 10), []
+    batches, seen = prefetch(stream, 0, 10, threads), []
     with pytest.raises(OSError, match="disk is gone"):
         seen.extend(batches)  # extend keeps what came before the error
     assert len(seen) == 3
 
 
 def test_closing_early_leaves_no_thread_and_reads_ahead_a_bounded_number(stream_of, monkeypatch):
-    stream, asked = stream_of(loader_threads=2), []
+    stream, asked = stream_of(), []
     good = stream.batch
     monkeypatch.setattr(stream, "batch", lambda step: (asked.append(step), good(step))[1])
-    batches = stream.prefetch(0, 1000)
+    batches = prefetch(stream, 0, 1000, 2)
     list(islice(batches, 3))
     batches.close()
     assert max(asked) <= 3 + 2 * 2
@@ -116,7 +117,7 @@ def test_closing_early_leaves_no_thread_and_reads_ahead_a_bounded_number(stream_
 
 def test_each_case_comes_once_a_round_in_changing_order(stream_of, plan_of):
     stream = stream_of(cases=5, plan=plan_of(batch=2))
-    drawn = [stream._case(step, position) for step in range(25) for position in range(2)]
+    drawn = [stream.sampler._case(step, position) for step in range(25) for position in range(2)]
     rounds = [tuple(drawn[i : i + 5]) for i in range(0, 50, 5)]
     assert all(sorted(order) == list(range(5)) for order in rounds)
     assert len(set(rounds)) > 5
@@ -124,7 +125,7 @@ def test_each_case_comes_once_a_round_in_changing_order(stream_of, plan_of):
 
 def test_ranks_share_the_rounds(stream_of, plan_of):
     ranks = [stream_of(cases=8, plan=plan_of(batch=2), rank=rank, world=2) for rank in (0, 1)]
-    drawn = [stream._case(step, place) for step in range(2) for stream in ranks for place in range(2)]
+    drawn = [stream.sampler._case(step, place) for step in range(2) for stream in ranks for place in range(2)]
     assert sorted(drawn) == list(range(8))
 
 
@@ -135,7 +136,7 @@ def test_ranks_share_the_rounds(stream_of, plan_of):
 def test_the_share_of_foreground_patches(stream_of, plan_of, batch, share, expected):
     stream = stream_of(plan=plan_of(batch=batch), foreground=share)
     wanted = [
-        stream._wants_foreground(place, np.random.default_rng([step, place]))
+        stream.sampler._wants_foreground(place, np.random.default_rng([step, place]))
         for step in range(1500)
         for place in range(batch)
     ]

@@ -22,7 +22,7 @@ def change_of(degrees, size=1.0, spacing=(1.0, 1.0, 1.0), axes=ALL, **more):
 @pytest.mark.parametrize("identity", [SpatialChange(), change_of((0, 0, 0)), change_of((0, 0), axes=(0, 2))])
 def test_identity_returns_the_exact_patch(case_of, identity):
     case = case_of(channels=2)
-    image, target = read_patch(case, (5, 6, 7), (16, 12, 9), identity)
+    image, target, _ = read_patch(case, (5, 6, 7), (16, 12, 9), identity)
     there = np.s_[5:21, 6:18, 7:16]
     assert np.array_equal(image, case.image[(slice(None), *there)])
     assert np.array_equal(target, case.target[there])
@@ -34,7 +34,7 @@ def test_quarter_turns_equal_rot90(case_of, axis, plane, turns):
     case = case_of((30, 30, 30))
     angles = np.zeros(3)
     angles[axis] = 90 * turns
-    image, target = read_patch(case, (5, 5, 5), (18, 18, 18), change_of(angles))
+    image, target, _ = read_patch(case, (5, 5, 5), (18, 18, 18), change_of(angles))
     there = np.s_[5:23, 5:23, 5:23]
     np.testing.assert_allclose(image[0], np.rot90(case.image[0][there], -turns, plane), atol=2e-5)
     assert np.array_equal(target, np.rot90(case.target[there], -turns, plane))
@@ -43,7 +43,7 @@ def test_quarter_turns_equal_rot90(case_of, axis, plane, turns):
 def test_agrees_with_scipy(case_of):
     case, start, patch = case_of((40, 40, 40)), np.array((12, 11, 10)), (16, 18, 14)
     change = change_of((20, -15, 40), 1.2, (1.0, 0.8, 1.5))
-    image, target = read_patch(case, start, patch, change)
+    image, target, _ = read_patch(case, start, patch, change)
     half = (np.array(patch) - 1) / 2
     offset = start + half - change.matrix @ half
     expected = affine_transform(case.image[0].astype(float), change.matrix, offset, patch, order=1)
@@ -56,7 +56,7 @@ def test_agrees_with_grid_sample_where_deformed(case_of):
     case, patch = case_of((40, 40, 40)), (16, 16, 16)
     shifts = np.full((3, 7, 7, 7), 1.25, np.float32) * np.array([1, -1, 2], np.float32)[:, None, None, None]
     change = change_of((30, 10, 0), 0.9, shifts=shifts)
-    image, _ = read_patch(case, (12, 12, 12), patch, change)
+    image, *_ = read_patch(case, (12, 12, 12), patch, change)
     # equal shifts of all control points are a translation before the matrix
     offsets = np.stack(np.meshgrid(*[np.arange(16) - 7.5] * 3, indexing="ij"), -1)
     points = (offsets + np.array((1.25, -1.25, 2.5))) @ change.matrix.T + 19.5
@@ -95,7 +95,7 @@ def test_image_and_mask_stay_aligned(plan_of, case_of, array_case, kind):
     drawer, rng = SpatialDrawer(ALWAYS, plan), np.random.default_rng(0)
     seen = 0
     for _ in range(25):
-        image, target = read_patch(array_case(planes, mask), (10, 7, 13), plan.patch, drawer.draw(rng))
+        image, target, _ = read_patch(array_case(planes, mask), (10, 7, 13), plan.patch, drawer.draw(rng))
         assert image.shape == (2, *plan.patch)
         for index, plane in enumerate(image, start=1):  # the nearest neighbour has at least an eighth of the weight
             assert (plane[target == index] >= 0.124).all()
@@ -116,7 +116,7 @@ def test_ignored_voxels_survive_and_never_blend(plan_of, case_of):
 def test_outside_is_padded_as_the_case_pads(case_of, array_case, start):
     inside = case_of()
     case = array_case(inside.image * 0 + 3, inside.target, outside=-2.0)
-    image, target = read_patch(case, start, (16, 16, 16), change_of((20, 30, 10), 0.8))
+    image, target, _ = read_patch(case, start, (16, 16, 16), change_of((20, 30, 10), 0.8))
     assert image.min() == -2
     assert image.max() <= 3.0001
     assert target.shape == (16, 16, 16)
@@ -149,14 +149,14 @@ def test_a_sided_phantom_keeps_its_side(plan_of, array_case):
     drawer = SpatialDrawer(AugmentationConfig(rotation_p=1, scaling_p=1, mirror_p=1), plan)
     rng = np.random.default_rng(0)
     for _ in range(30):
-        _, target = read_patch(case, (22, 22, 22), plan.patch, drawer.draw(rng))
+        _, target, _ = read_patch(case, (22, 22, 22), plan.patch, drawer.draw(rng))
         assert (target[:8] == 1).float().mean() > 0.75
         assert (target[8:] == 2).float().mean() > 0.75
 
 
 def test_mirroring_flips_image_and_mask(case_of):
     case = case_of()
-    image, target = read_patch(case, (5, 5, 5), (16, 16, 16), SpatialChange(flips=(0, 2)))
+    image, target, _ = read_patch(case, (5, 5, 5), (16, 16, 16), SpatialChange(flips=(0, 2)))
     there = np.s_[5:21, 5:21, 5:21]
     assert np.array_equal(image[0], case.image[0][there][::-1, :, ::-1])
     assert np.array_equal(target, case.target[there][::-1, :, ::-1])
@@ -209,7 +209,7 @@ def test_deformations_do_not_fold(plan_of, array_case):
     assert (
         np.abs(change.shifts).max() <= NO_FOLD * 13 + 1e-5
     )  # 39 voxels between the first and the last, in 3 intervals of at least 4 x 3
-    places, _ = read_patch(case, (20, 20, 20), plan.patch, change)
+    places, *_ = read_patch(case, (20, 20, 20), plan.patch, change)
     moved = np.abs(places.numpy() - ramp[:, 20:60, 20:60, 20:60])
     assert moved.max() > 1
     jacobian = np.stack([np.stack(np.gradient(p)) for p in places.numpy()])

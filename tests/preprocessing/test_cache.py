@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from medseg.errors import CacheError, LabelError, OutputError, ScanError
 from medseg.labels import IGNORE_INDEX, LabelMap
@@ -38,7 +40,7 @@ def test_a_case_comes_back_as_it_was_prepared(tmp_path, make_plan, labels, write
     (cached,) = Cache(tmp_path / "cache", ram_gb).prepare([case], plan, labels)
     volume, mask = read_case(case)
     prepared = prepare_image(volume, plan)
-    image, target = cached.read((0, 0, 0), cached.shape)
+    image, target, _ = cached.read((0, 0, 0), cached.shape)
     np.testing.assert_allclose(image, prepared.image, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(target, prepare_mask(mask, labels, prepared.grid))
     assert image.dtype == np.float32
@@ -53,7 +55,7 @@ def test_a_case_comes_back_as_it_was_prepared(tmp_path, make_plan, labels, write
 def test_a_box_is_padded_outside_the_scan(tmp_path, make_plan, labels, write_case, ram_gb, start):
     plan = make_plan(normalisation=(ChannelNormalisation(kind="clip", low=60, high=140, mean=100, std=20),))
     (case,) = Cache(tmp_path, ram_gb).prepare([write_case("a")], plan, labels)
-    image, target = case.read((0, 0, 0), case.shape)
+    image, target, _ = case.read((0, 0, 0), case.shape)
     size = (6, 5, 4)
     margin = 60
     wide = np.pad(image, [(0, 0)] + [(margin, margin)] * 3, constant_values=-2)
@@ -80,6 +82,70 @@ def test_an_unlabelled_case_is_ignored_everywhere(tmp_path, make_plan, labels, w
     assert not case.labelled
     assert not case.foreground
     assert (case.read((-1, 0, 0), (5, 5, 5)).target == IGNORE_INDEX).all()
+
+
+@pytest.fixture
+def weighted_case(write_case, tmp_path):
+    """A pseudo-label: weights 0 to 255 beside the mask, and 255 for voxels that nobody knows."""
+
+    def write(weight: np.ndarray, name: str = "w", affine: np.ndarray | None = None):
+        case = write_case(name)
+        mask = nibabel.load(case.mask).get_fdata().astype(np.uint8)
+        mask[mask == 9] = 255
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), case.mask)
+        path = tmp_path / f"{name}_weight.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(weight, np.eye(4) if affine is None else affine), path)
+        return replace(case, weight=path)
+
+    return write
+
+
+def test_weights_of_a_pseudo_label_come_with_its_patches(tmp_path, make_plan, labels, weighted_case, ram_gb):
+    weight = np.random.default_rng(0).integers(0, 256, (12, 10, 8), dtype=np.uint8)
+    (case,) = Cache(tmp_path / "c", ram_gb).prepare([weighted_case(weight)], make_plan(), labels)
+    patch = case.read((1, 2, 3), (5, 6, 4))
+    np.testing.assert_array_equal(patch.weight, weight[1:6, 2:8, 3:7])
+    whole = case.read((0, 0, 0), case.shape)
+    assert whole.target[0, 0, 0] == IGNORE_INDEX
+    assert set(case.foreground) == {1, 2}
+    patch.weight[:] = 7
+    np.testing.assert_array_equal(case.read((1, 2, 3), (5, 6, 4)).weight, weight[1:6, 2:8, 3:7])
+    outside = case.read((-2, 0, 0), (4, 4, 4))
+    assert not outside.weight[:2].any()
+    np.testing.assert_array_equal(outside.weight[2:], weight[:2, :4, :4])
+    assert not case.read((40, 0, 0), (4, 4, 4)).weight.any()
+
+
+def test_weights_are_interpolated_as_scipy_does(tmp_path, make_plan, labels, weighted_case):
+    weight = np.random.default_rng(0).integers(0, 256, (12, 10, 8), dtype=np.uint8)
+    (case,) = Cache(tmp_path / "c").prepare([weighted_case(weight)], make_plan(spacing=(1.5, 1, 0.8)), labels)
+    steps = np.diag(case.grid.affine)[:3]
+    points = [case.grid.affine[axis, 3] + steps[axis] * np.arange(n) for axis, n in enumerate(case.shape)]
+    expected = map_coordinates(weight.astype(float), np.meshgrid(*points, indexing="ij"), order=1, mode="nearest")
+    found = case.read((0, 0, 0), case.shape).weight
+    assert np.abs(found - expected).max() <= 0.5 + 1e-3
+
+
+def test_cases_without_weights_have_none(tmp_path, make_plan, labels, write_case):
+    (case,) = Cache(tmp_path).prepare([write_case("a")], make_plan(), labels)
+    assert case.read((-1, 0, 0), (4, 4, 4)).weight is None
+
+
+def test_changed_weights_change_the_entry(make_plan, labels, weighted_case, write_case):
+    ones, zeros = (np.full((12, 10, 8), value, np.uint8) for value in (1, 0))
+    keys = {entry_key(weighted_case(weight), make_plan(), labels) for weight in (ones, zeros)}
+    keys.add(entry_key(write_case("w"), make_plan(), labels))
+    assert len(keys) == 3
+
+
+def test_unsound_weights_are_refused(tmp_path, make_plan, labels, weighted_case):
+    cache, plan, ones = Cache(tmp_path / "c"), make_plan(), np.ones((12, 10, 8), np.uint8)
+    with pytest.raises(LabelError, match=r"^case big: .*big_weight.* reach 300"):
+        cache.prepare([weighted_case(ones * np.uint16(300), "big")], plan, labels)
+    with pytest.raises(ScanError, match=r"^case far: "):
+        cache.prepare([weighted_case(ones, "far", np.diag([2.0, 1, 1, 1]))], plan, labels)
+    with pytest.raises(LabelError, match=r"^case taken: .*255"):
+        cache.prepare([weighted_case(ones, "taken")], plan, LabelMap.parse({"organ": 3, "tumour": 255}))
 
 
 def test_foreground_positions_hold_their_class(tmp_path, make_plan, labels, write_case):

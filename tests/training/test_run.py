@@ -50,7 +50,7 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(experiment, tmp_pa
     config = changed(experiment, training={"steps": 24, "checkpoint_every": 10}, network={"dropout": 0.2})
     whole = run_training(config, tmp_path / "whole", RunOptions(device="cpu"))
 
-    real_step, calls = loop.train_step, []
+    real_step, calls = loop.descend, []
 
     def dies_at_step_17(*args):
         calls.append(1)
@@ -58,7 +58,7 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(experiment, tmp_pa
             raise KeyboardInterrupt
         return real_step(*args)
 
-    monkeypatch.setattr(loop, "train_step", dies_at_step_17)
+    monkeypatch.setattr(loop, "descend", dies_at_step_17)
     with pytest.raises(KeyboardInterrupt):
         run_training(config, tmp_path / "killed", RunOptions(device="cpu"))
     monkeypatch.undo()

@@ -1,0 +1,69 @@
+"""What a configuration makes of cases: the method that learns, and the batches that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medseg.config import ExperimentConfig, UnlabelledConfig
+from medseg.data.batches import BatchStream, Stream
+from medseg.data.mixing import MixedStream
+from medseg.data.sampling import Randomness
+from medseg.errors import ConfigError
+from medseg.labels import LabelMap
+from medseg.losses.segmentation import SegmentationLoss
+from medseg.plan import Plan
+from medseg.preprocessing.cache import CachedCase
+from medseg.training.methods import Method, Supervised
+from medseg.training.mixing import MixedMethod, Teacher
+
+
+def learns_unlabelled(config: UnlabelledConfig) -> bool:
+    """Whether unlabelled scans take part; with a labelled weight of 1 they could change nothing."""
+    return config.method != "supervised" and config.labelled_weight != 1
+
+
+def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher: Teacher) -> Method:
+    """Return the configured method.
+
+    Parameters
+    ----------
+    teacher : the averaged network, which labels unlabelled patches where the method asks for it.
+
+    Raises
+    ------
+    ConfigError
+        If the labelled weight is still to be chosen.
+    """
+    training = config.training
+    if training.batch_dice is None:  # a class absent from a slice would cost a whole Dice otherwise (nnU-Net's choice)
+        training = training.model_copy(update={"batch_dice": plan.dimensions == 2})
+    loss = SegmentationLoss(labels, training)
+    unlabelled = config.unlabelled
+    if not learns_unlabelled(unlabelled):
+        return Supervised(loss)
+    if unlabelled.labelled_weight == "auto":
+        raise ConfigError("unlabelled.labelled_weight is auto: it is chosen before a network is trained")
+    online = unlabelled.method == "mix-teacher"
+    return MixedMethod(loss, labels, unlabelled, unlabelled.labelled_weight, teacher if online else None)
+
+
+def build_stream(
+    cases: Sequence[CachedCase],
+    unlabelled: Sequence[CachedCase],
+    plan: Plan,
+    config: ExperimentConfig,
+    randomness: Randomness,
+) -> Stream:
+    """Return the batches of a run; the labelled patches are the same with and without unlabelled ones.
+
+    Raises
+    ------
+    DatasetError
+        If there is no labelled case, or no unlabelled one where the method learns from them.
+    """
+    labelled = BatchStream(cases, plan, config.augmentation, config.training, randomness)
+    if not learns_unlabelled(config.unlabelled):
+        return labelled
+    return MixedStream(
+        labelled, unlabelled, config.augmentation, config.training, randomness, paste=config.unlabelled.paste
+    )
