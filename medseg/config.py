@@ -292,6 +292,16 @@ class UnlabelledConfig(Stage):
         return self
 
 
+class PretrainingConfig(Stage):
+    """Restoring hidden parts of scans, before any label is learnt; the optimiser is the training's."""
+
+    steps: int = Field(2000, ge=1, description="Optimiser steps")
+    hidden: float = Field(0.6, gt=0, lt=1, description="Share of a patch's blocks that are hidden")
+    block: int = Field(
+        8, ge=1, description="Edge of a hidden block in voxels of the finest axis; coarser axes have fewer"
+    )
+
+
 class InferenceConfig(Stage):
     """How a trained model is applied."""
 
@@ -360,6 +370,9 @@ class ExperimentConfig(Stage):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
     unlabelled: UnlabelledConfig = Field(
         default_factory=lambda: UnlabelledConfig(), description="What is learnt from unlabelled scans"
+    )
+    pretraining: PretrainingConfig = Field(
+        default_factory=lambda: PretrainingConfig(), description="Self-supervised pre-training"
     )
     inference: InferenceConfig = Field(
         default_factory=lambda: InferenceConfig(), description="Application and validation"
