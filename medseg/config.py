@@ -292,6 +292,46 @@ class UnlabelledConfig(Stage):
         return self
 
 
+class PseudoLabelConfig(Stage):
+    """Labels that teachers write for unlabelled scans, and how students learn from them in rounds.
+
+    docs/unlabelled.md has the formulas, and where the defaults come from.
+    """
+
+    flips: bool = Field(True, description="Teachers also look at mirrored scans, along the axes that the plan allows")
+    calibrate: bool = Field(True, description="Fit a temperature on out-of-fold cases")
+    precision: float = Field(
+        0.95, gt=0, le=1, description="Share of right voxels that a class's threshold is chosen for, out of fold"
+    )
+    thresholds: tuple[float, float] = Field((0.6, 0.95), description="Lowest and highest threshold of a probability")
+    keep: float = Field(
+        0.5, ge=0, le=1, description="Share of a class's predicted voxels that its threshold lets through at least"
+    )
+    prototype_gate: bool = Field(True, description="Ignore voxels whose features resemble another class's")
+    component_filter: bool = Field(True, description="Ignore parts of a size, number or confidence that is unheard of")
+    entropy_weight: bool = Field(True, description="Weigh voxels by 1 - normalised entropy")
+    boundary_weight: float = Field(0.5, ge=0, le=1, description="Weight of voxels next to another class")
+    similarity_weight: bool = Field(False, description="Weigh scans by how much they resemble the labelled ones")
+    leave_out: bool = Field(True, description="Leave out scans that don't seem to belong")
+    first_share: float = Field(0.5, gt=0, le=1, description="Share of the scans, the best, that the first round uses")
+    rounds: int = Field(2, ge=1, le=3, description="Rounds of pseudo-labels and fresh students, at most")
+    folds: int = Field(4, ge=2, description="Folds of the teachers; with fewer than four labelled patients, one teacher")
+    gate_steps: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of training.steps that the fold students get whom promotion is decided by; below 1 it is "
+        "faster and stricter, because the supervised networks had them all",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PseudoLabelConfig:
+        low, high = self.thresholds
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"thresholds are two probabilities, lower first, not [{low}, {high}]")
+        return self
+
+
 class PretrainingConfig(Stage):
     """Restoring hidden parts of scans, before any label is learnt; the optimiser is the training's."""
 
@@ -370,6 +410,9 @@ class ExperimentConfig(Stage):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
     unlabelled: UnlabelledConfig = Field(
         default_factory=lambda: UnlabelledConfig(), description="What is learnt from unlabelled scans"
+    )
+    pseudo: PseudoLabelConfig = Field(
+        default_factory=lambda: PseudoLabelConfig(), description="How pseudo-labels are made, and used in rounds"
     )
     pretraining: PretrainingConfig = Field(
         default_factory=lambda: PretrainingConfig(), description="Self-supervised pre-training"
