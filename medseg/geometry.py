@@ -31,6 +31,19 @@ body size; a real mistake (half a voxel, another origin) is hundreds of times la
 ORTHOGONALITY_TOLERANCE = 1e-4
 """Largest cosine between two axes that still count as perpendicular (the DICOM ingest tolerance)."""
 
+STRAIGHT_TOLERANCE = 0.5
+"""Largest total shear, in voxels, that a grid may show and pass for perpendicular."""
+
+REACH_TOLERANCE = 1e-6
+"""Voxels of a shift that are rounding of the affine."""
+
+LARGEST_STRAIGHTENED = 8
+"""Growth of a sheared grid by straightening beyond which it is a mistake: a gantry tilts by 30 degrees at most,
+which makes 2 of a head and 4 of a whole body of thin slices."""
+
+SMALL_GRID = 1 << 24
+"""Voxels that are never too many."""
+
 AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -184,6 +197,57 @@ class Grid:
         scale[:3, 3] = ((np.array(self.shape) - 1) - (np.array([x, y, z]) - 1) * ratio) / 2
         return Grid((x, y, z), self.affine @ scale)
 
+    def drift(self) -> NDArray[np.float64]:
+        """Return (3, 3): by how many voxels along axis i each slice across axis j is off from the last one.
+
+        All zero for perpendicular axes. The two axes that span the slices are those closest to perpendicular,
+        of equal ones the finer; so a tilted gantry is a drift of its slices.
+        """
+        order = self._slice_order()
+        r = np.linalg.qr(self.affine[:3, list(order)], mode="r")
+        drift = np.zeros((3, 3))
+        drift[np.ix_(order, order)] = np.triu(r / np.diag(r)[:, None], 1)
+        return drift
+
+    def straightened(self) -> Grid:
+        """Return perpendicular axes over the space of this grid, or this grid if its shear is below half a voxel.
+
+        Slices keep their planes and their spacing within: straightening only shifts them
+        (`preprocessing.straighten`). The lattice grows to hold every voxel.
+
+        Raises
+        ------
+        GeometryError
+            If it would hold more than `LARGEST_STRAIGHTENED` times as many voxels, and than `SMALL_GRID`.
+        """
+        drift, slices = self.drift(), np.array(self.shape)
+        if (np.abs(drift) @ (slices - 1)).max() <= STRAIGHT_TOLERANCE:
+            return self
+        reaches = [reach(drift[:, axis], self.shape[axis]) for axis in range(3)]
+        low, high = sum(low for low, _ in reaches), sum(high for _, high in reaches)
+        x, y, z = (int(size) for size in slices + high - low)
+        if x * y * z > max(LARGEST_STRAIGHTENED * int(np.prod(slices)), SMALL_GRID):
+            raise GeometryError(
+                ReasonCode.BAD_ORIENTATION,
+                f"{self.describe()} are so far from perpendicular that straightened they fill {x}x{y}x{z} voxels",
+            )
+        affine = self.affine.copy()
+        affine[:3, :3] = self.affine[:3, :3] @ np.linalg.inv(np.eye(3) + drift)
+        affine[:3, 3] += affine[:3, :3] @ low
+        return Grid((x, y, z), affine)
+
+    def _slice_order(self) -> tuple[int, int, int]:
+        """Return the two axes within slices, then the one across: the others are perpendicular, or it is coarsest."""
+        cosines = np.abs(self.directions.T @ self.directions)
+
+        def rank(across: int) -> tuple[bool, float, int]:
+            a, b = (axis for axis in range(3) if axis != across)
+            return bool(cosines[a, b] > ORTHOGONALITY_TOLERANCE), -self.spacing[across], -across
+
+        across = min(range(3), key=rank)
+        a, b = (axis for axis in range(3) if axis != across)
+        return a, b, across
+
     def corners(self) -> NDArray[np.float64]:
         """Return the world positions (8, 3), mm, of the centres of the corner voxels."""
         ends = product(*((0, size - 1) for size in self.shape))
@@ -205,6 +269,13 @@ class Grid:
         shape = "x".join(map(str, self.shape))
         spacing = "x".join(f"{s:.4g}" for s in self.spacing)
         return f"{shape} voxels of {spacing} mm, {self.axcodes}"
+
+
+def reach(drift: NDArray[np.float64], slices: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how far, in whole voxels, slices move to either side that drift (3,) voxels each."""
+    last = drift * (slices - 1)
+    low, high = np.minimum(last, 0), np.maximum(last, 0)
+    return np.floor(low + REACH_TOLERANCE).astype(int), np.ceil(high - REACH_TOLERANCE).astype(int)
 
 
 def reorder(array: NDArray, grid: Grid, target: Grid) -> NDArray:

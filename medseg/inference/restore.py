@@ -40,6 +40,7 @@ from medseg.preprocessing.resample import (
     neighbours,
     relate,
 )
+from medseg.preprocessing.straighten import shear_labels
 from medseg.volume import Mask
 
 DISPUTED = 255
@@ -81,15 +82,17 @@ class Restorer:
         if labels.outputs > DISPUTED:
             raise ModelError(f"{labels.outputs} outputs are more than the {DISPUTED} that can be told apart")
         self.source_grid, self.labels = source_grid, labels
-        maps = relate(grid, source_grid)
+        self._straight = straight = source_grid.straightened()
+        maps = relate(grid, straight)
         along = [source.source for source in maps].index(axis)
         self._target_axes = (along, *(i for i in range(3) if i != along))  # streamed axis first from here on
         self._axes = [maps[target].source for target in self._target_axes]
-        taps = linear_taps(maps, grid.shape, source_grid.shape)
+        taps = linear_taps(maps, grid.shape, straight.shape)
         self._along, *self._across = (taps[target] for target in self._target_axes)
-        self._values = _values(labels)
-        self._array: NDArray = np.zeros(source_grid.shape, dtype=labels.dtype)
-        self._missing = np.ones(source_grid.shape[along], dtype=bool)
+        # decisions of a sheared scan are moved to its slices before they become label values
+        self._values = _values(labels) if straight is source_grid else np.arange(256, dtype=np.uint8)
+        self._array: NDArray = np.zeros(straight.shape, dtype=self._values.dtype)
+        self._missing = np.ones(straight.shape[along], dtype=bool)
         self._last: Tensor | None = None
         self._meter = UncertaintyMeter(labels, grid.voxel_ml)
 
@@ -115,7 +118,10 @@ class Restorer:
         if self._missing.any():
             raise ValueError(f"{self._missing.sum()} layers of the scan were never decided: slabs are missing")
         confidence, uncertainty = self._meter.finish()
-        return Restored(Mask(self._array, self.source_grid), confidence, uncertainty)
+        array = self._array
+        if self._straight is not self.source_grid:
+            array = _values(self.labels)[shear_labels(array, self._straight, self.source_grid)]
+        return Restored(Mask(array, self.source_grid), confidence, uncertainty)
 
     def _paint(self, logits: Tensor, decided: Tensor, first: int) -> None:
         """Write the scan's layers whose neighbours all lie in these layers of logits."""

@@ -7,6 +7,7 @@ viewer paints the image, not what its values mean (PS3.3 C.7.6.3.1.2): values ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from medseg.errors import ReasonCode, ScanError, SeriesError
+from medseg.io.dicom_geometry import interpolate_planes
 from medseg.io.dicom_headers import CT, SliceHeader, quiet_pydicom, read_headers
 from medseg.io.dicom_series import Refusal, Series, arrange
+from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.nifti_header import MAX_VALUES
 from medseg.volume import Source, Volume
@@ -26,8 +29,8 @@ from medseg.volume import Source, Volume
 DECODE_THREADS = 2
 """Slices decoded at a time; more do not help, because parsing holds Python's lock."""
 
-AIR_HU = -500.0
-"""A CT without any value below this has no air in it, or its values are not HU."""
+AIR = {CT: -1024.0}
+"""What pixels outside the field of view are set to, in the modality's units; 0 for the others."""
 
 
 def inspect_series(source: Source) -> ScanHeader:
@@ -39,7 +42,7 @@ def inspect_series(source: Source) -> ScanHeader:
         If its files do not make one sound volume.
     """
     series = open_series(source)
-    return ScanHeader(series.grid, 1, series.modality, series.flags)
+    return ScanHeader(series.grid, 1, series.modality, series.flags, series.repairs)
 
 
 def read_series(source: Source) -> Volume:
@@ -52,24 +55,33 @@ def read_series(source: Source) -> Volume:
         name the slice by its number.
     """
     series = open_series(source)
-    count, columns, rows = len(series.slices), series.grid.shape[0], series.grid.shape[1]
-    if count * columns * rows > MAX_VALUES:
-        raise SeriesError(
-            ReasonCode.UNREADABLE, f"a series of {count} slices of {rows}x{columns} pixels is larger than can be read"
-        )
-    stack = np.empty((count, rows, columns), dtype=np.float32)
+    _check_size(series)
+    stack = np.empty((len(series.slices), series.grid.shape[1], series.grid.shape[0]), dtype=np.float32)
     if series.slices[0].frames > 1:
-        _decode_frames(series, stack)
+        padded = _decode_frames(series, stack)
     else:
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            for _ in pool.map(lambda number: _decode_slice(series, number, stack), range(count)):
-                pass  # drawing the results raises the first slice's error
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:  # drawing the results raises the first slice's error
+            padded = list(pool.map(lambda number: _decode_slice(series, number, stack), range(len(stack))))
+    name = f"the {series.modality} series"
     if not np.isfinite(stack.max()) or not np.isfinite(stack.min()):
-        raise SeriesError(ReasonCode.NOT_FINITE, f"the {series.modality} series rescales to values that are not finite")
-    flags = series.flags
-    if series.modality == CT and stack.min() > AIR_HU:
-        flags = (*flags, ReasonCode.HU_SUSPECT)
-    return Volume(stack.transpose(2, 1, 0)[None], series.grid, series.modality, flags)
+        raise SeriesError(ReasonCode.NOT_FINITE, f"{name} rescales to values that are not finite")
+    findings = Findings(series.policy, list(series.flags), list(series.repairs))
+    if any(padded):
+        air = f"set to {AIR.get(series.modality, 0):g} what its headers call padding"
+        findings.note(ReasonCode.PIXEL_PADDING, "", air if series.policy.pixel_padding == "repair" else "")
+    findings.check_values(stack.transpose(2, 1, 0), series.modality, name)
+    if series.grid.shape[2] != len(stack):
+        stack = interpolate_planes(stack, series.line)
+    array = stack.transpose(2, 1, 0)[None]
+    return Volume(array, series.grid, series.modality, tuple(findings.flags), tuple(findings.repairs))
+
+
+def _check_size(series: Series) -> None:
+    columns, rows, planes = series.grid.shape
+    if columns * rows * planes > MAX_VALUES:
+        raise SeriesError(
+            ReasonCode.UNREADABLE, f"a series of {planes} slices of {rows}x{columns} pixels is larger than can be read"
+        )
 
 
 def open_series(source: Source) -> Series:
@@ -87,7 +99,7 @@ def open_series(source: Source) -> Series:
         if not planes:
             raise SeriesError(ReasonCode.NOT_DICOM, f"file {number} of {len(source.files)} of the series is not DICOM")
         headers += planes
-    results = arrange(headers, same_pixels)
+    results = arrange(headers, same_pixels, source.policy)
     found = [result for result in results if isinstance(result, Series)]
     refused = [result for result in results if isinstance(result, Refusal) and not result.skipped]
     if len(found) == 1 and not refused:
@@ -103,16 +115,24 @@ def open_series(source: Source) -> Series:
     raise SeriesError(worst.code, worst.message)
 
 
-def same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two slices hold the same stored image with the same rescaling; unreadable ones don't."""
+def same_pixels(
+    one: SliceHeader, other: SliceHeader, digest: Callable[[Path], bytes] | None = None
+) -> bool:
+    """Whether two slices hold the same stored image with the same rescaling; unreadable ones don't.
+
+    Parameters
+    ----------
+    digest : gives the digest of a file's stored pixels; default: `pixel_digest`.
+    """
     if (one.slope, one.intercept, one.frames) != (other.slope, other.intercept, other.frames):
         return False
     if one.frames > 1 and one.path == other.path:
         return False
-    return _pixel_digest(one.path) == _pixel_digest(other.path)
+    digest = digest or pixel_digest
+    return digest(one.path) == digest(other.path)
 
 
-def _pixel_digest(path: Path) -> bytes:
+def pixel_digest(path: Path) -> bytes:
     """Return the digest of a file's stored pixels, remembered for as long as the file stays the same."""
     state = path.stat()
     return _digest_once(path, state.st_mtime_ns, state.st_size)
@@ -126,14 +146,13 @@ def _digest_once(path: Path, modified: int, size: int) -> bytes:
         return f"{path} {modified} {size}".encode()
 
 
-def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> None:
-    _place(series, number, _pixels(series, number), stack)
+def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> bool:
+    return _place(series, number, _pixels(series, number), stack)
 
 
-def _decode_frames(series: Series, stack: NDArray[np.float32]) -> None:
+def _decode_frames(series: Series, stack: NDArray[np.float32]) -> list[bool]:
     frames = _pixels(series, 0)
-    for number, header in enumerate(series.slices):
-        _place(series, number, frames[header.frame], stack)
+    return [_place(series, number, frames[header.frame], stack) for number, header in enumerate(series.slices)]
 
 
 def _pixels(series: Series, number: int) -> NDArray:
@@ -145,7 +164,8 @@ def _pixels(series: Series, number: int) -> NDArray:
         raise _undecodable(series, number, error) from None
 
 
-def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float32]) -> None:
+def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float32]) -> bool:
+    """Write a slice's rescaled values into the stack; return whether it has padding below the value of air."""
     if pixels.shape != stack.shape[1:]:
         raise _undecodable(series, number, ValueError("shape"))
     header, plane = series.slices[number], stack[number]
@@ -154,6 +174,14 @@ def _place(series: Series, number: int, pixels: NDArray, stack: NDArray[np.float
         plane *= np.float32(header.slope)
     if header.intercept != 0.0:
         plane += np.float32(header.intercept)
+    if header.padding is None:
+        return False
+    # padding that rescales to real values, such as 0 HU, is a frequent mistake of exports: it would take tissue away
+    air = AIR.get(series.modality, 0.0)
+    padded = (pixels >= header.padding[0]) & (pixels <= header.padding[1]) & (plane < air)
+    if series.policy.pixel_padding == "repair":
+        plane[padded] = air
+    return bool(padded.any())
 
 
 def _undecodable(series: Series, number: int, error: BaseException) -> ScanError:

@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from medseg.errors import ReasonCode, UnsupportedScanError
-from medseg.io.dicom_headers import SliceHeader
+from medseg.io.dicom_headers import CT, SliceHeader, is_foreign_scale
 
 MAX_FRAMES = 100_000
 
@@ -55,6 +55,7 @@ def _frame(file: SliceHeader, number: int, group: Dataset, shared: Dataset) -> S
     orientation = _floats(_macro("PlaneOrientationSequence", group, shared).get("ImageOrientationPatient"))
     transform = _macro("PixelValueTransformationSequence", group, shared)
     slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    foreign = file.modality == CT and is_foreign_scale(str(transform.get("RescaleType") or ""))
     thickness = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0.0
     return replace(
         file,
@@ -66,6 +67,7 @@ def _frame(file: SliceHeader, number: int, group: Dataset, shared: Dataset) -> S
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
         rescaled=slope is not None and intercept is not None,
+        doubts=(ReasonCode.HU_SUSPECT,) if foreign else file.doubts,
         phase=_phase(file, group, shared),
         instance=f"{file.instance}#{number}" if file.instance else "",
     )

@@ -1,6 +1,14 @@
-"""Check that slice positions lie on one straight, evenly divided line along the slice normal."""
+"""Find the regular line of slices that positions lie on, and what keeps them from lying on one.
+
+Three faults are told apart. Missing slices: every distance is a whole multiple of the smallest. Variable
+spacing: the distances have no common measure. Gantry tilt: each slice drifts sideways by the same amount.
+A repair puts regular planes between the first slice and the last; intensities are interpolated onto them
+(`interpolate_planes`), and a mask returns to the slices from the nearest plane.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +24,54 @@ GAP_TOLERANCE_MM = 0.01
 MULTIPLE_TOLERANCE = 0.05
 """How close to a whole multiple of the slice distance a gap must be to count as missing slices."""
 
+LARGEST_MULTIPLE = 10
+"""Gaps of more slices than this are no sign that the smallest distance is the rule."""
+
 TILT_TOLERANCE = 1e-3
 """Largest sideways drift per mm along the normal that is still rounding (0.06 degrees)."""
 
 LINE_TOLERANCE = 0.1
 """Largest distance of a slice from its place on the straight line, as a part of the slice distance."""
 
+BRIDGE_MM = 10.0
+"""Longest gap that is interpolated, unless it lacks a single slice: beyond it, anatomy would be invented."""
 
-class LineError(Exception):
-    """Positions do not make a volume; `code` says how."""
+LARGEST_GROWTH = 4
+"""Most planes that a repair makes of each slice."""
 
-    def __init__(self, code: ReasonCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with the positions.
+
+    Attributes
+    ----------
+    code : what.
+    message : the same in words, to follow "the series".
+    repair : what repairing it does, in words; None: it can't be repaired.
+    """
+
+    code: ReasonCode
+    message: str
+    repair: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """Regular planes.
+
+    Attributes
+    ----------
+    step : (3,) from plane to plane, mm.
+    count : number of planes.
+    places : (N,) where each slice lies, in planes from the first; 0, 1, 2, ... where nothing is wrong.
+    faults : what has to be repaired to use the planes.
+    """
+
+    step: NDArray[np.float64]
+    count: int
+    places: NDArray[np.float64]
+    faults: tuple[Fault, ...] = ()
 
 
 def slice_normal(directions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -37,54 +80,90 @@ def slice_normal(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal))
 
 
-def check_line(positions: NDArray[np.float64], normal: NDArray[np.float64], *, fallback: float) -> NDArray[np.float64]:
-    """Return the step (3,) from slice to slice, mm.
+def fit_line(positions: NDArray[np.float64], normal: NDArray[np.float64], *, fallback: float) -> Line:
+    """Return the planes that slices lie on.
 
     Parameters
     ----------
     positions : (N, 3) positions of the first pixel, ordered along `normal`, no two alike.
     normal : (3,) unit slice normal.
     fallback : slice distance of a single slice, mm.
-
-    Raises
-    ------
-    LineError
-        `MISSING_SLICE`, `VARIABLE_SPACING` or `GANTRY_TILT`.
     """
     if len(positions) == 1:
-        return normal * fallback
-    along = positions @ normal
-    gaps = np.diff(along)
-    _check_gaps(gaps)
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    distance = float(step @ normal)
-    drift = float(np.linalg.norm(step - distance * normal))
-    if drift > TILT_TOLERANCE * distance and drift * (len(positions) - 1) > GAP_TOLERANCE_MM:
-        angle = np.degrees(np.arctan2(drift, distance))
-        raise LineError(
-            ReasonCode.GANTRY_TILT, f"was taken with a tilted gantry ({angle:.1f} degrees): its slices are sheared"
-        )
-    off = np.abs(positions - (positions[0] + np.arange(len(positions))[:, None] * step)).max()
-    if off > max(LINE_TOLERANCE * distance, GAP_TOLERANCE_MM):
-        raise LineError(
-            ReasonCode.VARIABLE_SPACING, f"has slices up to {off:.3g} mm off the straight line through its positions"
-        )
-    return np.asarray(step)
+        return Line(normal * fallback, 1, np.zeros(1))
+    along = (positions - positions[0]) @ normal
+    places, gap_fault = _places(np.diff(along))
+    distance = along[-1] / places[-1]
+    drift = (positions[-1] - positions[0]) / along[-1]  # 1 mm along the normal moves a slice by this
+    step = distance * drift
+    faults = (gap_fault, _tilt(drift - normal, along[-1]), _bend(positions, places, step, distance))
+    return Line(step, round(places[-1]) + 1, places, tuple(fault for fault in faults if fault))
 
 
-def _check_gaps(gaps: NDArray[np.float64]) -> None:
-    median, least = float(np.median(gaps)), float(gaps.min())
+def interpolate_planes(stack: NDArray[np.float32], line: Line) -> NDArray[np.float32]:
+    """Return the values (P, rows, columns) on a line's planes, linear between the slices (N, rows, columns)."""
+    planes = np.arange(line.count)
+    after = np.clip(np.searchsorted(line.places, planes), 1, len(stack) - 1)
+    share = (planes - line.places[after - 1]) / (line.places[after] - line.places[after - 1])
+    result = np.empty((line.count, *stack.shape[1:]), dtype=np.float32)
+    for plane, (upper, weight) in enumerate(zip(after, np.clip(share, 0, 1).astype(np.float32), strict=True)):
+        if weight in (0, 1):  # the slice itself, whatever its neighbour holds
+            result[plane] = stack[upper - 1 + int(weight)]
+        else:
+            np.multiply(stack[upper - 1], 1 - weight, out=result[plane])
+            result[plane] += stack[upper] * weight
+    return result
+
+
+def _places(gaps: NDArray[np.float64]) -> tuple[NDArray[np.float64], Fault | None]:
+    """Return where the slices lie among regular planes, the last on a plane too, and what is wrong with their gaps."""
+    slices = len(gaps) + 1
+    median, least, most = float(np.median(gaps)), float(gaps.min()), float(gaps.max())
     if np.abs(gaps - median).max() <= max(GAP_TOLERANCE * median, GAP_TOLERANCE_MM):
-        return
+        return np.arange(slices, dtype=float), None
     multiples = np.rint(gaps / least)
-    if np.abs(gaps / least - multiples).max() <= MULTIPLE_TOLERANCE:
-        first = int(np.argmax(multiples > 1))
-        raise LineError(
-            ReasonCode.MISSING_SLICE,
-            f"lacks {int((multiples - 1).sum())} slice(s): {gaps[first]:.4g} mm between slices {first + 1} and "
-            f"{first + 2} where {least:.4g} mm is the rule; export it again",
+    if np.abs(gaps / least - multiples).max() <= MULTIPLE_TOLERANCE and multiples.max() <= LARGEST_MULTIPLE:
+        first, missing = int(np.argmax(multiples > 1)), int((multiples - 1).sum())
+        message = (
+            f"lacks {missing} slice(s): {gaps[first]:.4g} mm between slices {first + 1} and {first + 2} where "
+            f"{least:.4g} mm is the rule; export it again"
         )
-    raise LineError(
+        repair = f"interpolated {missing} missing slice(s) between {slices}" if _can_bridge(gaps, least) else None
+        return np.cumsum([0, *multiples]), Fault(ReasonCode.MISSING_SLICE, message, repair)
+    distance = max(least, median / 2)  # one slice that lies close to its neighbour does not set the rule
+    distance = gaps.sum() / max(1, np.rint(gaps.sum() / distance))
+    span = f"from {least:.4g} to {most:.4g} mm"
+    repair = f"interpolated planes {distance:.4g} mm apart between slices {span} apart"
+    return np.cumsum([0, *gaps]) / distance, Fault(
         ReasonCode.VARIABLE_SPACING,
-        f"has slice distances from {least:.4g} to {gaps.max():.4g} mm; a volume needs one distance",
+        f"has slice distances {span}; a volume needs one distance",
+        repair if _can_bridge(gaps, distance) else None,
     )
+
+
+def _can_bridge(gaps: NDArray[np.float64], distance: float) -> bool:
+    bridged = gaps.max() <= max(BRIDGE_MM, 2 * distance) * (1 + MULTIPLE_TOLERANCE)
+    return bool(bridged and gaps.sum() / distance <= LARGEST_GROWTH * (len(gaps) + 1))
+
+
+def _tilt(drift: NDArray[np.float64], length: float) -> Fault | None:
+    """Return the tilt; `drift` is sideways per mm along the normal."""
+    size = float(np.linalg.norm(drift))
+    if size <= TILT_TOLERANCE or size * length <= GAP_TOLERANCE_MM:
+        return None
+    angle = np.degrees(np.arctan(size))
+    return Fault(
+        ReasonCode.GANTRY_TILT,
+        f"was taken with a tilted gantry ({angle:.1f} degrees): its slices are sheared",
+        f"kept the slices where they are, sheared by {angle:.1f} degrees; networks see them straightened",
+    )
+
+
+def _bend(
+    positions: NDArray[np.float64], places: NDArray[np.float64], step: NDArray[np.float64], distance: float
+) -> Fault | None:
+    off = float(np.abs(positions - (positions[0] + places[:, None] * step)).max())
+    if off <= max(LINE_TOLERANCE * distance, GAP_TOLERANCE_MM):
+        return None
+    message = f"has slices up to {off:.3g} mm off the straight line through its positions"
+    return Fault(ReasonCode.VARIABLE_SPACING, message, None)

@@ -56,9 +56,17 @@ KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
-    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", *PHASE_KEYWORDS,
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagerPixelSpacing",
+    "SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", *PHASE_KEYWORDS,
 )  # fmt: skip
 TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
+DETECTOR_TOLERANCE = 0.01
+"""Largest relative difference between the spacings of patient and detector that is only rounding."""
+
+TEXT_LIMIT = 64
+"""Letters of a description or kernel; the standard allows no more (PS3.5 6.2, LO)."""
+
 HEAD_BYTES = 32768
 """First read of a file: holds nearly every header, and is parsed in memory, several times faster."""
 
@@ -83,8 +91,14 @@ class SliceHeader:
     thickness : distance to the next plane if the file states one, else slice thickness, else 0 (mm).
     slope, intercept : from stored values to the modality's units.
     rescaled : whether the file states them.
+    padding : lowest and highest stored value that stand for no image (PS3.3 C.7.5.1.1.2); None: none do.
+    doubts : what is odd about the header but refuses nothing by itself.
     phase : values of `PHASE_KEYWORDS`, in that order.
     problem : what refuses this file by itself, and a sentence about it; None: nothing.
+    slice_thickness : mm; 0: not stated.
+    contrast : whether a contrast agent is named.
+    description, kernel : free text of the series and the name of its reconstruction kernel, at most `TEXT_LIMIT`
+        letters, for rules to match; never shown.
     """
 
     path: Path
@@ -103,8 +117,14 @@ class SliceHeader:
     intercept: float = 0.0
     rescaled: bool = False
     photometric: str = ""
+    padding: tuple[int, int] | None = None
+    doubts: tuple[ReasonCode, ...] = ()
     phase: tuple[str, ...] = ()
     problem: tuple[ReasonCode, str] | None = None
+    slice_thickness: float = 0.0
+    contrast: bool = False
+    description: str = field(default="", repr=False)
+    kernel: str = field(default="", repr=False)
     instance: str = field(default="", repr=False)
     study: str = field(default="", repr=False)
     series: str = field(default="", repr=False)
@@ -184,6 +204,13 @@ class Elements:
         """Return the value as text without padding."""
         return self.value(keyword).decode("latin-1").strip(" \0")
 
+    def free_text(self, keyword: str) -> str:
+        """Return text that people wrote: UTF-8 where it is that, else Latin-1, whatever the file says of itself."""
+        try:
+            return self.value(keyword).decode().strip(" \0")
+        except UnicodeDecodeError:
+            return self.text(keyword)
+
     def numbers(self, keyword: str) -> tuple[float, ...] | None:
         """Return a decimal string's numbers; None where it is absent or not made of finite numbers."""
         try:
@@ -247,13 +274,44 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader:
         intercept=intercept[0] if intercept else 0.0,
         rescaled=slope is not None and intercept is not None,
         photometric=read.text("PhotometricInterpretation"),
+        padding=_padding(read),
+        doubts=_doubts(read, known or modality, spacing),
         phase=tuple(read.text(keyword) for keyword in PHASE_KEYWORDS),
+        slice_thickness=abs(read.number("SliceThickness", 0)),
+        contrast=bool(read.text("ContrastBolusAgent")),
+        description=read.free_text("SeriesDescription")[:TEXT_LIMIT],
+        kernel=read.free_text("ConvolutionKernel")[:TEXT_LIMIT],
         instance=read.text("SOPInstanceUID") or str(meta.get("MediaStorageSOPInstanceUID", "")),
         study=read.text("StudyInstanceUID"),
         series=read.text("SeriesInstanceUID"),
         frame_of_reference=read.text("FrameOfReferenceUID"),
         patient=read.text("PatientID"),
     )
+
+
+def _padding(read: Elements) -> tuple[int, int] | None:
+    if not read.value("PixelPaddingValue"):
+        return None
+    signed = read.integer("PixelRepresentation") == 1
+    keywords = ("PixelPaddingValue", "PixelPaddingRangeLimit" if read.value("PixelPaddingRangeLimit") else "")
+    values = [read.integer(keyword or keywords[0]) for keyword in keywords]
+    values = [value - 65536 if signed and value > 32767 else value for value in values]
+    return min(values), max(values)
+
+
+def _doubts(read: Elements, modality: str, spacing: tuple[float, ...] | None) -> tuple[ReasonCode, ...]:
+    doubts = []
+    if modality == CT and is_foreign_scale(read.text("RescaleType")):
+        doubts.append(ReasonCode.HU_SUSPECT)
+    detector = read.numbers("ImagerPixelSpacing")
+    if detector and spacing and not np.allclose(detector, spacing, rtol=DETECTOR_TOLERANCE):
+        doubts.append(ReasonCode.SPACING_SUSPECT)
+    return tuple(doubts)
+
+
+def is_foreign_scale(rescale_type: str) -> bool:
+    """Whether a CT says that its values are not HU, such as optical density or electron density."""
+    return bool(rescale_type) and not rescale_type.upper().startswith("HU")
 
 
 def _meta_start(head: bytes) -> int | None:

@@ -18,11 +18,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import GeometryError, ReasonCode
+from medseg.config import IngestConfig
+from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
-from medseg.io.dicom_geometry import LineError, check_line, slice_normal
+from medseg.io.dicom_geometry import Line, fit_line, slice_normal
 from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, SliceHeader
-from medseg.volume import Source
+from medseg.io.findings import Findings
+from medseg.volume import Repair, Source
 
 SAME_POSITION_MM = 0.01
 """Slices closer than this lie at one position (scanners print 0.001 mm and finer)."""
@@ -43,24 +45,37 @@ class Series:
     Attributes
     ----------
     slices : in order along the slice axis.
-    grid : where the volume lies, RAS+; index axes are column, row, slice.
+    grid : where the volume lies, RAS+; index axes are column, row, plane.
+    line : the planes of the grid, and where the slices lie among them.
     modality : "CT", "MR" or "PT".
+    policy : by which it was accepted.
     flags : what was noticed that does not refuse it.
+    repairs : what is done about some of it.
     identity : text that names the series in the hospital; only ever used under a keyed hash.
     patient : the same for the patient.
     """
 
     slices: tuple[SliceHeader, ...]
     grid: Grid
+    line: Line
     modality: str
+    policy: IngestConfig
     flags: tuple[ReasonCode, ...] = ()
+    repairs: tuple[Repair, ...] = ()
     identity: str = field(default="", repr=False)
     patient: str = field(default="", repr=False)
 
     @property
     def source(self) -> Source:
         """The files in slice order."""
-        return Source("dicom", tuple(dict.fromkeys(header.path for header in self.slices)))
+        return Source("dicom", tuple(dict.fromkeys(header.path for header in self.slices)), self.policy)
+
+    def on_slices(self, array: NDArray) -> NDArray:
+        """Return the planes (X, Y, N) of an array (X, Y, P) on `grid` that are nearest to the slices.
+
+        Where no slice had to be interpolated, these are all.
+        """
+        return array[..., np.rint(self.line.places).astype(int)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +99,10 @@ class Refusal:
     identity: str = field(default="", repr=False)
 
 
-class _RefusedError(Exception):
-    """A group of slices is no volume."""
-
-    def __init__(self, code: ReasonCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def arrange(
-    headers: Iterable[SliceHeader], same_pixels: Callable[[SliceHeader, SliceHeader], bool]
+    headers: Iterable[SliceHeader],
+    same_pixels: Callable[[SliceHeader, SliceHeader], bool],
+    policy: IngestConfig | None = None,
 ) -> list[Series | Refusal]:
     """Sort slices into series and refusals.
 
@@ -101,19 +110,21 @@ def arrange(
     ----------
     headers : any slices, in any order.
     same_pixels : tells whether two slices at one position hold the same image; asked only there.
+    policy : what is done about faults; default: `IngestConfig`'s defaults.
 
     Returns
     -------
     list
         Every header is in exactly one series or refusal.
     """
+    policy = policy or IngestConfig()
     results: list[Series | Refusal] = []
     groups = _grouped(sorted(headers, key=lambda header: (str(header.path), header.frame)), _series_key)
     for slices in groups.values():
         results += _skip_non_images(slices)
         images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
         if images:
-            results += _arrange_series(images, same_pixels)
+            results += _arrange_series(images, same_pixels, Findings(policy))
     return results
 
 
@@ -137,36 +148,42 @@ def _skip_non_images(slices: Sequence[SliceHeader]) -> list[Refusal]:
 
 
 def _arrange_series(
-    slices: list[SliceHeader], same_pixels: Callable[[SliceHeader, SliceHeader], bool]
+    slices: list[SliceHeader], same_pixels: Callable[[SliceHeader, SliceHeader], bool], findings: Findings
 ) -> list[Series | Refusal]:
     results: list[Series | Refusal] = []
     identity = _identity(slices)
     modality = slices[0].modality
     try:
         directions = _check_slices(slices)
+        _check_values(slices, findings)
         slices, copies = _without_copies(slices, directions, same_pixels)
         if copies:
+            findings.note(ReasonCode.DUPLICATE, f"repeats slices in {len(copies)} more file(s)")
             message = f"{len(copies)} file(s) that repeat slices of a {modality} series"
             results.append(Refusal(ReasonCode.DUPLICATE, message, _files(copies), skipped=True, modality=modality))
-        flags = [ReasonCode.DUPLICATE] if copies else []
-        for suffix, part in _phases(slices, directions).items():
-            if suffix:
-                flags = [*flags, ReasonCode.PHASES]
-            results.append(_attempt(part, directions, flags, identity + suffix))
-    except _RefusedError as error:
-        message = f"{_describe(slices)} {error}"
-        results.append(Refusal(error.code, message, _files(slices), modality=modality, identity=identity))
+        phases = _phases(slices, directions)
+        if len(phases) > 1:
+            findings.note(ReasonCode.PHASES, f"holds {len(phases)} images at each position, of different phases")
+        for suffix, part in phases.items():
+            results.append(_attempt(part, directions, findings, identity + suffix))
+    except ScanError as error:
+        results.append(_refusal(error, slices, identity))
     return results
 
 
 def _attempt(
-    slices: list[SliceHeader], directions: NDArray[np.float64], flags: list[ReasonCode], identity: str
+    slices: list[SliceHeader], directions: NDArray[np.float64], findings: Findings, identity: str
 ) -> Series | Refusal:
+    own = Findings(findings.policy, list(findings.flags), list(findings.repairs))
     try:
-        return _series(slices, directions, flags, identity)
-    except _RefusedError as error:
-        message = f"{_describe(slices)} {error}"
-        return Refusal(error.code, message, _files(slices), modality=slices[0].modality, identity=identity)
+        return _series(slices, directions, own, identity)
+    except ScanError as error:
+        return _refusal(error, slices, identity)
+
+
+def _refusal(error: ScanError, slices: Sequence[SliceHeader], identity: str) -> Refusal:
+    message = f"{_describe(slices)} {error}"
+    return Refusal(error.code, message, _files(slices), modality=slices[0].modality, identity=identity)
 
 
 def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
@@ -174,28 +191,39 @@ def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
     for number, header in enumerate(slices, start=1):
         if header.problem:
             code, message = header.problem
-            raise _RefusedError(code, f"can't be used: file {number} of {len(slices)} {message}")
+            raise SeriesError(code, f"can't be used: file {number} of {len(slices)} {message}")
     matrices = {(header.rows, header.columns) for header in slices}
     if len(matrices) > 1:
         sizes = ", ".join(f"{rows}x{columns}" for rows, columns in sorted(matrices))
-        raise _RefusedError(ReasonCode.MIXED_MATRIX, f"mixes slices of {sizes} pixels")
+        raise SeriesError(ReasonCode.MIXED_MATRIX, f"mixes slices of {sizes} pixels")
     if any(header.position is None or header.spacing is None or header.orientation is None for header in slices):
-        raise _RefusedError(
+        raise SeriesError(
             ReasonCode.NO_POSITION, "has slices without position, orientation or pixel spacing; it can't be placed"
         )
     spacings = np.array([header.spacing for header in slices])
     if (np.abs(spacings / spacings[0] - 1) > SPACING_TOLERANCE).any():
-        raise _RefusedError(ReasonCode.MIXED_MATRIX, "mixes slices of different pixel spacing")
+        raise SeriesError(ReasonCode.MIXED_MATRIX, "mixes slices of different pixel spacing")
     cosines = np.array([header.orientation for header in slices]).reshape(-1, 2, 3)
     lengths, dots = np.linalg.norm(cosines, axis=2), np.abs((cosines[:, 0] * cosines[:, 1]).sum(axis=1))
     if np.abs(lengths - 1).max() > UNIT_TOLERANCE or dots.max() > ORTHOGONALITY_TOLERANCE:
-        raise _RefusedError(ReasonCode.BAD_ORIENTATION, "states directions that are not perpendicular unit vectors")
+        raise SeriesError(ReasonCode.BAD_ORIENTATION, "states directions that are not perpendicular unit vectors")
     if np.abs(cosines - cosines[0]).max() > ORTHOGONALITY_TOLERANCE:
-        raise _RefusedError(ReasonCode.MIXED_ORIENTATION, "mixes slices of different orientation")
-    if any(header.modality == CT and not header.rescaled for header in slices):
-        raise _RefusedError(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
+        raise SeriesError(ReasonCode.MIXED_ORIENTATION, "mixes slices of different orientation")
     mean: NDArray[np.float64] = cosines.mean(axis=0)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
+    """Note what the headers say against the values."""
+    doubts = {doubt for header in slices for doubt in header.doubts}
+    if any(header.modality == CT and not header.rescaled for header in slices):
+        findings.note(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
+    if ReasonCode.HU_SUSPECT in doubts:
+        findings.note(ReasonCode.HU_SUSPECT, "says that its values are no HU (RescaleType)")
+    if ReasonCode.SPACING_SUSPECT in doubts:
+        findings.note(ReasonCode.SPACING_SUSPECT, "has a PixelSpacing that is not its detector's ImagerPixelSpacing")
+    if any(header.photometric == "MONOCHROME1" for header in slices):
+        findings.note(ReasonCode.MONOCHROME1, "is to be shown with an inverted grey scale (MONOCHROME1)")
 
 
 def _without_copies(
@@ -213,13 +241,13 @@ def _without_copies(
             if twin is not None:
                 copies.append(header)
             elif header.instance and any(header.instance == other.instance for other in unique):
-                raise _RefusedError(ReasonCode.CONFLICT, "has two different images under one instance UID")
+                raise SeriesError(ReasonCode.CONFLICT, "has two different images under one instance UID")
             else:
                 unique.append(header)
         kept += unique
     instances = [header.instance for header in kept if header.instance]
     if len(set(instances)) < len(instances):
-        raise _RefusedError(ReasonCode.CONFLICT, "has one instance UID at two positions")
+        raise SeriesError(ReasonCode.CONFLICT, "has one instance UID at two positions")
     return kept, copies
 
 
@@ -241,35 +269,45 @@ def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[
                     names = [PHASE_KEYWORDS[i] for i in chosen]
                     return {f"|{names}={values}": part for values, part in parts.items()}
     if len(repeats) == 1:
-        raise _RefusedError(
+        raise SeriesError(
             ReasonCode.PHASES,
             f"holds {repeats.pop()} images at each of its {len(places)} positions, and no attribute tells them apart",
         )
-    raise _RefusedError(ReasonCode.CONFLICT, "holds several different images at some of its positions")
+    raise SeriesError(ReasonCode.CONFLICT, "holds several different images at some of its positions")
 
 
-def _series(
-    slices: list[SliceHeader], directions: NDArray[np.float64], flags: list[ReasonCode], identity: str
-) -> Series:
+def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings: Findings, identity: str) -> Series:
+    if len(slices) < findings.policy.min_slices:
+        raise SeriesError(
+            ReasonCode.TOO_FEW_SLICES, f"has {len(slices)} slice(s), fewer than the {findings.policy.min_slices} wanted"
+        )
     normal = slice_normal(directions)
     ordered = sorted(slices, key=lambda header: float(np.dot(header.position or (), normal)))
     positions = np.array([header.position for header in ordered])
-    try:
-        step = check_line(positions, normal, fallback=ordered[0].thickness or 1.0)
-        row_spacing, column_spacing = ordered[0].spacing or (1.0, 1.0)
-        affine = np.eye(4)
-        affine[:3, 0], affine[:3, 1] = directions[0] * column_spacing, directions[1] * row_spacing
-        affine[:3, 2], affine[:3, 3] = step, positions[0]
-        affine[:2] *= -1  # LPS, DICOM's world, to RAS
-        grid = Grid((ordered[0].columns, ordered[0].rows, len(ordered)), affine)
-    except (LineError, GeometryError) as error:
-        raise _RefusedError(error.code, str(error)) from None
-    if any(header.photometric == "MONOCHROME1" for header in ordered):
-        flags = [*flags, ReasonCode.MONOCHROME1]
-    if not grid.is_orthogonal:
-        flags = [*flags, ReasonCode.NONORTHONORMAL_AFFINE]
-    patient = ordered[0].patient or ordered[0].study or identity
-    return Series(tuple(ordered), grid, ordered[0].modality, tuple(dict.fromkeys(flags)), identity, patient)
+    line = fit_line(positions, normal, fallback=ordered[0].thickness or 1.0)
+    for fault in line.faults:
+        findings.note(fault.code, fault.message, fault.repair or "")
+        if fault.repair is None:
+            raise SeriesError(fault.code, f"{fault.message}; that is too much to repair")
+    row_spacing, column_spacing = ordered[0].spacing or (1.0, 1.0)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = directions[0] * column_spacing, directions[1] * row_spacing
+    affine[:3, 2], affine[:3, 3] = line.step, positions[0]
+    affine[:2] *= -1  # LPS, DICOM's world, to RAS
+    grid = Grid((ordered[0].columns, ordered[0].rows, line.count), affine)
+    if ReasonCode.GANTRY_TILT not in findings.flags:
+        findings.check_axes(grid, "has axes")
+    return Series(
+        slices=tuple(ordered),
+        grid=grid,
+        line=line,
+        modality=ordered[0].modality,
+        policy=findings.policy,
+        flags=tuple(findings.flags),
+        repairs=tuple(findings.repairs),
+        identity=identity,
+        patient=ordered[0].patient or ordered[0].study or identity,
+    )
 
 
 def _places(slices: Sequence[SliceHeader], directions: NDArray[np.float64]) -> list[list[SliceHeader]]:

@@ -16,12 +16,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
+from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.label_tables import caret_table
-from medseg.io.nifti_header import NiftiHeader, flags_of, grid_of, read_nifti_header
+from medseg.io.nifti_header import NiftiHeader, forms_agree, grid_of, read_nifti_header
 from medseg.io.streams import CorruptFileError, ShortFileError, read_into
 from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
@@ -41,7 +43,7 @@ COPIED_FIELDS = (
 """What a mask takes over from its scan's header: geometry and units. Free text stays behind."""
 
 
-def inspect_nifti(path: Path, *, channels_last: bool = False) -> ScanHeader:
+def inspect_nifti(path: Path, *, channels_last: bool = False, policy: IngestConfig | None = None) -> ScanHeader:
     """Return what reading the scan would give, from its header alone.
 
     Raises
@@ -51,17 +53,19 @@ def inspect_nifti(path: Path, *, channels_last: bool = False) -> ScanHeader:
     """
     header = read_nifti_header(path)
     channels = _channels(header, channels_last=channels_last)
-    grid = _placed(header)
-    return ScanHeader(grid, channels, "", flags_of(header, grid))
+    findings = Findings(policy or IngestConfig())
+    grid = _judged(header, findings)
+    return ScanHeader(grid, channels, "", tuple(findings.flags), tuple(findings.repairs))
 
 
-def read_nifti(path: Path, *, channels_last: bool = False) -> Volume:
+def read_nifti(path: Path, *, channels_last: bool = False, policy: IngestConfig | None = None) -> Volume:
     """Read a scan as float32, with the file's scaling applied.
 
     Parameters
     ----------
     path : the file; of a pair, either one.
     channels_last : take the fourth (or fifth) axis as channels instead of refusing it.
+    policy : what is done about faults; default: `IngestConfig`'s defaults.
 
     Returns
     -------
@@ -76,16 +80,23 @@ def read_nifti(path: Path, *, channels_last: bool = False) -> Volume:
     """
     header = read_nifti_header(path)
     channels = _channels(header, channels_last=channels_last)
-    grid = _placed(header)
+    findings = Findings(policy or IngestConfig())
+    grid = _judged(header, findings)
     values = _to_float(_read_values(header), *header.scaling())
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-        raise ScanError(ReasonCode.NOT_FINITE, f"{header.name} holds voxels that are NaN or infinite; repair the scan")
+        _make_finite(values, header.name, findings)
     array = values.reshape((*grid.shape, channels), order="F").transpose(3, 0, 1, 2)
-    return Volume(array, grid, "", flags_of(header, grid))
+    for channel in array:
+        findings.check_values(channel, "", header.name)
+    return Volume(array, grid, "", tuple(findings.flags), tuple(findings.repairs))
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, *, policy: IngestConfig | None = None) -> Mask:
     """Read a label map; values stored as float are accepted where they are whole numbers.
+
+    Parameters
+    ----------
+    policy : says whether it may leave open how it lies in space; default: no.
 
     Raises
     ------
@@ -96,7 +107,8 @@ def read_mask(path: Path) -> Mask:
     """
     header = read_nifti_header(path)
     _channels(header, channels_last=False)
-    grid = _placed(header)
+    _check_codes(header, Findings(policy or IngestConfig()))
+    grid = grid_of(header)
     stored = _read_values(header)
     if stored.dtype.kind == "f" or header.scaling() != (1.0, 0.0):
         stored = _to_whole(_to_float(stored, *header.scaling()), header.name)
@@ -187,14 +199,37 @@ def _channels(header: NiftiHeader, *, channels_last: bool) -> int:
     )
 
 
-def _placed(header: NiftiHeader) -> Grid:
+def _judged(header: NiftiHeader, findings: Findings) -> Grid:
+    """Return where a scan lies, noting what is odd about it."""
+    _check_codes(header, findings)
+    grid = grid_of(header)
+    findings.check_axes(grid, f"{header.name} has axes")
+    if not forms_agree(header):
+        findings.note(
+            ReasonCode.QFORM_SFORM_DISAGREE,
+            f"{header.name} gives two places for the scan: its qform (or voxel sizes) and its sform disagree",
+        )
+    return grid
+
+
+def _check_codes(header: NiftiHeader, findings: Findings) -> None:
     if not header.has_codes:
-        raise GeometryError(
+        findings.note(
             ReasonCode.NO_SPATIAL_CODES,
             f"{header.name} does not say how it lies in space (qform_code and sform_code are 0); "
             "left and right would be a guess. Convert the scan again from its source",
         )
-    return grid_of(header)
+
+
+def _make_finite(values: NDArray[np.float32], name: str, findings: Findings) -> None:
+    """Replace what is no number by the smallest that is one."""
+    wrong = ~np.isfinite(values)
+    count = np.count_nonzero(wrong)
+    message = f"{name} holds {count} voxels that are NaN or infinite; repair the scan"
+    if count == values.size:
+        raise ScanError(ReasonCode.NOT_FINITE, message)
+    findings.note(ReasonCode.NOT_FINITE, message, f"set {count} voxels that were no numbers to the smallest value")
+    values[wrong] = values[~wrong].min()
 
 
 def _read_values(header: NiftiHeader) -> NDArray:

@@ -165,16 +165,10 @@ def grid_of(header: NiftiHeader) -> Grid:
         raise GeometryError(error.code, f"{header.name} can't be placed in space: {error}") from None
 
 
-def flags_of(header: NiftiHeader, grid: Grid) -> tuple[ReasonCode, ...]:
-    """Return what is odd about the scan's place in space but does not refuse it."""
-    flags = []
-    if not grid.is_orthogonal:
-        flags.append(ReasonCode.NONORTHONORMAL_AFFINE)
+def forms_agree(header: NiftiHeader) -> bool:
+    """Whether qform and voxel sizes say the same as the sform, which is believed where it is coded."""
     with np.errstate(all="ignore"):  # the form that is not used may hold any bits; such bits disagree
-        agree = int(header.fields["sform_code"]) == 0 or _forms_agree(header)
-    if not agree:
-        flags.append(ReasonCode.QFORM_SFORM_DISAGREE)
-    return tuple(flags)
+        return int(header.fields["sform_code"]) == 0 or _forms_agree(header)
 
 
 def _parse(raw: bytes, name: str) -> nib.Nifti1Header:

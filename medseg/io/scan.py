@@ -24,7 +24,7 @@ def inspect_scan(source: Source, *, channels_last: bool = False) -> ScanHeader:
         If the headers show that the scan can't be read.
     """
     if source.kind == "nifti":
-        return inspect_nifti(source.files[0], channels_last=channels_last)
+        return inspect_nifti(source.files[0], channels_last=channels_last, policy=source.policy)
     from medseg.io.dicom import inspect_series  # pydicom costs 0.2 s that NIfTI-only runs need not pay
 
     return inspect_series(source)
@@ -44,7 +44,7 @@ def read_scan(source: Source, *, channels_last: bool = False) -> Volume:
         If it is not a sound volume; the code says why.
     """
     if source.kind == "nifti":
-        return read_nifti(source.files[0], channels_last=channels_last)
+        return read_nifti(source.files[0], channels_last=channels_last, policy=source.policy)
     from medseg.io.dicom import read_series
 
     return read_series(source)
@@ -77,11 +77,13 @@ def read_case(case: Case) -> tuple[Volume, Mask | None]:
     for number, volume in enumerate(volumes[1:], start=2):
         arrays.append(_laid_on(first.grid, volume, f"case {case.id}: channel {number}"))
     flags = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.flags))
+    repairs = tuple(dict.fromkeys(repair for volume in volumes for repair in volume.repairs))
     array = first.array if len(arrays) == 1 else np.concatenate(arrays)
     mask = None
     if case.mask is not None:
-        mask = Mask(_laid_on(first.grid, read_mask(case.mask), f"case {case.id}: the mask"), first.grid)
-    return Volume(array, first.grid, first.modality, flags), mask
+        drawn = read_mask(case.mask, policy=case.images[0].policy)
+        mask = Mask(_laid_on(first.grid, drawn, f"case {case.id}: the mask"), first.grid)
+    return Volume(array, first.grid, first.modality, flags, repairs), mask
 
 
 def _laid_on(target: Grid, part: Volume | Mask, what: str) -> NDArray:

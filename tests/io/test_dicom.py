@@ -226,14 +226,6 @@ def bend(series):
     series.move(lambda number: [0, 2.0 * (number == 4), 0])
 
 
-def tilt(series):
-    series.move(lambda number: [0, 0.8 * number, 0])
-
-
-def slight_tilt(series):
-    series.move(lambda number: [0, 0.02 * number, 0])
-
-
 def other_pixels_at_a_position(series):
     data = pydicom.dcmread(series.files[2])
     data.SOPInstanceUID = generate_uid()
@@ -357,8 +349,8 @@ def secondary_capture(series):
 
 REFUSALS = {
     remove_one: ReasonCode.MISSING_SLICE, remove_two_apart: ReasonCode.MISSING_SLICE,
-    vary_spacing: ReasonCode.VARIABLE_SPACING, bend: ReasonCode.VARIABLE_SPACING, tilt: ReasonCode.GANTRY_TILT,
-    slight_tilt: ReasonCode.GANTRY_TILT, other_pixels_at_a_position: ReasonCode.CONFLICT,
+    vary_spacing: ReasonCode.VARIABLE_SPACING, bend: ReasonCode.VARIABLE_SPACING,
+    other_pixels_at_a_position: ReasonCode.CONFLICT,
     one_uid_two_images: ReasonCode.CONFLICT, one_uid_two_positions: ReasonCode.CONFLICT,
     phases_without_a_name: ReasonCode.PHASES, every_second_slice_named: ReasonCode.PHASES,
     other_matrix: ReasonCode.MIXED_MATRIX, other_spacing: ReasonCode.MIXED_MATRIX,

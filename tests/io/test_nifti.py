@@ -143,7 +143,7 @@ def test_image_written_by_itk_is_read_in_place(tmp_path):
 def test_sform_wins_and_disagreement_is_flagged(tmp_path):
     moved = affine_of(1)
     moved[:3, 3] += [0, 50, 0]
-    path = save(tmp_path / "scan.nii", np.zeros((4, 3, 2), np.int16), sform=affine_of(1), qform=moved)
+    path = save(tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), sform=affine_of(1), qform=moved)
     volume = read_nifti(path)
     np.testing.assert_allclose(volume.grid.affine, affine_of(1), atol=1e-4)
     assert volume.flags == (ReasonCode.QFORM_SFORM_DISAGREE,)
@@ -154,7 +154,7 @@ def test_wrong_voxel_sizes_beside_a_right_sform_are_flagged(tmp_path):
     def change(header):
         header["pixdim"][1:4] = 3
 
-    path = save(tmp_path / "scan.nii", np.zeros((4, 3, 2), np.int16), codes=(0, 1), change=change)
+    path = save(tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), codes=(0, 1), change=change)
     volume = read_nifti(path)
     np.testing.assert_allclose(volume.grid.spacing, (0.8, 1.2, 3.0), rtol=1e-5)
     assert volume.flags == (ReasonCode.QFORM_SFORM_DISAGREE,)
