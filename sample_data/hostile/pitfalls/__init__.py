@@ -1,0 +1,1 @@
+"""Folders of scans that look ordinary and are not, each with the truth about it."""
