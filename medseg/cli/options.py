@@ -22,7 +22,30 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the configuration; may be repeated."),
 ]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="CODE=POLICY",
+        help="What to do about a fault of a scan, such as MISSING_SLICE=repair: reject, warn or repair. May be repeated; "
+        "docs/ingest.md lists the codes.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+Scans = Annotated[
+    Path, typer.Argument(metavar="SCANS", help="A scan, a zip archive, a DICOM folder, or any tree of these.")
+]
+SeriesRule = Annotated[
+    Path | None,
+    typer.Option("--series-rule", help="Rules (YAML) that choose one series of each study; see configs/series_rules/."),
+]
+Workdir = Annotated[
+    Path | None, typer.Option(help="Where zip archives are unpacked meanwhile; default: the temporary folder.")
+]
+Pseudonymize = Annotated[
+    bool, typer.Option("--pseudonymize", help="Name NIfTI scans by pseudonyms too, as DICOM series are.")
+]
+Key = Annotated[Path | None, typer.Option(help="Key file for the pseudonyms.")]
 
 
 def split(text: str) -> tuple[str, ...]:
