@@ -20,6 +20,7 @@ from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, shown, stem
 from medseg.catalog.selection import Selection, select_cases
+from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError
 from medseg.io.nifti import read_mask
@@ -102,7 +103,7 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     """
     folder = config.folder if config.folder.is_dir() else config.folder.parent
     listing = read_listing(config.folder)
-    cases = _with_patients(listing.cases, config.patients)
+    cases = _with_patients([sound_case(case, config.ingest) for case in listing.cases], config.patients)
     _check_unique(cases)
     chosen = select_cases(cases, config, listing.lists, _read_splits(config, folder))
     _check_patients(cases, chosen)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from medseg.config import IngestConfig
 from medseg.errors import DatasetError, ScanError
 from medseg.io.nifti_header import scan_files
-from medseg.volume import Source
+from medseg.volume import Case, Source
 
 
 def scan_source(path: Path, case: str) -> Source:
-    """Return where a scan's pixels are.
+    """Return where a scan's pixels are, by names alone.
 
     Parameters
     ----------
@@ -20,11 +22,25 @@ def scan_source(path: Path, case: str) -> Source:
     Raises
     ------
     DatasetError
-        If a folder doesn't hold exactly one sound DICOM series.
+        If a folder is empty.
     """
-    if path.is_dir():
-        return _series_source(path, case)
-    return Source("nifti", (path,))
+    if not path.is_dir():
+        return Source("nifti", (path,))
+    files = tuple(file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise DatasetError(f"case {case}: its folder {path.name}/ is empty; it needs the slices of one DICOM series")
+    return Source("dicom", files)
+
+
+def sound_case(case: Case, policy: IngestConfig) -> Case:
+    """Return a case whose scans are read by `policy`, the slices of its DICOM series in order.
+
+    Raises
+    ------
+    DatasetError
+        If the files of a folder are not exactly one DICOM series that the policy accepts.
+    """
+    return replace(case, images=tuple(_sound(source, case.id, policy) for source in case.images))
 
 
 def content_files(source: Source) -> tuple[Path, ...]:
@@ -37,13 +53,13 @@ def content_files(source: Source) -> tuple[Path, ...]:
     return tuple(scan_files(path)[1] for path in source.files)
 
 
-def _series_source(folder: Path, case: str) -> Source:
-    files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    if not files:
-        raise DatasetError(f"case {case}: its folder {folder.name}/ is empty; it needs the slices of one DICOM series")
+def _sound(source: Source, case: str, policy: IngestConfig) -> Source:
+    chosen = replace(source, policy=policy)
+    if source.kind == "nifti":
+        return chosen
     from medseg.io.dicom import open_series  # late: pydicom costs 0.2 s that NIfTI datasets need not pay
 
     try:
-        return open_series(Source("dicom", files)).source
+        return open_series(chosen).source
     except ScanError as error:
-        raise DatasetError(f"case {case}: {folder.name}/ is not one sound DICOM series: {error}") from None
+        raise DatasetError(f"case {case}: its folder is not one sound DICOM series: {error}") from None

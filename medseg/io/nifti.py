@@ -225,7 +225,7 @@ def _make_finite(values: NDArray[np.float32], name: str, findings: Findings) -> 
     """Replace what is no number by the smallest that is one."""
     wrong = ~np.isfinite(values)
     count = np.count_nonzero(wrong)
-    message = f"{name} holds {count} voxels that are NaN or infinite; repair the scan"
+    message = f"{name} holds voxels that are NaN or infinite, {count} of {values.size}; repair the scan"
     if count == values.size:
         raise ScanError(ReasonCode.NOT_FINITE, message)
     findings.note(ReasonCode.NOT_FINITE, message, f"set {count} voxels that were no numbers to the smallest value")

@@ -73,8 +73,9 @@ def examine_case(case: Case, labels: LabelMap) -> CaseFingerprint:
         If the mask holds values that `labels` doesn't know.
     """
     volume, mask = read_case(case)
-    orientation = volume.grid.to_canonical()
-    canonical = orientation.apply_to_grid(volume.grid)
+    straight = volume.grid.straightened()  # as the network will see it
+    orientation = straight.to_canonical()
+    canonical = orientation.apply_to_grid(straight)
     content = _content_shape(volume.array)
     x, y, z = (content[axis] for axis in orientation.axes)
     return CaseFingerprint(

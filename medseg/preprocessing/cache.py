@@ -41,6 +41,7 @@ from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, surround
 from medseg.preprocessing.resample import resample
+from medseg.preprocessing.straighten import straighten_labels
 from medseg.provenance import digest_files, digest_json
 from medseg.volume import Case
 
@@ -269,6 +270,7 @@ def entry_key(case: Case, plan: Plan, labels: LabelMap) -> str:
         {
             "version": CACHE_VERSION,
             "images": images,
+            "policies": [source.policy.model_dump(mode="json") for source in case.images],
             "mask": mask,
             "plan": plan.model_dump(mode="json", include={"spacing", "normalisation", "channels"}),
             "labels": [labels.values, _labels_of(case, labels).ignore] if mask else None,
@@ -333,7 +335,9 @@ def _prepare_weight(path: Path, source: Grid, grid: Grid) -> NDArray[np.uint8]:
     stored = reorder(mask.array, mask.grid, source)
     if stored.dtype != np.uint8:
         raise LabelError(f"its weights {path.name} reach {stored.max()}; they are 0 to 255")
-    return np.rint(resample(stored[None].astype(np.float32), source, grid, "linear")[0]).astype(np.uint8)
+    straight = source.straightened()
+    weights = straighten_labels(stored, source, straight).astype(np.float32)
+    return np.rint(resample(weights[None], straight, grid, "linear")[0]).astype(np.uint8)
 
 
 def _labels_of(case: Case, labels: LabelMap) -> LabelMap:

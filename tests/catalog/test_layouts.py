@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from medseg.catalog.layouts import read_listing
+from medseg.catalog.sources import sound_case
+from medseg.config import IngestConfig
 from medseg.errors import DatasetError
 from medseg.io.scan import inspect_scan, read_scan
 
@@ -65,7 +67,7 @@ class TestPaired:
     ) -> None:
         write_series(tmp_path / "images" / "patient7")
         write_mask(tmp_path / "labels" / "patient7.nii.gz")
-        case = read_listing(tmp_path).cases[0]
+        case = sound_case(read_listing(tmp_path).cases[0], IngestConfig())
         assert case.id == "patient7"
         assert [path.name for path in case.images[0].files] == ["3", "1", "4", "2"]
         assert read_scan(case.images[0]).array.shape == (1, 6, 5, 4)
@@ -103,8 +105,20 @@ class TestPaired:
         write_series(tmp_path / "images" / "p" / "one", seed=1)
         write_series(tmp_path / "images" / "p" / "two", seed=2)
         write_mask(tmp_path / "labels" / "p.nii.gz")
-        with pytest.raises(DatasetError, match=r"case p: p/ is not one sound DICOM series: 8 files make 2 series"):
-            read_listing(tmp_path)
+        case = read_listing(tmp_path).cases[0]
+        with pytest.raises(DatasetError, match=r"case p: .* is not one sound DICOM series: 8 files make 2 series"):
+            sound_case(case, IngestConfig())
+
+    def test_a_gap_is_read_as_the_policy_says(
+        self, tmp_path: Path, write_series: ScanWriter, write_mask: ScanWriter
+    ) -> None:
+        (write_series(tmp_path / "images" / "p") / "4").unlink()  # the third of four slices
+        write_mask(tmp_path / "labels" / "p.nii.gz")
+        case = read_listing(tmp_path).cases[0]
+        with pytest.raises(DatasetError, match="lacks 1 slice"):
+            sound_case(case, IngestConfig())
+        repaired = sound_case(case, IngestConfig(missing_slice="repair"))
+        assert read_scan(repaired.images[0]).array.shape == (1, 6, 5, 4)
 
     def test_empty_case_folder_is_refused(self, paired: Path) -> None:
         (paired / "images" / "e").mkdir()
