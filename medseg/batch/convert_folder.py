@@ -3,6 +3,7 @@
     OUT/<case>.nii.gz    the scan with its true affine, int16 where that is exact, else float32
     OUT/<case>.json      geometry, modality, flags, digests; written last: the record that the scan is done
     OUT/conversion.csv   every scan with status, reason, geometry
+    OUT/selection.csv    if rules choose one series of each study: every series, and why it was chosen or not
     OUT/sources.csv      which case is which file, readable by its owner only
 
 Each file appears whole or not at all. The same command again skips the scans that are unchanged. A volume
@@ -12,17 +13,19 @@ of an earlier run whose scan is refused now is left where it is; ``conversion.cs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.batch.convert_record import ScanRecord, finished_scan, write_scan_record
 from medseg.batch.faults import fault_of
+from medseg.batch.intake import open_catalog, write_selection
 from medseg.batch.listing import Listing, list_cases
-from medseg.batch.places import check_places, check_writable
+from medseg.batch.places import check_names, check_places, check_writable
 from medseg.batch.record import Geometry
 from medseg.batch.summary import Failure, Outcome, exit_code
+from medseg.catalog.anonymous import without_file_names
 from medseg.catalog.entries import Catalog, CatalogEntry
-from medseg.catalog.index import index_scans
+from medseg.config import BatchConfig
 from medseg.errors import OutputError
 from medseg.io.nifti import write_volume
 from medseg.io.scan import read_scan, source_files
@@ -31,6 +34,7 @@ from medseg.provenance import digest_files, package_versions, timestamp
 from medseg.volume import Source
 
 TABLE = "conversion.csv"
+VOLUME = ".nii.gz"
 HEADER = (
     "case", "status", "reason", "message", "kind", "files", "modality", "shape", "spacing_mm", "axcodes", "flags",
 )  # fmt: skip
@@ -67,41 +71,40 @@ Watcher = Callable[[Conversion], None]
 
 
 def convert_folder(
-    scans: Path,
-    output: Path,
-    *,
-    key: Path | None = None,
-    redo: bool = False,
-    watcher: Watcher | None = None,
+    scans: Path, output: Path, config: BatchConfig | None = None, *, watcher: Watcher | None = None
 ) -> ConversionSummary:
     """Convert every accepted scan below `scans` to NIfTI and return what became of each.
 
     Parameters
     ----------
-    scans : a NIfTI file, a folder of one DICOM series, or any tree of both; never written to.
+    scans : a NIfTI file, a zip archive, a folder of one DICOM series, or any tree of these; never written to.
     output : made if needed; must not lie inside `scans`.
-    key : key file of the pseudonyms, made if missing.
-    redo : convert again what is already done.
+    config : how scans are named and chosen, and what is done again.
     watcher : told of each scan as it ends.
 
     Raises
     ------
     OutputError
-        If `output` lies inside `scans`, or nothing can be written there (any more).
+        If `output` lies inside `scans` or a link leads there, nothing can be written there (any more), or it holds
+        scans called by their names and pseudonyms are wanted.
     ConfigError
-        If `scans` is missing.
+        If `scans` is missing, or the key or the rules file is wrong.
     DatasetError
         If it has too many files.
     """
+    config = config or BatchConfig()
     check_places(scans, output)
     check_writable(output)
-    catalog = index_scans(scans, key=key)
-    listing = list_cases(catalog)
+    if config.pseudonymize:
+        check_names(output, ending=VOLUME)
     results = []
-    for result in _conversions(catalog, listing, output, redo=redo):
-        results.append(result)
-        if watcher:
-            watcher(result)
+    with open_catalog(scans, output, config) as catalog:
+        listing = list_cases(catalog)
+        for result in _conversions(catalog, listing, output, config):
+            results.append(result)
+            if watcher:
+                watcher(result)
+        write_selection(catalog, output)
     summary = ConversionSummary(output, tuple(sorted(results, key=lambda result: result.case)), listing.left_out)
     write_csv(output / TABLE, HEADER, map(_row, summary.results))
     sources = [(case, str(path)) for case, path in sorted(listing.sources.items())]
@@ -109,13 +112,15 @@ def convert_folder(
     return summary
 
 
-def _conversions(catalog: Catalog, listing: Listing, output: Path, *, redo: bool) -> Iterator[Conversion]:
+def _conversions(catalog: Catalog, listing: Listing, output: Path, config: BatchConfig) -> Iterator[Conversion]:
     """Yield the scans that the catalogue refuses, then the others as they are converted."""
     for refusal in listing.rejected:
         yield Conversion(refusal.case, refusal.status, refusal.reason, refusal.message)
     scans = ((entry, entry.source) for entry in catalog.entries if entry.source)
     for entry, source in scans:
-        result = _attempt(entry, source, output, redo=redo)
+        result = _attempt(entry, source, output, redo=config.redo)
+        if config.pseudonymize:
+            result = replace(result, message=without_file_names(result.message, entry.files, entry.case_id))
         yield result
         if result.reason == Failure.OUTPUT:
             check_writable(output)
@@ -132,7 +137,7 @@ def _attempt(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
 
 def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -> Conversion:
     case, files = entry.case_id, source_files(source)
-    target, beside = output / f"{case}.nii.gz", output / f"{case}.json"
+    target, beside = output / f"{case}{VOLUME}", output / f"{case}.json"
     if target.resolve() in {file.resolve() for file in files}:
         raise OutputError(f"{case}: its volume would replace the scan itself; choose another output folder")
     try:
@@ -152,6 +157,7 @@ def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
         modality=volume.modality,
         geometry=Geometry.of(volume.grid),
         flags=tuple(dict.fromkeys(map(str, (*entry.flags, *volume.flags)))),
+        repairs={str(repair.code): repair.what for repair in volume.repairs},
         source_digest=digest,
         volume_digest=digest_files([target]),
         versions=versions,

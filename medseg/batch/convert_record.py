@@ -23,6 +23,7 @@ class ScanRecord(BaseModel):
     modality: str = Field(description="DICOM modality such as CT; empty where unknown, as in NIfTI")
     geometry: Geometry = Field(description="Grid of the scan")
     flags: tuple[str, ...] = Field((), description="Reason codes noticed that did not refuse the scan")
+    repairs: dict[str, str] = Field(default_factory=dict, description="What was done about some of these flags")
     source_digest: str = Field(description="Digest of the source's files")
     volume_digest: str = Field(description="Digest of the written volume")
     versions: dict[str, str] = Field(description="Versions of the packages")

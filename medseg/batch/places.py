@@ -14,13 +14,13 @@ PROBE_BYTES = 1 << 20
 """What must fit on the disk for a run to go on after a failed write."""
 
 
-def check_places(scans: Path, output: Path) -> None:
+def check_places(scans: Path, output: Path, *, what: str = "output folder") -> None:
     """Refuse a missing scan folder, and an output folder within it: the next run would take results for scans."""
     if not scans.exists():
         raise ConfigError(f"{scans}: there is no such file or folder; give the folder that holds the scans")
     inside, outside = output.resolve(), scans.resolve()
     if inside == outside or (scans.is_dir() and inside.is_relative_to(outside)):
-        raise OutputError(f"the output folder {output} lies inside the scan folder {scans}; choose one outside it")
+        raise OutputError(f"the {what} {output} lies inside the scan folder {scans}; choose one outside it")
 
 
 def check_links(scans: Iterable[Path], output: Path) -> None:
@@ -35,9 +35,10 @@ def check_links(scans: Iterable[Path], output: Path) -> None:
             raise OutputError(f"a link leads from the scans into the output folder {output}; choose another one")
 
 
-def check_names(cases: Path) -> None:
+def check_names(cases: Path, *, ending: str = "") -> None:
     """Refuse a folder with results that are called by their files: pseudonyms beside them would hide nothing."""
-    named = [path for path in cases.glob("[!.]*") if not PSEUDONYM.fullmatch(path.name)]
+    results = cases.glob(f"[!.]*{ending}")
+    named = [path for path in results if not PSEUDONYM.fullmatch(path.name.removesuffix(ending))]
     if named:
         raise OutputError(f"{cases} has {len(named)} cases called by their files' names; choose a new output folder")
 
@@ -46,4 +47,4 @@ def check_writable(folder: Path) -> None:
     """Write and remove a megabyte in `folder`; raises `OutputError` saying why that fails."""
     with atomic_file(folder / ".probe") as probe:
         probe.write_bytes(bytes(PROBE_BYTES))
-    (folder / ".probe").unlink()
+    (folder / ".probe").unlink(missing_ok=True)  # another worker may have looked at the same time

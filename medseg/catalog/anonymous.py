@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.catalog.entries import Catalog, CatalogEntry
+from medseg.catalog.entries import Catalog, CatalogEntry, Places
 from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
 from medseg.text import printable
 
@@ -34,9 +34,9 @@ def without_names(catalog: Catalog, key: Path | None = None) -> Catalog:
         If the key can't be read or made.
     """
     secret = load_key(key)
-    base = catalog.root if catalog.root.is_dir() else catalog.root.parent
+    places = catalog.places
     used = {entry.case_id for entry in catalog.entries if PSEUDONYM.fullmatch(entry.case_id)}
-    return replace(catalog, entries=tuple(_without_names(entry, base, secret, used) for entry in catalog.entries))
+    return replace(catalog, entries=tuple(_without_names(entry, places, secret, used) for entry in catalog.entries))
 
 
 def without_file_names(message: str, files: Iterable[Path], case: str) -> str:
@@ -53,10 +53,10 @@ def without_file_names(message: str, files: Iterable[Path], case: str) -> str:
     return message
 
 
-def _without_names(entry: CatalogEntry, base: Path, key: bytes, used: set[str]) -> CatalogEntry:
+def _without_names(entry: CatalogEntry, places: Places, key: bytes, used: set[str]) -> CatalogEntry:
     name = entry.case_id
     if name and not PSEUDONYM.fullmatch(name):
-        place = os.fsencode(min(entry.files).relative_to(base)).decode("latin-1")  # any bytes may be a name
+        place = os.fsencode(places.of(min(entry.files))).decode("latin-1")  # any bytes may be a name
         digits = PSEUDONYM_DIGITS
         while (name := pseudonym(key, f"file|{place}", "case", digits)) in used:
             digits += 4

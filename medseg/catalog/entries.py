@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from medseg.errors import ReasonCode
 from medseg.text import printable
-from medseg.volume import Case, Source
+from medseg.volume import Case, Repair, Source
 
 __all__ = ["Catalog", "CatalogEntry", "Status", "printable"]
 
@@ -29,7 +30,10 @@ class CatalogEntry:
     shape, spacing, axcodes : its grid: voxels, mm, and direction of each axis.
     modality : "CT", "MR", "PT"; "" where unknown.
     flags : what was noticed that does not refuse it.
+    repairs : what reading will do about some of it.
     patient : keyed pseudonym of the patient (DICOM); the case itself where unknown.
+    study : keyed pseudonym of the study that a series belongs to; "" where there is none.
+    rank : place among the series of its study, 1 for the chosen one; 0 where none was to be chosen.
     path : where a person finds it, relative to the indexed folder: the file, or a series' folder.
     digest : changes when a file of the scan changes (from names, sizes and times, not from pixels).
     """
@@ -45,17 +49,55 @@ class CatalogEntry:
     axcodes: str = ""
     modality: str = ""
     flags: tuple[ReasonCode, ...] = ()
+    repairs: tuple[Repair, ...] = ()
     patient: str = ""
+    study: str = ""
+    rank: int = 0
     path: Path = Path()
     digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where a person finds files, relative to the indexed folder; the same wherever archives were unpacked.
+
+    Attributes
+    ----------
+    base : the indexed folder.
+    archives : the archive that each folder of unpacked files was made of.
+    """
+
+    base: Path
+    archives: Mapping[Path, Path] = field(default_factory=dict)
+
+    def of(self, file: Path) -> Path:
+        """Return where a file is; of an unpacked one the archive's path and its name there, which is its number."""
+        return self.of_folder(file.parent) / file.name
+
+    def of_folder(self, folder: Path) -> Path:
+        """Return where a folder is; of unpacked files the archive's path."""
+        return self.archives.get(folder, folder).relative_to(self.base)
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """What was found under `root`: accepted entries first, each kind by path."""
+    """What was found under `root`: accepted entries first, each kind by path.
+
+    Attributes
+    ----------
+    root : the indexed folder, or file.
+    entries : every scan and every file that is none.
+    archives : see `Places`.
+    """
 
     root: Path
     entries: tuple[CatalogEntry, ...]
+    archives: Mapping[Path, Path] = field(default_factory=dict)
+
+    @property
+    def places(self) -> Places:
+        """Where a person finds its files."""
+        return Places(self.root if self.root.is_dir() else self.root.parent, self.archives)
 
     def with_status(self, status: Status) -> tuple[CatalogEntry, ...]:
         """Return the entries of one status."""

@@ -15,7 +15,8 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = {
     "case_id": str, "status": str, "reason": str, "message": str, "path": str, "files": int, "modality": str,
     "size_x": int, "size_y": int, "size_z": int, "spacing_x_mm": float, "spacing_y_mm": float,
-    "spacing_z_mm": float, "axcodes": str, "flags": str, "patient": str, "digest": str,
+    "spacing_z_mm": float, "axcodes": str, "flags": str, "repairs": str, "patient": str,
+    "study": str, "rank": int, "digest": str,
 }  # fmt: skip
 
 
@@ -50,9 +51,11 @@ def _row(entry: CatalogEntry) -> dict[str, str | int | float | None]:
     shape, spacing = entry.shape or (None,) * 3, entry.spacing or (None,) * 3
     reason = str(entry.reason) if entry.reason else ""
     flags = " ".join(map(str, entry.flags))
+    repairs = "; ".join(f"{repair.code}: {repair.what}" for repair in entry.repairs)
     texts = (entry.case_id, entry.status, reason, entry.message, printable(str(entry.path)))
-    values = (*texts, len(entry.files), entry.modality, *shape, *spacing, entry.axcodes, flags)
-    return dict(zip(COLUMNS, (*values, entry.patient, entry.digest), strict=True))
+    values = (*texts, len(entry.files), entry.modality, *shape, *spacing, entry.axcodes, flags, repairs)
+    series = (entry.patient, entry.study, entry.rank or None)
+    return dict(zip(COLUMNS, (*values, *series, entry.digest), strict=True))
 
 
 def _harmless(value: str | int | float | None) -> str | int | float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import DatasetError
+from medseg.errors import DatasetError, ReasonCode
 
 MAX_FILES = 2_000_000
 MAX_DEPTH = 64
@@ -22,15 +22,17 @@ class Found:
     ----------
     path : its path.
     obstacle : a sentence such as "a hidden file"; "" for ordinary files.
-    hides : whether there might be scans behind the obstacle.
-    size, modified : bytes, and nanoseconds since 1970.
+    code : the reason that goes with it; any but `NOT_A_SCAN` means that there might be scans behind it.
+    size, modified, inode : bytes, nanoseconds since 1970, and the file's number on its disk. Of a file in an
+        archive its own size, and time and number of the archive.
     """
 
     path: Path
     obstacle: str = ""
-    hides: bool = False
+    code: ReasonCode = ReasonCode.NOT_A_SCAN
     size: int = 0
     modified: int = 0
+    inode: int = 0
 
 
 def walk_files(root: Path) -> list[Found]:
@@ -64,7 +66,7 @@ def _walk(root: Path) -> Iterator[Found]:
             state = folder.stat()
             entries = list(os.scandir(folder))
         except OSError as error:
-            yield Found(folder, f"a folder that can't be opened ({error.strerror})", hides=True)
+            yield Found(folder, f"a folder that can't be opened ({error.strerror})", ReasonCode.UNREADABLE)
             continue
         if (state.st_dev, state.st_ino) in seen:
             continue
@@ -76,7 +78,7 @@ def _walk(root: Path) -> Iterator[Found]:
             elif depth < MAX_DEPTH:
                 folders.append((path, depth + 1))
             else:
-                yield Found(path, f"a folder more than {MAX_DEPTH} levels deep", hides=True)
+                yield Found(path, f"a folder more than {MAX_DEPTH} levels deep", ReasonCode.UNREADABLE)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -90,8 +92,8 @@ def _describe(path: Path) -> Found:
     try:
         state = path.stat()
     except OSError as error:
-        return Found(path, f"a file that can't be opened ({error.strerror})", hides=True)
+        return Found(path, f"a file that can't be opened ({error.strerror})", ReasonCode.UNREADABLE)
     if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for ever
         return Found(path, "not an ordinary file")
     hidden = "a hidden file" if path.name.startswith(".") else ""
-    return Found(path, hidden, size=state.st_size, modified=state.st_mtime_ns)
+    return Found(path, hidden, size=state.st_size, modified=state.st_mtime_ns, inode=state.st_ino)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medseg.cli.options import Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir
 from medseg.cli.screen import console, show_error
 
 if TYPE_CHECKING:
@@ -14,22 +15,36 @@ if TYPE_CHECKING:
 
 
 def convert(
-    scans: Annotated[Path, typer.Argument(metavar="SCANS", help="A NIfTI file, a DICOM folder, or any tree of both.")],
+    scans: Scans,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the volumes; not inside SCANS.")],
     redo: Annotated[bool, typer.Option(help="Convert again what is already done.")] = False,
-    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms of DICOM series.")] = None,
+    policy: Policies = None,
+    series_rule: SeriesRule = None,
+    pseudonymize: Pseudonymize = False,
+    key: Key = None,
+    workdir: Workdir = None,
 ) -> None:
     """Write every sound scan as a NIfTI volume, and say of every other one why it is none.
 
     Writes OUTPUT/<case>.nii.gz with the scan's true place in space, OUTPUT/<case>.json with its geometry, modality and
     remarks, and OUTPUT/conversion.csv with a row for each scan. Patients' names are in none of them. The same command
-    again does only what is new or changed.
+    again does only what is new or changed. With --series-rule one series of each study is converted, and
+    OUTPUT/selection.csv says why.
 
     Example: `medseg convert scans/ --output volumes/`
     """
     from medseg.batch.convert_folder import convert_folder
+    from medseg.config import BatchConfig, parse_policies
 
-    summary = convert_folder(scans, output, key=key, redo=redo, watcher=show_conversion)
+    config = BatchConfig(
+        key=key,
+        pseudonymize=pseudonymize,
+        redo=redo,
+        series_rule=series_rule,
+        workdir=workdir,
+        ingest=parse_policies(policy or ()),
+    )
+    summary = convert_folder(scans, output, config, watcher=show_conversion)
     show_summary(summary)
     raise typer.Exit(summary.exit_code)
 

@@ -9,7 +9,6 @@ size can honestly hold, methods other than deflate. Archives within archives sta
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -125,7 +124,7 @@ def _opened(archive: Path) -> Iterator[ZipFile]:
         stream = _BoundedReader(io.FileIO(archive))
     with stream:
         with _judged():
-            opened = ZipFile(stream)  # type: ignore[arg-type]
+            opened = ZipFile(stream)
         with opened:
             yield opened
 
@@ -209,7 +208,8 @@ def _nifti_ending(name: str) -> tuple[str, str]:
 
 
 def _refused(code: ReasonCode, what: str) -> UnsupportedScanError:
-    return UnsupportedScanError(code, f"a zip archive is not unpacked, because {what}; unpack it yourself if you trust it")
+    message = f"a zip archive is not unpacked, because {what}; unpack it yourself if you trust it"
+    return UnsupportedScanError(code, message)
 
 
 def _too_large(what: str) -> UnsupportedScanError:

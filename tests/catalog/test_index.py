@@ -13,7 +13,9 @@ from pydicom.uid import generate_uid
 
 from medseg.catalog import walk
 from medseg.catalog.dicom_index import index_dicom
+from medseg.catalog.entries import Places
 from medseg.catalog.index import index_scans, write_catalog
+from medseg.catalog.index_run import IndexRun
 from medseg.errors import DatasetError, OutputError, ReasonCode
 from medseg.geometry import Grid
 from medseg.io import dicom_pool
@@ -255,13 +257,13 @@ def test_worker_processes_give_the_same_answers(tree, tmp_path, monkeypatch):
     cut.write_bytes(cut.read_bytes()[:-50])
     (tree.root / "damaged").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
     (tree.root / "notes.txt").write_text("hello")
-    paths = sorted(path for path in tree.root.rglob("*") if path.is_file())
-    alone = index_dicom(paths, tmp_path / "test.key")
+    found, run = walk.walk_files(tree.root), IndexRun(Places(tree.root), tmp_path / "test.key")
+    alone = index_dicom(found, run)
     monkeypatch.setattr(dicom_pool, "MIN_FILES", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert index_dicom(paths, tmp_path / "test.key") == alone
+    assert index_dicom(found, run) == alone
     monkeypatch.setattr(dicom_pool.sys, "executable", shutil.which("false"))
-    assert index_dicom(paths, tmp_path / "test.key") == alone  # a worker that dies loses nothing
+    assert index_dicom(found, run) == alone  # a worker that dies loses nothing
     assert {entry.reason for entry in alone} >= {ReasonCode.TRUNCATED, ReasonCode.UNREADABLE, ReasonCode.NOT_A_SCAN}
 
 
