@@ -1,7 +1,9 @@
 """What is written of a case beside its NIfTI mask, in the formats that a run asks for.
 
     OUT/cases/<case>/mask.seg.nrrd           for review in 3D Slicer
-                     dicom/segmentation.dcm  for the PACS; names the patient, as its series does
+                     dicom/segmentation.dcm  for the PACS; all in here name the patient, as the series does
+                     dicom/contours.dcm      the same as a structure set, for treatment planning
+                     dicom/measurements.dcm  the measures as a structured report
                      classes/<label>.nii.gz  one binary mask a label
     OUT/labels.csv, labels.ctbl              names and colours of the labels, for 3D Slicer and for people
     OUT/measures.csv                         a row for each structure and lesion of each case
@@ -12,9 +14,10 @@ What a scan can't have, such as a DICOM segmentation of a NIfTI file, costs the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -26,16 +29,27 @@ from medseg.io.nifti import write_mask
 from medseg.io.slicer import write_seg_nrrd
 from medseg.io.tables import write_csv
 from medseg.labels import Label, LabelMap
+from medseg.measures.measure import Measures
 from medseg.measures.table import measure_rows
 from medseg.provenance import package_versions
 from medseg.volume import Mask, Source
 
+if TYPE_CHECKING:
+    from medseg.io.dicom_derived import Algorithm
+
 SLICER_MASK = "mask.seg.nrrd"
 DICOM_MASK = "dicom/segmentation.dcm"
+CONTOURS = "dicom/contours.dcm"
+REPORT = "dicom/measurements.dcm"
 CLASSES = "classes"
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 NAME_LIMIT = 64
+
+DICOM = ("dicom-seg", "rtstruct", "dicom-sr")
+"""Formats that only a DICOM series can have."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,7 @@ class Formats:
 
     Attributes
     ----------
-    names : "seg-nrrd", "dicom-seg"; "nifti" is always written.
+    names : "seg-nrrd", and those of `DICOM`; "nifti" is always written.
     per_class : also one binary NIfTI mask a label.
     lesions : names of the labels whose components are measured singly; None: those that the model marks.
     """
@@ -68,8 +82,21 @@ class Formats:
         """
         return labels if self.lesions is None else labels.with_lesions(self.lesions)
 
-    def write(self, folder: Path, mask: Mask, labels: LabelMap, source: Source, model: str) -> dict[str, str]:
+    def write(
+        self,
+        folder: Path,
+        mask: Mask,
+        labels: LabelMap,
+        source: Source,
+        model: str,
+        measures: Sequence[Measures] = (),
+    ) -> dict[str, str]:
         """Write the formats of one case into its folder.
+
+        Parameters
+        ----------
+        model : name of the model that made the mask.
+        measures : of the mask; without them there is no report.
 
         Returns
         -------
@@ -85,17 +112,42 @@ class Formats:
             write_classes(folder / CLASSES, mask, labels, source)
         if "seg-nrrd" in self.names:
             write_seg_nrrd(folder / SLICER_MASK, mask, labels)
-        if "dicom-seg" not in self.names:
+        if not set(DICOM) & set(self.names):
             return {}
         from medseg.io.dicom_derived import Algorithm  # highdicom costs a second to import
-        from medseg.io.dicom_seg import write_dicom_seg
 
-        try:
-            version = package_versions(["medseg"])["medseg"]
-            write_dicom_seg(folder / DICOM_MASK, mask, labels, source, Algorithm(model, version))
-        except ScanError as error:
-            return {"dicom-seg": f"{error.code}: {error}"}
-        return {}
+        algorithm = Algorithm(model, package_versions(["medseg"])["medseg"])
+        return self._write_dicom(folder, mask, labels, source, algorithm, measures)
+
+    def _write_dicom(
+        self,
+        folder: Path,
+        mask: Mask,
+        labels: LabelMap,
+        source: Source,
+        algorithm: Algorithm,
+        measures: Sequence[Measures],
+    ) -> dict[str, str]:
+        """Write what belongs to the study of a DICOM series; the report refers to the segmentation beside it."""
+        from medseg.io.dicom_rtstruct import write_rtstruct
+        from medseg.io.dicom_seg import write_dicom_seg
+        from medseg.io.dicom_sr import Segments, write_dicom_sr
+
+        refused: dict[str, str] = {}
+
+        def attempt(name: str, write: Callable[[], T]) -> T | None:
+            try:
+                return write() if name in self.names else None
+            except ScanError as error:
+                refused[name] = f"{error.code}: {error}"
+                return None
+
+        path = folder / DICOM_MASK
+        names = attempt("dicom-seg", lambda: write_dicom_seg(path, mask, labels, source, algorithm))
+        attempt("rtstruct", lambda: write_rtstruct(folder / CONTOURS, mask, labels, source, algorithm))
+        segments = Segments(path, names) if names else None
+        attempt("dicom-sr", lambda: write_dicom_sr(folder / REPORT, measures, labels, source, algorithm, segments))
+        return refused
 
 
 def write_classes(folder: Path, mask: Mask, labels: LabelMap, source: Source) -> None:

@@ -126,10 +126,11 @@ class Worker:
         with atomic_folder(self.folder / read.case.id) as folder:
             source, model = read.case.images[0], self.predictor.model.name
             write_mask(folder / MASK, prediction.mask, source, self.labels)
-            not_written = self.formats.write(folder, prediction.mask, self.labels, source, model)
+            found = self._measures(read, prediction)
+            not_written = self.formats.write(folder, prediction.mask, self.labels, source, model, found.measures)
             if self.picture:
                 self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
-            written = _Written(_digests(folder), not_written, self._measures(read, prediction))
+            written = _Written(_digests(folder), not_written, found)
             seconds = {"read": read.seconds, **prediction.timings, "write": perf_counter() - began}
             record = self._record(read, prediction, written, seconds)
             write_record(record, folder)

@@ -30,7 +30,11 @@ def segment(
     pictures: Annotated[bool, typer.Option(help="Draw overlay.png for each case.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html and worklist.csv at the end.")] = True,
     formats: Annotated[
-        str, typer.Option(help="Mask formats, joined by commas: nifti (always written), seg-nrrd, dicom-seg.")
+        str,
+        typer.Option(
+            help="Formats, joined by commas: nifti (always written), seg-nrrd for 3D Slicer; of DICOM series also "
+            "dicom-seg, rtstruct (contours), dicom-sr (measurements)."
+        ),
     ] = "nifti",
     per_class: Annotated[bool, typer.Option("--per-class", help="Also write one binary mask a label.")] = False,
     lesions: Annotated[

@@ -1,7 +1,8 @@
 """Write masks as DICOM structure sets (RTSTRUCT, PS3.3 A.19): the outlines of each label on the scan's slices.
 
 Every contour lies on the plane of one source image, as that image's own header places it, whichever way
-the slices are cut. How outlines run and how holes are joined to them: `medseg.io.contours`.
+the slices are cut; planes that reading interpolated have none. How outlines run and how holes are joined to
+them: `medseg.io.contours`.
 
 A region of interest without contours is left out, as an empty segment is of a segmentation.
 """
@@ -82,10 +83,10 @@ def write_rtstruct(path: Path, mask: Mask, labels: LabelMap, source: Source, alg
 def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
     series = open_series(source)
     images = quotable_images(series.source)
-    present = [label for label in labels.labels if (mask.array == label.value).any()]
+    array = series.on_slices(reorder(mask.array, mask.grid, series.grid))
+    present = [label for label in labels.labels if (array == label.value).any()]
     if not present:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; there is nothing to draw contours of")
-    array = reorder(mask.array, mask.grid, series.grid)
     slices = [(header, array[:, :, index]) for index, header in enumerate(series.slices)]
     made_from = [images[0].SeriesInstanceUID, algorithm.name, algorithm.version, *(repr(label) for label in present)]
     name = "\n".join([*made_from, sha256(np.ascontiguousarray(array).tobytes()).hexdigest()])

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseg.batch.formats import Formats, class_names, write_tables
+from medseg.batch.formats import DICOM, Formats, class_names, write_tables
 from medseg.batch.record import read_record
 from medseg.batch.summary import case_rows
 from medseg.batch.worker import Worker
@@ -23,7 +23,7 @@ from medseg.io.slicer import read_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.volume import Case, Volume
 
-EVERYTHING = Formats(("nifti", "seg-nrrd", "dicom-seg"), per_class=True, lesions=("tumour",))
+EVERYTHING = Formats(("nifti", "seg-nrrd", *DICOM), per_class=True, lesions=("tumour",))
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_a_series_gets_every_format(worker, series):
     assert (result.status, result.message) == ("done", "")
     folder = worker.folder / "series"
     assert files_of(folder) == [
-        "case.json", "classes/organ.nii.gz", "classes/tumour.nii.gz", "dicom/segmentation.dcm", "mask.nii.gz",
-        "mask.seg.nrrd",
+        "case.json", "classes/organ.nii.gz", "classes/tumour.nii.gz", "dicom/contours.dcm", "dicom/measurements.dcm",
+        "dicom/segmentation.dcm", "mask.nii.gz", "mask.seg.nrrd",
     ]  # fmt: skip
     assert sorted(result.record.outputs) == files_of(folder)[1:]
     mask = np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
@@ -60,27 +60,32 @@ def test_a_series_gets_every_format(worker, series):
         single = nib.load(folder / "classes" / f"{name}.nii.gz")
         assert np.array_equal(np.asarray(single.dataobj), mask == value)
         assert name in single.header.extensions[0].get_content().decode()
-    assert pydicom.dcmread(folder / "dicom" / "segmentation.dcm").PatientName == "Canary^Anna"
+    objects = {path.stem: pydicom.dcmread(path) for path in (folder / "dicom").iterdir()}
+    assert {str(found.PatientName) for found in objects.values()} == {"Canary^Anna"}
+    assert objects["segmentation"].SOPInstanceUID in str(objects["measurements"].ContentSequence)
     others = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "dicom"]
     assert not any(b"Canary" in path.read_bytes() for path in others)
 
 
-def test_a_nifti_scan_has_no_dicom_segmentation_and_says_why(worker, make_cases):
+def test_a_nifti_scan_has_no_dicom_results_and_says_why(worker, make_cases):
     (result,) = worker.run(make_cases(-1))
     assert result.status == "done"
     assert result.record.not_written == {
-        "dicom-seg": "NOT_DICOM: the scan is no DICOM series, to which a segmentation belongs"
+        "dicom-seg": "NOT_DICOM: the scan is no DICOM series, to which a segmentation belongs",
+        "rtstruct": "NOT_DICOM: the scan is no DICOM series, on which contours are drawn",
+        "dicom-sr": "NOT_DICOM: the scan is no DICOM series, to which a report belongs",
     }
     header, (row,) = case_rows([result], [])
     assert dict(zip(header, row, strict=True))["message"].startswith("no dicom-seg: NOT_DICOM")
     assert not (worker.folder / "case_0" / "dicom").exists()
 
 
-def test_an_empty_mask_has_no_dicom_segmentation(worker, tmp_path):
+def test_an_empty_mask_has_no_dicom_results(worker, tmp_path):
     volume = Volume(np.full((1, 4, 4, 4), -100, np.float32), Grid((4, 4, 4), np.diag([-1.0, -1, 2, 1])))
     (result,) = worker.run([Case("empty", (write_series(volume, tmp_path / "ct"),))])
     assert result.status == "done"
-    assert result.record.not_written["dicom-seg"].startswith("EMPTY: nothing was found")
+    assert set(result.record.not_written) == set(DICOM)
+    assert all(reason.startswith("EMPTY: nothing was found") for reason in result.record.not_written.values())
     assert "mask.seg.nrrd" in result.record.outputs
 
 
@@ -144,7 +149,9 @@ def test_classes_have_safe_and_different_names(names, expected):
 
 
 def test_unknown_formats_and_lesions_are_refused():
-    with pytest.raises(ConfigError, match=r"formats\.1: Input should be 'nifti', 'seg-nrrd' or 'dicom-seg'"):
+    with pytest.raises(
+        ConfigError, match=r"formats\.1: Input should be 'nifti', 'seg-nrrd', 'dicom-seg', 'rtstruct' or 'dicom-sr'"
+    ):
         make_segment_config(formats=("nifti", "stl"))
     with pytest.raises(LabelError, match="no label is called cyst"):
         Formats(lesions=("cyst",)).labels(LabelMap.parse({"organ": 1, "tumour": 3}))

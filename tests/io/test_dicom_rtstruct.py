@@ -11,9 +11,11 @@ import pydicom
 import pytest
 from matplotlib.path import Path as Outline
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io import dicom_rtstruct
+from medseg.io.dicom import inspect_series
 from medseg.io.dicom_rtstruct import write_rtstruct
 from medseg.volume import Mask, Source
 
@@ -151,6 +153,30 @@ def test_a_wrong_contour_on_the_disk_is_noticed(tmp_path, series, monkeypatch):
     with pytest.raises(OutputError, match="reads back differently"):
         write_rtstruct(tmp_path / "contours.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
     assert not (tmp_path / "contours.dcm").exists()
+
+
+def test_a_plane_between_missing_slices_has_no_contour(tmp_path, series):
+    source, grid = series()
+    array, left = (
+        ringed(),
+        Source("dicom", (*source.files[:6], *source.files[7:]), IngestConfig(missing_slice="repair")),
+    )
+    write_rtstruct(tmp_path / "contours.dcm", Mask(array, grid), LABELS, left, ALGORITHM)
+    array[:, :, 6] = 0  # its file is gone
+    assert np.array_equal(filled(tmp_path / "contours.dcm", left, grid), array)
+
+
+def test_contours_of_a_tilted_gantry_lie_on_its_slices(tmp_path, series):
+    source, _ = series(GEOMETRIES["oblique"])
+    for number, path in enumerate(source.files):
+        dataset = pydicom.dcmread(path)
+        column = np.array(dataset.ImageOrientationPatient[3:], float)
+        dataset.ImagePositionPatient = (np.array(dataset.ImagePositionPatient, float) + 0.8 * number * column).tolist()
+        dataset.save_as(path)
+    grid = inspect_series(source).grid
+    assert not grid.is_orthogonal
+    write_rtstruct(tmp_path / "contours.dcm", Mask(ringed(), grid), LABELS, source, ALGORITHM)
+    assert np.array_equal(filled(tmp_path / "contours.dcm", source, grid), ringed())
 
 
 def test_dciodvfy_finds_no_error(tmp_path, series):
