@@ -353,20 +353,43 @@ class InferenceConfig(Stage):
     )
 
 
-class SegmentConfig(Stage):
-    """A batch: many scans, one model. What is left out is as the model was validated."""
+class BatchConfig(Stage):
+    """What segmenting and converting a folder of scans have in common."""
 
-    device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
-    overlap: float | None = Field(None, ge=0, lt=1, description="Share of a window that the next one covers again")
-    flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
-    window_batch: int | None = Field(None, ge=1, description="Windows in a forward pass")
     key: Path | None = Field(
         None, description="Key file of the pseudonyms, made on first use; default: one for this user"
     )
     pseudonymize: bool = Field(
         False, description="Name NIfTI scans by pseudonyms too, so that file names are in sources.csv alone"
     )
-    redo: bool = Field(False, description="Segment again what is already done")
+    redo: bool = Field(False, description="Do again what is already done")
+    series_rule: Path | None = Field(
+        None, description="Rules file that chooses one series of each DICOM study; default: every sound series is a case"
+    )
+    workdir: Path | None = Field(
+        None, description="Where zip archives are unpacked while the batch runs; default: the system's temporary folder"
+    )
+    ingest: IngestConfig = Field(
+        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest"
+    )
+
+
+class SegmentConfig(BatchConfig):
+    """A batch: many scans, one model. What is left out is as the model was validated."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
+    overlap: float | None = Field(None, ge=0, lt=1, description="Share of a window that the next one covers again")
+    flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
+    window_batch: int | None = Field(None, ge=1, description="Windows in a forward pass")
+    workers: int | None = Field(
+        None, ge=0, description="Worker processes; 0: all in this process; default: one a GPU, one on a CPU"
+    )
+    case_timeout: float = Field(
+        6 * 3600, ge=0, description="Seconds of work after which a case counts as hanging and is ended; 0: never"
+    )
+    memory_limit_gb: float | None = Field(
+        None, gt=0, description="Memory that a worker process may take, GB (Linux); default: no limit"
+    )
     formats: tuple[Literal["nifti", "seg-nrrd", "dicom-seg", "rtstruct", "dicom-sr"], ...] = Field(
         ("nifti",),
         description="Formats: nifti (always written), seg-nrrd (3D Slicer); of DICOM series also dicom-seg "
@@ -375,9 +398,6 @@ class SegmentConfig(Stage):
     per_class: bool = Field(False, description="Also write one binary NIfTI mask a label")
     lesions: tuple[str, ...] | None = Field(
         None, description="Labels whose connected parts are measured singly; default: those that the model marks"
-    )
-    ingest: IngestConfig = Field(
-        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest"
     )
 
     def inference(self, model: InferenceConfig) -> InferenceConfig:
