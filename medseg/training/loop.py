@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from medseg.config import ExperimentConfig
-from medseg.data.batches import Batch, prefetch
+from medseg.config import ExperimentConfig, TrainingConfig
+from medseg.data.batches import Batch, Stream, prefetch
 from medseg.data.sampling import Randomness
 from medseg.errors import ModelError
 from medseg.labels import LabelMap
@@ -30,6 +31,7 @@ from medseg.provenance import digest_json
 from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from medseg.training.journal import Journal
 from medseg.training.lessons import build_method, build_stream
+from medseg.training.methods import Method
 from medseg.training.mixing import Teacher
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
 
@@ -40,16 +42,56 @@ Validate = Callable[[nn.Module], float]
 """Segments the held-out cases with a network and returns their mean Dice."""
 
 
+PutWeights = Callable[[nn.Module], object]
+"""Copies weights to start from into a fresh network."""
+
+
+class Lesson(Protocol):
+    """What one network learns, and from what; the loop knows nothing else of it.
+
+    Attributes
+    ----------
+    settings : the optimisation.
+    folder : where checkpoint and journal go.
+    validate : called every `validate_every` steps on the first process.
+    """
+
+    @property
+    def settings(self) -> TrainingConfig: ...  # noqa: D102
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+
+    @property
+    def validate(self) -> Validate | None: ...  # noqa: D102
+
+    def network(self) -> nn.Module:
+        """Return the network with the weights to start from; fresh ones are drawn from torch's generator."""
+        ...
+
+    def method(self, teacher: Teacher) -> Method:
+        """Return what turns a batch into a loss; `teacher` is the averaged network."""
+        ...
+
+    def stream(self, randomness: Randomness) -> Stream:
+        """Return the batches."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return, beside the settings, what decides the result, as JSON values."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one network is trained from.
+    """A network that learns to segment; a `Lesson`.
 
     Attributes
     ----------
     cases : labelled, preprocessed training cases.
     unlabelled : preprocessed cases that no person labelled; only some methods look at them.
     folder : where checkpoint and journal go.
-    start : weights to start from (fine-tuning); None: fresh ones from the seed.
+    start : gives weights to start from; None: fresh ones from the seed.
     validate : called every `training.validate_every` steps on the first process.
     """
 
@@ -58,12 +100,44 @@ class Task:
     labels: LabelMap
     config: ExperimentConfig
     folder: Path
-    start: nn.Module | None = None
+    start: PutWeights | None = None
     validate: Validate | None = None
     unlabelled: tuple[CachedCase, ...] = ()
 
+    @property
+    def settings(self) -> TrainingConfig:
+        """The optimisation."""
+        return self.config.training
 
-def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = None) -> TrainingState:
+    def network(self) -> nn.Module:
+        """Return the plan's network."""
+        network = build_network(self.plan, self.labels.outputs)
+        if self.start is not None:
+            self.start(network)
+        return network
+
+    def method(self, teacher: Teacher) -> Method:
+        """Return the configured method."""
+        return build_method(self.config, self.labels, self.plan, teacher)
+
+    def stream(self, randomness: Randomness) -> Stream:
+        """Return patches of the cases."""
+        return build_stream(self.cases, self.unlabelled, self.plan, self.config, randomness)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result beside the settings."""
+        return {
+            "augmentation": self.config.augmentation.model_dump(mode="json"),
+            "plan": self.plan.model_dump(mode="json", exclude={"reasons"}),
+            "targets": [self.labels.members(target) for target in range(len(self.labels.targets))],
+            "ignore": self.labels.ignore,
+            "unlabelled": self.config.unlabelled.model_dump(mode="json", exclude={"pseudo_labels"}),
+            "cases": [case.id for case in self.cases],
+            "unlabelled cases": [case.id for case in self.unlabelled],
+        }
+
+
+def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None = None) -> TrainingState:
     """Train until the last step, an early stop or the deadline, and return the state.
 
     Parameters
@@ -75,15 +149,15 @@ def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = N
     ModelError
         If a checkpoint in the folder belongs to another run, or the loss is no longer finite.
     """
-    settings = task.config.training
-    state = _start(task, fabric)
-    checkpoint = task.folder / "checkpoint.pt"
+    settings = lesson.settings
+    state = _start(lesson, fabric)
+    checkpoint = lesson.folder / "checkpoint.pt"
     if checkpoint.exists():
         load_checkpoint(state, checkpoint)
         journal.resumed(state.step)
     trainee, optimiser = fabric.setup(state.network, state.optimiser)
     randomness = Randomness(settings.seed, fabric.global_rank, fabric.world_size)
-    stream = build_stream(task.cases, task.unlabelled, task.plan, task.config, randomness)
+    stream = lesson.stream(randomness)
     trainee.train()
     sitting = _Sitting(state.elapsed_s)
     remaining = settings.steps if not state.finished else state.step
@@ -96,8 +170,8 @@ def fit(task: Task, fabric: Fabric, journal: Journal, deadline: float | None = N
         state.elapsed_s = sitting.elapsed_s()
         if state.step % LOG_EVERY == 0 or state.step == settings.steps:
             _log(journal, state, terms, optimiser.param_groups[0]["lr"])
-        if task.validate and settings.validate_every and state.step % settings.validate_every == 0:
-            _validate(state, task, fabric, journal)
+        if lesson.validate and settings.validate_every and state.step % settings.validate_every == 0:
+            _validate(state, lesson, fabric, journal)
         state.finished = state.finished or state.step == settings.steps
         late = _any_process(fabric, deadline is not None and time.monotonic() > deadline)
         if state.finished or late or state.step % settings.checkpoint_every == 0:
@@ -119,24 +193,21 @@ def descend(
     optimiser.step()
 
 
-def _start(task: Task, fabric: Fabric) -> TrainingState:
-    settings = task.config.training
+def _start(lesson: Lesson, fabric: Fabric) -> TrainingState:
+    settings = lesson.settings
     torch.manual_seed(settings.seed)
-    network: nn.Module = build_network(task.plan, task.labels.outputs)
-    if task.start is not None:
-        network.load_state_dict(task.start.state_dict())
+    network = lesson.network()
     if settings.freeze_encoder:
         for parameter in encoder_parameters(network):
             parameter.requires_grad_(False)
     network = network.to(fabric.device)
     average = averaged(network, settings.ema_decay)
-    method = build_method(task.config, task.labels, task.plan, _teacher(average, fabric))
     return TrainingState(
         network=network,
         average=average,
-        method=method.to(fabric.device),
+        method=lesson.method(_teacher(average, fabric)).to(fabric.device),
         optimiser=build_optimiser(network.parameters(), settings),
-        settings=_digest(task, fabric.world_size),
+        settings=_digest(lesson, fabric.world_size),
     )
 
 
@@ -152,21 +223,10 @@ def _teacher(average: AveragedModel, fabric: Fabric) -> Teacher:
     return answer
 
 
-def _digest(task: Task, processes: int) -> str:
+def _digest(lesson: Lesson, processes: int) -> str:
     """Name what decides a run's result, so that a checkpoint is never continued with something else."""
-    return digest_json(
-        {
-            "training": task.config.training.model_dump(mode="json", exclude={"checkpoint_every", "loader_threads"}),
-            "augmentation": task.config.augmentation.model_dump(mode="json"),
-            "plan": task.plan.model_dump(mode="json", exclude={"reasons"}),
-            "targets": [task.labels.members(target) for target in range(len(task.labels.targets))],
-            "ignore": task.labels.ignore,
-            "unlabelled": task.config.unlabelled.model_dump(mode="json", exclude={"pseudo_labels"}),
-            "cases": [case.id for case in task.cases],
-            "unlabelled cases": [case.id for case in task.unlabelled],
-            "processes": processes,
-        }
-    )
+    settings = lesson.settings.model_dump(mode="json", exclude={"checkpoint_every", "loader_threads"})
+    return digest_json({"training": settings, **lesson.identity(), "processes": processes})
 
 
 def _log(journal: Journal, state: TrainingState, terms: dict[str, torch.Tensor], rate: float) -> None:
@@ -179,15 +239,15 @@ def _log(journal: Journal, state: TrainingState, terms: dict[str, torch.Tensor],
     journal.step(state.step, state.elapsed_s, rate, values)
 
 
-def _validate(state: TrainingState, task: Task, fabric: Fabric, journal: Journal) -> None:
+def _validate(state: TrainingState, lesson: Lesson, fabric: Fabric, journal: Journal) -> None:
     """Score the averaged weights on the first process; stop when they no longer get better."""
     stop = False
-    if fabric.is_global_zero and task.validate is not None:
-        dice = task.validate(state.average.module)
+    if fabric.is_global_zero and lesson.validate is not None:
+        dice = lesson.validate(state.average.module)
         journal.validation(state.step, dice)
         state.stale = 0 if dice > state.best_dice else state.stale + 1
         state.best_dice = max(dice, state.best_dice)
-        stop = 0 < task.config.training.patience <= state.stale
+        stop = 0 < lesson.settings.patience <= state.stale
     state.finished = _any_process(fabric, stop)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from torch import nn
 from medseg.catalog.splits import check_leakage, k_folds, without_patients
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
-from medseg.networks.model import Model, load_model, save_model
+from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
 from medseg.postprocessing import choose_rules
 from medseg.preprocessing.cache import Cache, CachedCase
-from medseg.provenance import machine, package_versions
+from medseg.provenance import digest_json, machine, package_versions
 from medseg.quality.calibration import fit_calibration, observe
 from medseg.quality.expectations import describe_training, with_held_out
 from medseg.quality.metrics import StructureScore
@@ -35,9 +35,23 @@ from medseg.quality.tables import write_scores
 from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
 from medseg.training.journal import Journal
+from medseg.training.labelled_weight import (
+    CANDIDATES,
+    Choice,
+    Trial,
+    case_dice,
+    choose_weight,
+    folds_for,
+    load_choice,
+    save_choice,
+    trial_config,
+    with_weight,
+    without_trials,
+)
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.setup import Setup, set_up
+from medseg.training.start import Start, load_start
 from medseg.training.validation import Comparison, Validator, score
 from medseg.volume import Case
 
@@ -53,7 +67,7 @@ class RunOptions:
     device : "auto", "cpu", "cuda" or "cuda:1".
     folds : 0: one network from all training cases; 2 or more: cross-validation, ensembled.
     max_seconds : stop with a checkpoint after this time; the same command goes on.
-    init : model folder to fine-tune; its plan is kept.
+    init : model folder to fine-tune, or folder of pre-trained weights; its plan is kept.
     cache : folder of preprocessed scans; default: inside the run folder.
     screen : show progress.
     """
@@ -104,9 +118,11 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
         raise ConfigError("one fold is no cross-validation: use 0 (train on all cases) or at least 2 folds")
     deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
     fabric = launch(options.device, config)
-    start = load_model(options.init) if options.init else None
+    start = load_start(options.init) if options.init else None
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
-    run = _Run(config, output, options, fabric, setup, start, deadline)
+    run = _Run(config, output, options, fabric, setup, start, deadline).with_chosen_weight()
+    if run is None:
+        return TrainingRun(None, setup.plan)
     return run.cross_validate() if options.folds else run.train_on_all()
 
 
@@ -119,8 +135,58 @@ class _Run:
     options: RunOptions
     fabric: Fabric
     setup: Setup
-    start: Model | None
+    start: Start | None
     deadline: float | None
+
+    def with_chosen_weight(self) -> _Run | None:
+        """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""
+        if self.config.unlabelled.labelled_weight != "auto" or not self.setup.unlabelled:
+            return self
+        path, settings = self.output / "labelled_weight.json", self._settings()
+        choice = load_choice(path, settings)
+        if choice is None:
+            trials = self._try_weights()
+            if trials is None:
+                return None
+            choice = self._agree(trials).model_copy(update={"settings": settings})
+            if self.fabric.is_global_zero:
+                save_choice(choice, path)
+        logger.warning("labelled weight %g: %s", choice.weight, choice.reason)
+        return replace(self, config=with_weight(self.config, choice.weight))
+
+    def _try_weights(self) -> list[Trial] | None:
+        """Cross-validate every candidate; none where there are too few patients, None when time ran out."""
+        trials: list[Trial] = []
+        folds = folds_for(self.setup.train)
+        options = replace(self.options, folds=folds, cache=self.options.cache or self.output / "cache")
+        for weight in CANDIDATES if folds else ():
+            folder = self.output / "labelled_weight" / f"{weight:g}"
+            trial = replace(self, config=trial_config(self.config, weight), output=folder, options=options)
+            held_out = trial._folds()
+            if held_out is None:
+                return None
+            trials.append(Trial(weight=weight, dice=case_dice(score(held_out[1], self.setup.dataset.labels))))
+        return trials
+
+    def _agree(self, trials: Sequence[Trial]) -> Choice:
+        """Choose on the first process, which alone has scores, and tell the others."""
+        choice = None
+        if self.fabric.is_global_zero:
+            choice = choose_weight(trials) if trials else without_trials(self.setup.train)
+        told = self.fabric.broadcast(choice)
+        if told is None:
+            raise RuntimeError("the first process chose nothing")
+        return told
+
+    def _settings(self) -> str:
+        """Name what a choice of the labelled weight follows from."""
+        return digest_json(
+            {
+                "config": self.config.model_dump(mode="json", exclude={"name", "dataset", "inference"}),
+                "plan": self.setup.plan.model_dump(mode="json", exclude={"reasons"}),
+                "cases": [case.id for case in (*self.setup.train, *self.setup.unlabelled)],
+            }
+        )
 
     def train_on_all(self) -> TrainingRun:
         """Train one network on all training cases and score it on the validation cases, if any."""
@@ -131,17 +197,25 @@ class _Run:
 
     def cross_validate(self) -> TrainingRun:
         """Train one network a fold, score each out of fold, choose the post-processing, ensemble them."""
+        held_out = self._folds()
+        if held_out is None:
+            return TrainingRun(None, self.setup.plan)
+        networks, comparisons = held_out
+        rules = self._choose_rules(comparisons) if self.fabric.is_global_zero else None
+        return self._finish(tuple(networks), comparisons, rules)
+
+    def _folds(self) -> tuple[list[nn.Module], list[Comparison]] | None:
+        """Return a network a fold and what each says about the cases left out; None when time ran out."""
         networks: list[nn.Module] = []
         comparisons: list[Comparison] = []
         for number, fold in enumerate(k_folds(self.setup.train, self.options.folds, self.config.training.seed)):
             check_leakage(fold.train, fold.validation)
             network = self._fit(f"fold_{number}", fold.train, fold.validation)
             if network is None:
-                return TrainingRun(None, self.setup.plan)
+                return None
             networks.append(network)
             comparisons += self._compare(network, fold.validation)
-        rules = self._choose_rules(comparisons) if self.fabric.is_global_zero else None
-        return self._finish(tuple(networks), comparisons, rules)
+        return networks, comparisons
 
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
         """Return the network with averaged weights in evaluation mode; None when time ran out."""
@@ -151,7 +225,7 @@ class _Run:
             labels=self.setup.dataset.labels,
             config=self.config,
             folder=self.output / name,
-            start=self.start.networks[0] if self.start else None,
+            start=self.start.put_into if self.start else None,
             validate=self._validator(held_out) if held_out else None,
             unlabelled=self._prepare(without_patients(self.setup.unlabelled, held_out)),
         )

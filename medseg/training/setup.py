@@ -11,7 +11,6 @@ from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
 from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_file
-from medseg.networks.model import Model
 from medseg.plan import Plan, load_plan, save_plan
 from medseg.planning import (
     Fingerprint,
@@ -22,6 +21,7 @@ from medseg.planning import (
     save_fingerprint,
 )
 from medseg.training.lessons import learns_unlabelled
+from medseg.training.start import Start
 from medseg.volume import Case
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Setup:
     unlabelled: tuple[Case, ...] = ()
 
 
-def set_up(config: ExperimentConfig, output: Path, start: Model | None = None) -> Setup:
+def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -> Setup:
     """Read and check the dataset, and make the plan unless the run folder, or `start`, has one.
 
     Raises
@@ -93,7 +93,7 @@ def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ..
 
 
 def _plan(
-    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, output: Path, start: Model | None
+    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, output: Path, start: Start | None
 ) -> Plan:
     """Take the plan of the model to start from, or the one in the run folder, or make one from the training cases."""
     path = output / "plan.yaml"
@@ -115,11 +115,16 @@ def _ids(cases: tuple[Case, ...]) -> list[str]:
     return [case.id for case in cases]
 
 
-def _check_start(start: Model, dataset: Dataset) -> None:
-    if start.labels.targets != dataset.labels.targets or start.plan.channels != dataset.channels:
+def _check_start(start: Start, dataset: Dataset) -> None:
+    if start.labels and start.labels.targets != dataset.labels.targets:
         raise ModelError(
-            f"the model to start from knows {', '.join(start.labels.targets)} on {', '.join(start.plan.channels)}, "
-            f"the dataset has {', '.join(dataset.labels.targets)} on {', '.join(dataset.channels)}: they must be equal"
+            f"the model to start from knows {', '.join(start.labels.targets)}, the dataset has "
+            f"{', '.join(dataset.labels.targets)}: they must be equal"
+        )
+    if start.plan.channels != dataset.channels:
+        raise ModelError(
+            f"the weights to start from take {', '.join(start.plan.channels)}, the dataset has "
+            f"{', '.join(dataset.channels)}: they must be equal"
         )
 
 

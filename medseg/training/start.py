@@ -1,0 +1,46 @@
+"""What a training starts from: a model to fine-tune, or pre-trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from medseg.labels import LabelMap
+from medseg.networks import pretrained
+from medseg.networks.model import load_model
+from medseg.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights with the plan that they need.
+
+    Attributes
+    ----------
+    plan : how scans are prepared and the network is built.
+    labels : what the model segments; None: pre-trained weights know no structure.
+    put_into : copies the weights into a fresh network of the plan.
+    """
+
+    plan: Plan
+    labels: LabelMap | None
+    put_into: Callable[[nn.Module], object]
+
+
+def load_start(folder: Path) -> Start:
+    """Read a model folder, or a folder of pre-trained weights.
+
+    Raises
+    ------
+    ModelError
+        If the folder is neither, or can't be used.
+    """
+    if (folder / pretrained.RECORD).is_file():
+        weights = pretrained.load_pretrained(folder)
+        return Start(weights.plan, None, weights.put_into)
+    model = load_model(folder)
+    state = model.networks[0].state_dict()
+    return Start(model.plan, model.labels, lambda network: network.load_state_dict(state))
