@@ -5,19 +5,22 @@ of medseg, beside others in its folder, that names a patient.
 
 Segments without voxels are left out and the others numbered without a gap: readers that pair names with
 segments by position, dcmqi and with it 3D Slicer, would otherwise give every later one a wrong name.
-A series with a tilted gantry gets its segmentation on a perpendicular grid, because they can't load the
-sheared one.
+A frame lies on each source slice with a label and nowhere else: planes that reading interpolated have none.
+The slices of a tilted gantry keep their planes but are moved within them by whole pixels, because those
+readers load no sheared stack. Of unevenly spaced slices they show each on the nearest plane of an even stack.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
@@ -32,6 +35,27 @@ from medseg.volume import Mask, Source
 
 SERIES_NUMBER = 7101
 """High enough to stand behind a study's own series in a viewer's list."""
+
+SAME_PLACE_MM = 1e-3
+"""Distance of a frame from where it was meant to be that is rounding of decimal strings."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """Parallel images without shear, such as the slices of a series.
+
+    Attributes
+    ----------
+    array : (N, rows, columns) numbers of segments.
+    positions : (N, 3) centre of each first pixel, LPS mm.
+    orientation : (2, 3) directions along a row and along a column, LPS.
+    spacing : distances between rows, columns and, where they are even, slices, mm.
+    """
+
+    array: NDArray
+    positions: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float, float]
 
 
 def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
@@ -73,67 +97,67 @@ def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, al
 def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
     series = open_series(source)
     images = quotable_images(series.source)
-    present = [label for label in labels.labels if (mask.array == label.value).any()]
+    array = reorder(mask.array, mask.grid, series.grid)
+    present = [label for label in labels.labels if (series.on_slices(array) == label.value).any()]
     if not present:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; a segmentation without segments is invalid")
     table = np.zeros(65536, np.uint8 if len(present) <= 255 else np.uint16)
     table[[label.value for label in present]] = range(1, len(present) + 1)
-    placed = perpendicular(Mask(table[reorder(mask.array, mask.grid, series.grid)], series.grid))
-    volume = _to_volume(placed, images[0].FrameOfReferenceUID)
-    segmentation = _segmentation(images, volume, present, algorithm)
+    numbers = table[array]
+    frames = frames_of(series.on_slices(numbers), series.grid, series.line.places)
+    segmentation = _segmentation(images, frames, present, algorithm)
     with atomic_file(path) as temporary:
         segmentation.save_as(temporary)
-        if not _reads_back(temporary, volume):
+        if not _reads_back(temporary, frames):
             raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
     return tuple(label.name for label in present)
 
 
-def perpendicular(mask: Mask) -> Mask:
-    """Return a mask whose slices were sheared by a tilted gantry on a perpendicular grid over the same space.
+def frames_of(array: NDArray, grid: Grid, places: NDArray[np.float64]) -> Frames:
+    """Return slices as frames, those that a tilted gantry sheared moved by whole pixels within their planes.
 
-    The slices stay where they are; within its plane, each is moved by whole pixels, so that no label is
-    further than half a pixel from its place. A mask on perpendicular axes is returned as it is.
+    No label is further than half a pixel from its place.
+
+    Parameters
+    ----------
+    array : (X, Y, N) the slices.
+    grid : its first two axes are theirs, its third leads from plane to plane.
+    places : (N,) where the slices lie along the third axis.
     """
-    grid = mask.grid
-    if grid.is_orthogonal:
-        return mask
     x, y, z = grid.affine[:3, :3].T
     normal = np.cross(x, y) / np.linalg.norm(np.cross(x, y))
-    in_plane = np.linalg.lstsq(np.stack([x, y], axis=1), z, rcond=None)[0]  # pixels that each slice drifts
-    shifts = np.rint(np.outer(np.arange(grid.shape[2]), in_plane)).astype(int)
-    low = shifts.min(axis=0)
-    size = np.array(grid.shape[:2]) + np.ptp(shifts, axis=0)
-    array = np.zeros((*size, grid.shape[2]), mask.array.dtype)
-    for index, (i, j) in enumerate(shifts - low):
-        array[i : i + grid.shape[0], j : j + grid.shape[1], index] = mask.array[:, :, index]
-    affine = grid.affine.copy()
-    affine[:3, 2] = normal * float(z @ normal)
-    affine[:3, 3] += low[0] * x + low[1] * y
-    return Mask(array, Grid(array.shape, affine))
-
-
-def _to_volume(mask: Mask, frame_of_reference: str) -> hd.Volume:
-    """Return the mask as highdicom orders it, (slice, row, column), placed in LPS."""
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.grid.affine
-    return hd.Volume(
-        array=np.ascontiguousarray(mask.array.transpose(2, 1, 0)),
-        affine=affine[:, [2, 1, 0, 3]],
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=frame_of_reference,
+    drift = np.linalg.lstsq(np.stack([x, y], axis=1), z, rcond=None)[0]  # pixels from plane to plane
+    shifts = np.rint(np.outer(places, drift)).astype(int)
+    shifts -= shifts.min(axis=0)
+    columns, rows = np.array(array.shape[:2]) + shifts.max(axis=0)
+    moved = np.zeros((len(places), rows, columns), array.dtype)
+    for index, (i, j) in enumerate(shifts):
+        moved[index, j : j + array.shape[1], i : i + array.shape[0]] = array[:, :, index].T
+    first = grid.affine[:3, 3] - shifts[0] @ [x, y]
+    distance = float(z @ normal)
+    to_lps = np.array([-1.0, -1, 1])
+    return Frames(
+        moved,
+        (first + np.outer(places * distance, normal)) * to_lps,
+        grid.directions.T[:2] * to_lps,
+        (grid.spacing[1], grid.spacing[0], abs(distance)),
     )
 
 
 def _segmentation(
-    images: list[Dataset], volume: hd.Volume, present: list[Label], algorithm: Algorithm
+    images: list[Dataset], frames: Frames, present: list[Label], algorithm: Algorithm
 ) -> hd.seg.Segmentation:
     made_from = [images[0].SeriesInstanceUID, algorithm.name, algorithm.version, *(repr(label) for label in present)]
-    name = "\n".join([*made_from, sha256(volume.array.tobytes()).hexdigest()])
+    name = "\n".join([*made_from, sha256(frames.array.tobytes()).hexdigest()])
     identification = hd.AlgorithmIdentificationSequence(
         name=text(algorithm.name), version=text(algorithm.version), family=codes.DCM.ArtificialIntelligence
     )
     return hd.seg.Segmentation(
         source_images=images,
-        pixel_array=volume,
+        pixel_array=frames.array,
+        plane_positions=[hd.PlanePositionSequence("PATIENT", position) for position in frames.positions],
+        plane_orientation=hd.PlaneOrientationSequence("PATIENT", frames.orientation.ravel()),
+        pixel_measures=hd.PixelMeasuresSequence(frames.spacing[:2], frames.spacing[2], frames.spacing[2]),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, label, identification) for number, label in enumerate(present, start=1)
@@ -171,7 +195,15 @@ def _description(number: int, label: Label, identification: hd.AlgorithmIdentifi
     return description
 
 
-def _reads_back(path: Path, meant: hd.Volume) -> bool:
-    """Whether the file holds `meant`: the frames it leaves out are empty there."""
-    found = hd.seg.segread(path).get_volume(combine_segments=True).match_geometry(meant)
-    return bool(np.array_equal(found.array, meant.array))
+def _reads_back(path: Path, meant: Frames) -> bool:
+    """Whether the file holds `meant`, each frame in its place: the frames it leaves out are empty there."""
+    file = hd.seg.segread(path)
+    found = np.zeros_like(meant.array)
+    for frame, group in zip(file.pixel_array, file.PerFrameFunctionalGroupsSequence, strict=True):
+        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        distances = np.linalg.norm(meant.positions - position, axis=1)
+        place = int(distances.argmin())
+        if distances[place] > SAME_PLACE_MM:
+            return False
+        found[place][frame != 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    return bool(np.array_equal(found, meant.array))

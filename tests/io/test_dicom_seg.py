@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom as hd
@@ -18,15 +19,18 @@ import SimpleITK as sitk
 from pydicom.uid import CTImageStorage
 
 from medseg.catalog.index import index_scans
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io import dicom_seg
-from medseg.io.dicom import inspect_series
+from medseg.io.dicom import inspect_series, open_series
 from medseg.io.dicom_derived import IDENTIFIERS, Algorithm
-from medseg.io.dicom_seg import perpendicular, write_dicom_seg
+from medseg.io.dicom_seg import write_dicom_seg
 from medseg.volume import Mask, Source
 
-from .dicom_results import ALGORITHM, GEOMETRIES, LABELS, SHAPE, TURN, blobs, grid_of
+from .dicom_results import ALGORITHM, GEOMETRIES, LABELS, SHAPE, TURN, blobs
+
+LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 @pytest.fixture
@@ -207,10 +211,10 @@ def test_a_wrong_voxel_on_the_disk_is_noticed(tmp_path, series, monkeypatch):
     source, grid = series()
     right = dicom_seg._segmentation
 
-    def wrong(images, volume, *others):
-        array = volume.array.copy()
+    def wrong(images, frames, *others):
+        array = frames.array.copy()
         array[2, 3, 3] = 0
-        return right(images, volume.with_array(array), *others)
+        return right(images, replace(frames, array=array), *others)
 
     monkeypatch.setattr(dicom_seg, "_segmentation", wrong)
     with pytest.raises(OutputError, match="reads back differently"):
@@ -218,38 +222,86 @@ def test_a_wrong_voxel_on_the_disk_is_noticed(tmp_path, series, monkeypatch):
     assert not (tmp_path / "seg.dcm").exists()
 
 
-@pytest.mark.parametrize("tilt", [0.3, -0.45])
-def test_a_tilted_series_gets_a_perpendicular_segmentation(tmp_path, series, dcmqi, tilt, monkeypatch):
-    """Reading refuses tilted series so far; their mask would come on the sheared grid."""
+def tilted(number: int) -> tuple[float, float]:
+    return 0.3 * 2.5 * number, 0
+
+
+def uneven(number: int) -> tuple[float, float]:
+    return 0, (0.0, 0.3, 0.9, 0.9, 1.6, 2.2, 2.1, 2.6)[number]
+
+
+def tilted_and_uneven(number: int) -> tuple[float, float]:
+    along = uneven(number)[1]
+    return -0.4 * (2.5 * number + along), along
+
+
+@pytest.mark.parametrize(
+    ("move", "lost", "in_plane_mm", "along_mm"),
+    [
+        (lambda number: (0, 0), {2, 5}, 0.01, 0.01),
+        (tilted, set(), 0.75, 0.01),
+        (tilted, {3}, 0.75, 0.01),
+        (uneven, set(), 0.01, 1.3),
+        (tilted_and_uneven, set(), 0.75, 1.3),
+    ],
+    ids=["gap", "tilt", "gap and tilt", "uneven", "uneven and tilt"],
+)
+def test_a_repaired_series_gets_a_frame_on_each_of_its_slices(
+    tmp_path, series, dcmqi, move, lost, in_plane_mm, along_mm
+):
+    """dcmqi shows each slice on the nearest plane of an even, perpendicular stack; the file holds its true plane."""
     source, grid = series(TURN)
-    sheared = grid.affine.copy()
-    sheared[:3, 2] += tilt * 2.5 * sheared[:3, 1] / 1.5
-    mask = Mask(blobs(), Grid(SHAPE, sheared))
-    straight = perpendicular(mask)
-    assert straight.grid.is_orthogonal
-    for value in (3, 7, 200):
-        at, meant = (np.argwhere(m.array == value) for m in (straight, mask))
-        at = at[np.lexsort(at.T[::-1])] @ straight.grid.affine[:3, :3].T + straight.grid.affine[:3, 3]
-        meant = meant[np.lexsort(meant.T[::-1])] @ sheared[:3, :3].T + sheared[:3, 3]
-        distances = np.linalg.norm(at[:, None] - meant, axis=-1)
-        assert len(at) == len(meant)
-        assert distances.min(axis=1).max() <= 0.5 * 1.5 + 1e-6
-
-    real = dicom_seg.open_series
-
-    class Tilted:
-        def __init__(self, opened):
-            self.source, self.grid = opened.source, mask.grid
-
-    monkeypatch.setattr(dicom_seg, "open_series", lambda given: Tilted(real(given)))
+    x, y, z = (np.diag([-1, -1, 1]) @ grid.directions).T
+    places = {}
+    for path in source.files:
+        dataset = pydicom.dcmread(path)
+        number = round((np.array(dataset.ImagePositionPatient) - LPS @ grid.affine[:3, 3]) @ z / 2.5)
+        if number in lost:
+            path.unlink()
+            continue
+        sideways, along = move(number)
+        dataset.ImagePositionPatient = list(
+            np.round(np.array(dataset.ImagePositionPatient) + sideways * y + along * z, 6)
+        )
+        places[number] = LPS @ np.array(dataset.ImagePositionPatient, dtype=float)
+        dataset.save_as(path)
+    policy = IngestConfig(missing_slice="repair", variable_spacing="repair")
+    source = Source("dicom", tuple(path for path in source.files if path.exists()), policy)
+    opened = open_series(source)
+    mask = Mask(
+        np.random.default_rng(3)
+        .choice([0, 3, 7, 200], p=[0.7, 0.1, 0.1, 0.1], size=opened.grid.shape)
+        .astype(np.uint8),
+        opened.grid,
+    )
     write_dicom_seg(tmp_path / "seg.dcm", mask, LABELS, source, ALGORITHM)
+
+    slices = opened.on_slices(mask.array)
+    steps = grid.affine[:3, :3]
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    heights = {
+        round(float(np.dot(group.PlanePositionSequence[0].ImagePositionPatient, z)), 2)
+        for group in written.PerFrameFunctionalGroupsSequence
+    }
+    assert heights == {round(float(LPS @ place @ z), 2) for place in places.values()}
     image, names = dcmqi(tmp_path / "seg.dcm")
-    assert np.array_equal(renamed(on_grid(image, straight.grid), names), straight.array)
-
-
-def test_a_perpendicular_mask_stays_as_it_is():
-    mask = Mask(blobs(), grid_of(TURN))
-    assert perpendicular(mask) is mask
+    values = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    for number, name in names.items():
+        (label,) = (label.value for label in LABELS.labels if label.name == name)
+        meant = np.concatenate(
+            [np.argwhere(slices[..., n] == label) @ steps[:, :2].T + place for n, place in enumerate(places.values())]
+        )
+        found = (
+            np.array([image.TransformIndexToPhysicalPoint(tuple(map(int, at))) for at in np.argwhere(values == number)])
+            @ LPS
+        )
+        assert len(found) == len(meant)
+        off = found[:, None] - meant
+        along = np.abs(off @ (LPS @ z))
+        in_plane = np.abs(off @ (LPS @ np.stack([x, y], axis=1))).max(axis=-1)
+        close = (along <= along_mm + 1e-6) & (in_plane <= in_plane_mm + 1e-6)
+        assert close.any(axis=1).all()
+        assert close.any(axis=0).all()
 
 
 @pytest.mark.skipif("MEDSEG_DATA" not in os.environ, reason="MEDSEG_DATA does not name the folder of real scans")
