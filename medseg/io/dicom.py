@@ -70,7 +70,7 @@ def read_series(source: Source) -> Volume:
         air = f"set to {AIR.get(series.modality, 0):g} what its headers call padding"
         findings.note(ReasonCode.PIXEL_PADDING, "", air if series.policy.pixel_padding == "repair" else "")
     findings.check_values(stack.transpose(2, 1, 0), series.modality, name)
-    if series.grid.shape[2] != len(stack):
+    if not series.line.is_even:
         stack = interpolate_planes(stack, series.line)
     array = stack.transpose(2, 1, 0)[None]
     return Volume(array, series.grid, series.modality, tuple(findings.flags), tuple(findings.repairs))
@@ -141,7 +141,7 @@ def pixel_digest(path: Path) -> bytes:
 @lru_cache(maxsize=4096)
 def _digest_once(path: Path, modified: int, size: int) -> bytes:
     try:
-        return sha256(dcmread(path).PixelData).digest()
+        return sha256(dcmread(path, force=True).PixelData).digest()
     except Exception:  # reported as undecodable when the slice is read; here it only equals nothing
         return f"{path} {modified} {size}".encode()
 
@@ -157,7 +157,7 @@ def _decode_frames(series: Series, stack: NDArray[np.float32]) -> list[bool]:
 
 def _pixels(series: Series, number: int) -> NDArray:
     try:
-        return np.asarray(dcmread(series.slices[number].path).pixel_array)
+        return np.asarray(dcmread(series.slices[number].path, force=True).pixel_array)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # decoders are foreign code; a panic of those in Rust is no Exception

@@ -73,6 +73,11 @@ class Line:
     places: NDArray[np.float64]
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def is_even(self) -> bool:
+        """Whether every plane is a slice, and nothing has to be interpolated."""
+        return np.array_equal(self.places, np.arange(self.count))
+
 
 def slice_normal(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the unit normal of (2, 3) row and column directions."""
