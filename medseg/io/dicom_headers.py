@@ -338,6 +338,8 @@ def _pixel_problem(
     stream: BinaryIO, dataset: Dataset, syntax: str, header: SliceHeader
 ) -> tuple[ReasonCode, str] | None:
     """Return what is wrong with the pixel data as far as its length shows; the stream stands before it."""
+    if header.frames > 1 and header.sop_class not in MULTI_FRAME:
+        return ReasonCode.NO_POSITION, f"holds {header.frames} images and one position for all of them"
     read = Elements(dataset)
     samples, bits = read.integer("SamplesPerPixel") or 1, read.integer("BitsAllocated")
     if samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") or bits not in (8, 16, 32):

@@ -192,6 +192,8 @@ def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
         if header.problem:
             code, message = header.problem
             raise SeriesError(code, f"can't be used: file {number} of {len(slices)} {message}")
+    if len({header.patient for header in slices if header.patient}) > 1:
+        raise SeriesError(ReasonCode.CONFLICT, "mixes slices of several patients under one series UID")
     matrices = {(header.rows, header.columns) for header in slices}
     if len(matrices) > 1:
         sizes = ", ".join(f"{rows}x{columns}" for rows, columns in sorted(matrices))
@@ -216,6 +218,8 @@ def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
 def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
     """Note what the headers say against the values."""
     doubts = {doubt for header in slices for doubt in header.doubts}
+    if any(header.slope == 0 for header in slices):
+        raise SeriesError(ReasonCode.NO_RESCALE, "has a rescale slope of 0, which makes all values alike")
     if any(header.modality == CT and not header.rescaled for header in slices):
         findings.note(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
     if ReasonCode.HU_SUSPECT in doubts:

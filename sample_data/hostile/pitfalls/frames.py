@@ -93,7 +93,7 @@ def enhanced_two_phases(folder: Path) -> list[Truth]:
     return [*_written(folder, enhanced_ct(slices + second)), truth_of(second, brighter_ramp)]
 
 
-@pitfall("UNREADABLE")
+@pitfall("NO_POSITION")
 def frames_in_a_plain_ct(folder: Path) -> list[Truth]:
     """A CT of the single-frame kind claims twelve frames: one position for all of them."""
     slices = make_slices()

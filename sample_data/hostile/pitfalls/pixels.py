@@ -240,12 +240,13 @@ def rescale_zero(folder: Path) -> list[Truth]:
     return sound(folder, slices)
 
 
-@pitfall("NO_RESCALE")
+@pitfall("right", flags=("HU_SUSPECT",))
 def rescale_to_other_units(folder: Path) -> list[Truth]:
     """A dual-energy map of effective atomic numbers calls itself CT; RescaleType says that it is not HU."""
     slices = make_slices()
     for each in slices:
         each.RescaleType, each.RescaleSlope, each.RescaleIntercept = "Z_EFF", 0.01, 0
+        paint(each)
     return sound(folder, slices)
 
 

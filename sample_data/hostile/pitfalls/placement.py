@@ -167,7 +167,7 @@ def slice_moved_sideways(folder: Path) -> list[Truth]:
     return _as_written(folder, slices)
 
 
-@pitfall("GANTRY_TILT", repair="GANTRY_TILT", studied=True)
+@pitfall("right", repair="GANTRY_TILT", flags=("GANTRY_TILT",), studied=True)
 def gantry_tilt(folder: Path) -> list[Truth]:
     """The gantry was tilted by 15 degrees: each slice is shifted against the one before."""
     tilt = np.radians(15)
