@@ -156,7 +156,7 @@ def _segmentation(
         source_images=images,
         pixel_array=frames.array,
         plane_positions=[hd.PlanePositionSequence("PATIENT", position) for position in frames.positions],
-        plane_orientation=hd.PlaneOrientationSequence("PATIENT", frames.orientation.ravel()),
+        plane_orientation=hd.PlaneOrientationSequence("PATIENT", frames.orientation.ravel().tolist()),
         pixel_measures=hd.PixelMeasuresSequence(frames.spacing[:2], frames.spacing[2], frames.spacing[2]),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
