@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medseg.catalog.entries import Places
 from medseg.catalog.walk import Found
+from medseg.config import IngestConfig
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file
 from medseg.io.tables import OWNER_ONLY
@@ -105,20 +106,22 @@ class Memory:
 
 
 @contextmanager
-def remembering(path: Path, root: Path, settings: object) -> Iterator[Memory]:
-    """Open the memory at `path`; when the block ends without an error, it holds what this index has met.
+def remembering(catalog: Path, root: Path, policy: IngestConfig) -> Iterator[Memory]:
+    """Open the memory beside a catalogue; when the block ends without an error, it holds what this index has met.
 
     Parameters
     ----------
+    catalog : the catalogue's file.
     root : the indexed folder.
-    settings : what else, beside the files, the facts follow from; as JSON.
+    policy : what is done about faults, which some facts follow from.
 
     Raises
     ------
     OutputError
         If it can't be written.
     """
-    made = digest_json([str(root.resolve()), package_versions(), settings])
+    path = catalog.with_name(catalog.name + ENDING)
+    made = digest_json([os.fsencode(root.resolve()).hex(), package_versions(), policy.model_dump(mode="json")])
     old, note = _open(path, made)
     try:
         with atomic_file(path) as temporary:

@@ -32,9 +32,7 @@ def write_catalog(catalog: Catalog, path: Path) -> None:
     """
     import polars  # 0.1 s that runs without a table need not pay
 
-    ending = path.suffix.lower()
-    if ending not in (".csv", ".parquet"):
-        raise OutputError(f"a catalogue is written as .csv or .parquet, not {path.name!r}")
+    ending = check_table(path)
     rows = [_row(entry) for entry in catalog.entries]
     if ending == ".csv":
         rows = [{name: _harmless(value) for name, value in row.items()} for row in rows]
@@ -45,6 +43,14 @@ def write_catalog(catalog: Catalog, path: Path) -> None:
             frame.write_csv(temporary)
         else:
             frame.write_parquet(temporary)
+
+
+def check_table(path: Path) -> str:
+    """Return the ending of a catalogue's file; raises `OutputError` for one that is not written."""
+    ending = path.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        raise OutputError(f"a catalogue is written as .csv or .parquet, not {path.name!r}")
+    return ending
 
 
 def _row(entry: CatalogEntry) -> dict[str, str | int | float | None]:

@@ -18,7 +18,7 @@ from medseg.errors import GeometryError, ReasonCode
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
 from medseg.labels import Label, LabelMap
-from medseg.quality.slices import Plane, Survey, display_window, planes_of, survey
+from medseg.quality.slices import Plane, Survey, display_window, in_grey, planes_of, survey
 from medseg.volume import Mask, Volume
 
 WIDTH = 1440
@@ -113,7 +113,7 @@ def _draw_planes(scene: _Scene, labels: LabelMap) -> list[Image.Image]:
     for plane, (width, height) in zip(planes, sizes, strict=True):
         size = max(1, round(width * scale)), max(1, round(height * scale))
         index = scene.found.slices[plane.axis]
-        grey = _windowed(plane.picture_of(scene.image, index), scene.window)
+        grey = in_grey(plane.picture_of(scene.image, index), scene.window)
         panel = _paint(grey, plane.picture_of(scene.values, index), labels, size)
         panels.append(_annotate(panel, plane))
     _draw_scale_bar(panels[0], scale)
@@ -136,11 +136,6 @@ def _captioned(name: str, panels: Image.Image) -> Image.Image:
     ImageDraw.Draw(row).text((0, 10), name, TEXT, _font(16), "lm")
     row.paste(panels, (0, 26))
     return row
-
-
-def _windowed(picture: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
-    low, high = window
-    return (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def _paint(grey: NDArray[np.uint8], values: NDArray, labels: LabelMap, size: tuple[int, int]) -> Image.Image:

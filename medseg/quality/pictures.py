@@ -24,6 +24,7 @@ SIZES = ((1200, 78), (960, 74), (760, 68), (560, 60), (400, 50), (280, 40))
 """Width in pixels and quality that are tried until a picture fits."""
 
 THUMBNAIL = (264, 55)
+SCAN_THUMBNAIL = (192, 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ def embed_pictures(paths: Iterable[Path]) -> list[Pictures]:
     with ThreadPoolExecutor(usable_cores()) as threads:  # Pillow lets go of the interpreter while it works
         found = list(threads.map(partial(_embed, room=room), wanted[:MOST_PICTURES]))
     return found + [Pictures()] * (len(wanted) - len(found))
+
+
+def embed_thumbnail(picture: Image.Image) -> str:
+    """Return a picture of at most `SCAN_THUMBNAIL` pixels as a data URI."""
+    return _uri(_encode(picture, *SCAN_THUMBNAIL))
 
 
 def _embed(path: Path, room: int) -> Pictures:

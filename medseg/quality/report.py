@@ -1,23 +1,17 @@
 """``report.html``: a batch's results on one page that opens anywhere, without a network.
 
-The page holds its pictures, its style and a small script; it asks nobody for anything, and a content
-security policy in it forbids it to. Every name and message is escaped. Without scripts it is still
-readable: the most doubtful case comes first.
+Without scripts it is still readable (`medseg.quality.page`): the most doubtful case comes first.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medseg.batch.record import PICTURE
@@ -25,6 +19,7 @@ from medseg.io.files import atomic_file
 from medseg.labels import Label
 from medseg.quality.calibration import BAD_DICE
 from medseg.quality.checks import MEANINGS, Finding, Flag, millilitres
+from medseg.quality.page import render_page
 from medseg.quality.pictures import Pictures, embed_pictures
 from medseg.quality.range_plot import Dot, case_bar, volume_plot
 from medseg.quality.review import Review, ReviewedCase, review_results, write_worklist
@@ -88,15 +83,8 @@ def render(review: Review) -> str:
         _case_row(rank, case, picture, review)
         for rank, (case, picture) in enumerate(zip(review.cases, pictures, strict=True), start=1)
     ]
-    script = _text("report.js")
-    page = Environment(
-        loader=PackageLoader("medseg.quality"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
-    return page.render(
+    return render_page(
+        "report.html",
         rows=rows,
         others=review.others,
         run=review.run,
@@ -108,9 +96,6 @@ def render(review: Review) -> str:
         labels=review.labels.labels,
         counts=Counter(flag for case in review.cases for flag in case.flags),
         meanings=MEANINGS,
-        style=Markup(_text("report.css")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         picture_name=PICTURE,
     )
 
@@ -192,7 +177,3 @@ def _css(label: Label) -> str:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _text(name: str) -> str:
-    return files("medseg.quality").joinpath("templates", name).read_text(encoding="utf-8")

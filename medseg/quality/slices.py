@@ -106,6 +106,12 @@ def display_window(volume: Volume, channel: NDArray[np.float32]) -> tuple[float,
     return low, max(high, low + 1e-6)
 
 
+def in_grey(picture: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return intensities as grey values, the window's ends being black and white."""
+    low, high = window
+    return (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
 def _count(values: NDArray) -> dict[int, int]:
     """Return the number of voxels of each value, without 0.
 

@@ -234,7 +234,7 @@ def test_in_a_browser_it_sorts_filters_and_stays_at_home(tmp_path, picture, brow
     browser.run("document.getElementById('turn').click()")
     assert browser.run(NAMES) == by_name[::-1]
     browser.run("document.getElementById('turn').click()")
-    choose(browser, "#order", "volume 0", "change")
+    choose(browser, "#order", "number 0", "change")
     assert browser.run(NAMES)[0] == "large"
     choose(browser, "#order", "priority", "change")
     assert browser.run(NAMES) == first

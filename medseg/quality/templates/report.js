@@ -12,7 +12,7 @@
   let reversed = false;
 
   const number = (row, name) => Number(row.dataset[name]);
-  const volume = (row, position) => Number(row.dataset.volumes.split(" ")[position]);
+  const nth = (row, position) => Number(row.dataset.numbers.split(" ")[position]);
   const orders = {
     priority: (a, b) => number(a, "rank") - number(b, "rank"),
     name: (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }),
@@ -21,7 +21,7 @@
 
   function compare() {
     const [kind, position] = order.value.split(" ");
-    const by = kind === "volume" ? (a, b) => volume(b, position) - volume(a, position) : orders[kind];
+    const by = kind === "number" ? (a, b) => nth(b, position) - nth(a, position) : orders[kind];
     return reversed ? (a, b) => by(b, a) : by;
   }
 
@@ -39,7 +39,7 @@
       row.hidden = !fits;
       count += fits;
     }
-    shown.textContent = count === rows.length ? `${count} cases` : `${count} of ${rows.length} cases`;
+    shown.textContent = count === rows.length ? `${count} ${list.dataset.noun}` : `${count} of ${rows.length} ${list.dataset.noun}`;
     none.hidden = count > 0;
   }
 
