@@ -37,6 +37,9 @@ MULTI_FRAME = {
 
 IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
+"""Processes 14 and 14 with selection value 1, of older archives; the decoder is in the extra `codecs`."""
+
 NATIVE = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG}
 
 MODALITIES = {
@@ -347,6 +350,8 @@ def _pixel_problem(
         kind = f"{colour} pixels, {samples} sample(s) of {bits} bits"
         return ReasonCode.UNSUPPORTED_PIXELS, f"holds {kind}; a scan has one grey value of 8, 16 or 32 bits a pixel"
     if syntax not in NATIVE and not _can_decode(syntax):
+        if syntax in JPEG_LOSSLESS:
+            return ReasonCode.DECODE_FAILED, 'is compressed as JPEG Lossless; install "medseg[codecs]" to have it read'
         name = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "no transfer syntax"
         return ReasonCode.DECODE_FAILED, f"is compressed in a way that no installed decoder reads ({name})"
     start = stream.tell()

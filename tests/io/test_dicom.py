@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError, SeriesError
 from medseg.geometry import Grid
+from medseg.io import dicom_headers
 from medseg.io.dicom import inspect_series, read_series
 from medseg.io.dicom_write import write_series
 from medseg.volume import Source, Volume
@@ -333,7 +334,7 @@ def colour(series):
 
 def unknown_compression(series):
     def change(data, _):
-        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
+        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # a film
         data.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
 
     for path in series.files:
@@ -391,6 +392,35 @@ def test_truncated_compressed_file_is_refused(phantom, encoding):
     with pytest.raises(ScanError) as caught:
         inspect_series(series.source)
     assert caught.value.code == ReasonCode.TRUNCATED
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.JPEGLossless, pydicom.uid.JPEGLosslessSV1])
+def test_jpeg_lossless_is_read_with_the_extra(phantom, assert_in_place, syntax):
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm, from the codecs extra, is not installed")
+    series = phantom(shape=(40, 36, 3))
+    kind = {"57": gdcm.TransferSyntax.JPEGLosslessProcess14, "70": gdcm.TransferSyntax.JPEGLosslessProcess14_1}
+    for path in series.files:
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(kind[syntax[-2:]]))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+    assert_in_place(read_series(series.source), series.grid)
+
+
+def test_jpeg_lossless_without_the_extra_names_it(phantom, monkeypatch):
+    series = phantom(shape=(40, 36, 1), encoding="jpegls")
+    series.edit(lambda data, _: setattr(data.file_meta, "TransferSyntaxUID", pydicom.uid.JPEGLosslessSV1))
+    monkeypatch.setattr(dicom_headers, "_can_decode", lambda syntax: False)
+    with pytest.raises(SeriesError, match=r'JPEG Lossless; install "medseg\[codecs\]"') as caught:
+        inspect_series(series.source)
+    assert caught.value.code == ReasonCode.DECODE_FAILED
 
 
 def test_undecodable_slice_is_named_by_number(phantom):
