@@ -65,6 +65,10 @@ class OutputError(MedsegError):
     """A result can't be written."""
 
 
+class WorkerError(MedsegError):
+    """A worker process can't be started, or ends again and again without a case to blame."""
+
+
 class ReasonCode(str, Enum):
     """Why a file or scan was refused, skipped or flagged; stable words for tables and scripts."""
 

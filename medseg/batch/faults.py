@@ -8,9 +8,12 @@ from pathlib import Path
 
 from medseg.batch.summary import Failure, Status
 from medseg.errors import MedsegError, OutputError, ScanError
+from medseg.inference.ladder import is_out_of_memory
 from medseg.text import printable
 
 logger = logging.getLogger(__name__)
+
+SHOW = "`medseg --debug` shows it in full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,16 @@ def fault_of(case: str, error: Exception) -> Fault:
     if isinstance(error, MedsegError):
         return Fault("failed", Failure.MODEL_MISMATCH, printable(str(error)))
     logger.debug("case %s", case, exc_info=error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         message = f"{case}: not enough memory; free some, or take another machine for it"
         return Fault("failed", Failure.OUT_OF_MEMORY, message)
-    return Fault("failed", Failure.UNEXPECTED, f"{case}: unexpected error, {_place(error)}")
+    return Fault("failed", Failure.UNEXPECTED, f"{case}: unexpected error, {place_of(error)}; {SHOW}")
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    names = (type(error).__name__, str(error))
-    return "OutOfMemoryError" in names[0] or "MemoryError" in names[0] or "can't allocate memory" in names[1]
-
-
-def _place(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
+    """Return the type of an exception and the line that raised it."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
     where = f" in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}{where}; `medseg --debug` shows it in full"
+    return f"{type(error).__name__}{where}"

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.geometry import Grid
+from medseg.inference.ladder import Rung
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
@@ -69,11 +70,19 @@ class CaseRecord(_Part):
     volumes_ml: dict[str, float] = Field(description="Volume of each label in the mask, ml")
     confidence: float = Field(description="The network's mean confidence in the mask, 0 to 1")
     flags: tuple[str, ...] = Field((), description="Reason codes noticed that did not refuse the scan")
+    repairs: dict[str, str] = Field(default_factory=dict, description="What was done about some of these flags")
     measures: tuple[Measures, ...] = Field((), description="Structures and lesions, measured")
     not_written: dict[str, str] = Field(
         default_factory=dict, description="Formats that were asked for but this scan can't have, with the reason"
     )
     features: CaseFeatures | None = Field(None, description="What quality is judged by without a true mask")
+    device: str = Field("", description="Where the network ran")
+    rung: Rung = Field(Rung.FULL, description="How much memory could be had; see docs/hospital.md")
+    attempts: int = Field(1, description="How often it was tried; more than once if a worker process ended")
+    memory_mb: dict[str, float] = Field(
+        default_factory=dict,
+        description="Highest use of memory while the network ran: resident (of the process) and gpu, MB",
+    )
     seconds: dict[str, float] = Field(description="Time of each stage, s")
     outputs: dict[str, str] = Field(description="Digest of each file of the case")
     versions: dict[str, str] = Field(description="Versions of the packages")

@@ -6,22 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from medseg.batch.record import CaseRecord
 
-Status = Literal["done", "failed", "rejected"]
-STATUSES: tuple[Status, ...] = ("done", "failed", "rejected")
+Status = Literal["done", "done_with_flags", "rejected", "failed", "crashed", "timeout"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+DONE: tuple[Status, ...] = ("done", "done_with_flags")
 
 Record = TypeVar("Record")
 
 
 class Failure(str, Enum):
-    """Why a sound scan was not segmented; the scan's own faults have `medseg.errors.ReasonCode`."""
+    """Why a sound scan was not segmented; the scan's own faults have `medseg.errors.ReasonCode`.
+
+    The reason of a crash is how the process ended: a signal such as SIGSEGV, or EXIT_1.
+    """
 
     MODEL_MISMATCH = "MODEL_MISMATCH"
     OUTPUT = "OUTPUT"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
     UNEXPECTED = "UNEXPECTED"
 
     def __str__(self) -> str:
@@ -35,7 +40,8 @@ class Outcome(Generic[Record]):
     Attributes
     ----------
     case : its id.
-    status : done; failed (the scan is sound); rejected (the scan is not).
+    status : done; done_with_flags (ingest noticed something); rejected (the scan is not sound); failed;
+        crashed (it ended its process); timeout (it took too long).
     reason : code of a failure or rejection; "" when done.
     message : the same as a sentence.
     record : its record when done.
@@ -49,10 +55,22 @@ class Outcome(Generic[Record]):
     record: Record | None = None
     was_done: bool = False
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has a result."""
+        return self.status in DONE
+
 
 @dataclass(frozen=True, slots=True)
 class CaseResult(Outcome[CaseRecord]):
     """What became of one case that was to be segmented."""
+
+    record: CaseRecord | None = None  # said again for pydantic, to which the generic one could be anything
+
+    @classmethod
+    def of(cls, record: CaseRecord, *, was_done: bool = False) -> CaseResult:
+        """Return the result of a case that is done."""
+        return cls(record.case, "done_with_flags" if record.flags else "done", record=record, was_done=was_done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +92,9 @@ class RunSummary:
     left_out: dict[str, int]
     seconds: float
 
-    def count(self, status: Status) -> int:
-        """Return how many cases ended with `status`."""
-        return sum(result.status == status for result in self.results)
+    def count(self, *statuses: Status) -> int:
+        """Return how many cases ended with one of these statuses."""
+        return sum(result.status in statuses for result in self.results)
 
     @property
     def exit_code(self) -> int:
@@ -92,7 +110,7 @@ def exit_code(statuses: Sequence[Status]) -> int:
     >>> exit_code(["done", "done"]), exit_code(["done", "rejected"]), exit_code([])
     (0, 1, 3)
     """
-    done = statuses.count("done")
+    done = sum(status in DONE for status in statuses)
     if done == 0:
         return 3
     return 0 if done == len(statuses) else 1

@@ -1,14 +1,8 @@
-"""Take cases through reading, network and writing, three stages at once; a bad case costs only itself.
-
-One thread reads ahead and one writes behind, each by at most one case, so that the network waits for
-nobody and memory holds at most three cases.
-"""
+"""One model at work on cases: read, segment, write; a bad case costs only itself."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,9 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from medseg.batch.faults import fault_of
 from medseg.batch.formats import Formats
+from medseg.batch.pipeline import Stages, run_stages
 from medseg.batch.places import check_writable
 from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
 from medseg.batch.summary import CaseResult, Failure
+from medseg.batch.task import Task, Tell
 from medseg.io.files import atomic_folder
 from medseg.io.nifti import write_mask
 from medseg.io.scan import read_case, source_files
@@ -28,23 +24,35 @@ from medseg.measures.features import CaseFeatures
 from medseg.measures.intensity import measure_scan
 from medseg.measures.measure import MaskMeasures, measure_mask
 from medseg.provenance import digest_files, package_versions, timestamp
-from medseg.volume import Case, Mask, Volume
+from medseg.volume import Case, Volume
 
 if TYPE_CHECKING:
+    from medseg.batch.job import Picture
     from medseg.inference.predictor import Prediction, Predictor
 
 T = TypeVar("T")
 
-Picture = Callable[[Volume, Mask, LabelMap, Path], None]
-"""Draws scan and mask into a PNG file; given by the caller because drawing lies above this layer."""
+ROOM = 2 << 30
+"""Bytes of scans under way at once, where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    case: Case
+    task: Task
     inputs: Inputs
     volume: Volume
     seconds: float
+
+    @property
+    def case(self) -> Case:
+        return self.task.case
+
+
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    read: _Read
+    prediction: Prediction
+    memory_mb: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class Worker:
     picture : draws scan and mask; None: no pictures.
     redo : segment again what is already done.
     formats : what is written beside the NIfTI mask.
+    room : bytes of scans under way at once.
     """
 
     predictor: Predictor
@@ -75,35 +84,37 @@ class Worker:
     picture: Picture | None = None
     redo: bool = False
     formats: Formats = field(default_factory=Formats)
+    room: int = ROOM
 
     @property
     def labels(self) -> LabelMap:
         """The model's labels, with the lesions of this run marked."""
         return self.formats.labels(self.predictor.model.labels)
 
-    def run(self, cases: Iterable[Case]) -> Iterator[CaseResult]:
+    def run(self, tasks: Iterable[Task], tell: Tell = lambda _: None) -> Iterator[CaseResult]:
         """Yield what became of each case, as they end.
+
+        Parameters
+        ----------
+        tasks : taken as there is room for them; may block.
+        tell : told at once of every stage that begins and every case that ends, from any thread.
 
         Raises
         ------
         OutputError
             If a result can't be written and nothing else can either: no case would end better.
         """
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            writes: deque[Future[CaseResult]] = deque()
-            for case, reading in _ahead(reader, self._read, cases):
-                ready = self._predicted(_attempt(case, reading.result))
-                if isinstance(ready, CaseResult):
-                    yield ready
-                else:
-                    writes.append(writer.submit(_attempt, case, partial(self._write, *ready)))
-                while len(writes) > 1:
-                    yield self._checked(writes.popleft().result())
-            while writes:
-                yield self._checked(writes.popleft().result())
+        stages = Stages(self._read, self._predict, self._write)
+        for result in run_stages(stages, tasks, self.room, tell):
+            if result.reason == Failure.OUTPUT:
+                check_writable(self.folder)
+            yield result
 
-    def _read(self, case: Case) -> _Read | CaseResult:
-        began = perf_counter()
+    def _read(self, task: Task) -> _Read | CaseResult:
+        return _attempt(task.case, partial(self._read_scan, task))
+
+    def _read_scan(self, task: Task) -> _Read | CaseResult:
+        began, case = perf_counter(), task.case
         files = [file for source in case.images for file in source_files(source)]
         try:
             inputs = Inputs(source=digest_files(files), model=self.model_digest, settings=self.settings_digest)
@@ -111,18 +122,25 @@ class Worker:
             return CaseResult(case.id, "rejected", "UNREADABLE", f"{case.id}: can't be read ({error.strerror})")
         record = None if self.redo else finished_record(self.folder / case.id, inputs)
         if record:
-            return CaseResult(case.id, "done", record=record, was_done=True)
+            return CaseResult.of(record, was_done=True)
         volume, _ = read_case(case)
-        return _Read(case, inputs, volume, perf_counter() - began)
+        return _Read(task, inputs, volume, perf_counter() - began)
 
-    def _predicted(self, read: _Read | CaseResult) -> tuple[_Read, Prediction] | CaseResult:
-        if isinstance(read, CaseResult):
-            return read
-        prediction = _attempt(read.case, partial(self.predictor.predict, read.volume))
-        return prediction if isinstance(prediction, CaseResult) else (read, prediction)
+    def _predict(self, read: _Read) -> _Predicted | CaseResult:
+        return _attempt(read.case, partial(self._predict_scan, read))
 
-    def _write(self, read: _Read, prediction: Prediction) -> CaseResult:
-        began = perf_counter()
+    def _predict_scan(self, read: _Read) -> _Predicted:
+        from medseg.inference.hardware import peak_memory_mb, reset_peak_memory  # loads torch, as the predictor has
+
+        reset_peak_memory(self.predictor.device)
+        prediction = self.predictor.predict(read.volume)
+        return _Predicted(read, prediction, peak_memory_mb(self.predictor.device))
+
+    def _write(self, predicted: _Predicted) -> CaseResult:
+        return _attempt(predicted.read.case, partial(self._write_case, predicted))
+
+    def _write_case(self, predicted: _Predicted) -> CaseResult:
+        began, read, prediction = perf_counter(), predicted.read, predicted.prediction
         with atomic_folder(self.folder / read.case.id) as folder:
             source, model = read.case.images[0], self.predictor.model.name
             write_mask(folder / MASK, prediction.mask, source, self.labels)
@@ -132,15 +150,16 @@ class Worker:
                 self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
             written = _Written(_digests(folder), not_written, found)
             seconds = {"read": read.seconds, **prediction.timings, "write": perf_counter() - began}
-            record = self._record(read, prediction, written, seconds)
+            record = self._record(predicted, written, seconds)
             write_record(record, folder)
-        return CaseResult(read.case.id, "done", record=record)
+        return CaseResult.of(record)
 
     def _measures(self, read: _Read, prediction: Prediction) -> MaskMeasures:
         is_series = read.case.images[0].kind == "dicom"
         return measure_mask(read.volume, prediction.mask, self.labels, slice_axis=2 if is_series else None)
 
-    def _record(self, read: _Read, prediction: Prediction, written: _Written, seconds: dict[str, float]) -> CaseRecord:
+    def _record(self, predicted: _Predicted, written: _Written, seconds: dict[str, float]) -> CaseRecord:
+        read, prediction = predicted.read, predicted.prediction
         return CaseRecord(
             case=read.case.id,
             kind=read.case.images[0].kind,
@@ -151,11 +170,16 @@ class Worker:
             volumes_ml=written.found.volumes_ml,
             confidence=prediction.confidence,
             flags=tuple(dict.fromkeys(str(flag) for flag in (*read.case.flags, *read.volume.flags))),
+            repairs={str(repair.code): repair.what for repair in read.volume.repairs},
             features=CaseFeatures(
                 channels=measure_scan(read.volume),
                 structures=written.found.structures,
                 uncertainty=prediction.uncertainty,
             ),
+            device=str(self.predictor.device),
+            rung=prediction.rung,
+            attempts=read.task.attempt,
+            memory_mb=predicted.memory_mb,
             seconds={stage: round(time, 4) for stage, time in seconds.items()},
             measures=written.found.measures,
             not_written=written.not_written,
@@ -164,28 +188,11 @@ class Worker:
             finished=timestamp(),
         )
 
-    def _checked(self, result: CaseResult) -> CaseResult:
-        if result.reason == Failure.OUTPUT:
-            check_writable(self.folder)
-        return result
-
 
 def _digests(folder: Path) -> dict[str, str]:
     """Return the digest of every file in a folder by its path within."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): digest_files([path]) for path in files}
-
-
-def _ahead(
-    reader: ThreadPoolExecutor, read: Callable[[Case], T], cases: Iterable[Case]
-) -> Iterator[tuple[Case, Future[T]]]:
-    """Yield each case with its reading, the next case's being under way."""
-    pending: deque[tuple[Case, Future[T]]] = deque()
-    for case in cases:
-        pending.append((case, reader.submit(read, case)))
-        if len(pending) > 1:
-            yield pending.popleft()
-    yield from pending
 
 
 def _attempt(case: Case, stage: Callable[[], T]) -> T | CaseResult:

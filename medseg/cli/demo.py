@@ -120,7 +120,7 @@ def result_table(output: Path, run: TrainingRun, summary: RunSummary, evaluation
     table = Table("what", "where", "how good", title="What the demo made")
     table.add_row("sample scans", str(output / "data"), "synthetic CTs, DICOM and NIfTI")
     table.add_row("model", str(run.model), "weights and plan: all that segmenting needs")
-    done, bad = summary.count("done"), summary.count("rejected")
+    done, bad = summary.count("done", "done_with_flags"), summary.count("rejected")
     table.add_row("masks, pictures", str(output / "results" / "cases"), f"{done} scans; {bad} broken one refused")
     table.add_row("review", str(output / "results" / "report.html"), "what to look at first; opens offline")
     table.add_row("volumes", str(output / "results" / "cases.csv"), "ml of each structure in each scan")

@@ -12,7 +12,7 @@ from medseg.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medseg.batch.segment_folder import Watcher
+    from medseg.batch.run import Watcher
     from medseg.batch.summary import CaseResult
 
 
@@ -40,7 +40,7 @@ def case_progress() -> Iterator[Watcher]:
 
         def watch(result: CaseResult, ended: int, total: int) -> None:
             progress.update(task, description="segmenting", completed=ended, total=total)
-            if result.status != "done":
+            if not result.is_done:
                 progress.console.print(f"{result.status} {result.case}: {result.message}", style="yellow")
 
         yield watch

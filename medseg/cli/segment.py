@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import Device, split
+from medseg.cli.options import Device, Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir, split
 from medseg.cli.report import show_review
 from medseg.cli.screen import case_progress, console, show_error
 
 if TYPE_CHECKING:
     from medseg.batch.summary import RunSummary
 
+PICTURE = "medseg.quality.overlay:overlay_png"
+"""Draws the pictures; imported where they are drawn, so that workers start at once."""
+
 
 def segment(
-    scans: Annotated[Path, typer.Argument(metavar="SCANS", help="A NIfTI file, a DICOM folder, or any tree of both.")],
+    scans: Scans,
     model: Annotated[Path, typer.Option("--model", "-m", help="Model folder, as medseg train writes it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; not inside SCANS.")],
     device: Device = "auto",
@@ -41,42 +44,60 @@ def segment(
         str | None,
         typer.Option(help="Labels, joined by commas, whose parts are measured singly; default: as the model marks."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0: all in this process; default: one a GPU, one on a CPU."),
+    ] = None,
+    case_timeout: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="End a case after so much work on it, as hanging; 0: never."),
+    ] = 6 * 3600,
+    memory_limit: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).")
+    ] = None,
     redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
-    pseudonymize: Annotated[
-        bool, typer.Option("--pseudonymize", help="Name NIfTI scans by pseudonyms too, as DICOM series are.")
-    ] = False,
-    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms.")] = None,
+    policy: Policies = None,
+    series_rule: SeriesRule = None,
+    pseudonymize: Pseudonymize = False,
+    key: Key = None,
+    workdir: Workdir = None,
 ) -> None:
     """Segment scans with a trained model; every mask lies exactly on its scan.
 
     Writes OUTPUT/cases/<case>/mask.nii.gz, overlay.png and case.json, OUTPUT/cases.csv with the volume of each
     structure, and OUTPUT/report.html and worklist.csv, which say what to look at first, and why. The same command
-    again does only what is not done yet. A scan that can't be used is listed with its reason, the others are done, and
-    the exit code is 1.
+    again does only what is not done yet. A scan that can't be used, crashes or hangs is listed with its reason, and
+    the others are done. Exit codes: 0 all done, 1 some not, 2 wrong command or model, 3 none could be done.
 
     Example: `medseg segment scans/ --model runs/liver/model --output results/liver`
     """
     from medseg.batch.segment_folder import segment_folder
-    from medseg.config import make_segment_config
-    from medseg.quality.overlay import overlay_png
-    from medseg.quality.report import write_report
+    from medseg.config import make_segment_config, parse_policies
 
     config = make_segment_config(
         device=device,
         overlap=overlap,
         flips=flips,
+        ingest=parse_policies(policy or ()),
+        series_rule=series_rule,
         key=key,
+        workdir=workdir,
         pseudonymize=pseudonymize,
         redo=redo,
+        workers=workers,
+        case_timeout=case_timeout,
+        memory_limit_gb=memory_limit,
         formats=split(formats),
         per_class=per_class,
         lesions=None if lesions is None else split(lesions),
     )
     with case_progress() as watcher:
-        picture = overlay_png if pictures else None
+        picture = PICTURE if pictures else None
         summary = segment_folder(scans, model, output, config, picture=picture, watcher=watcher)
     show_summary(summary)
     if report and summary.results:
+        from medseg.quality.report import write_report
+
         show_review(write_report(output))
     raise typer.Exit(summary.exit_code)
 
@@ -89,9 +110,10 @@ def show_summary(summary: RunSummary) -> None:
         show_error(f"no scan was found{f' (files left out: {left_out})' if left_out else ''}")
         return
     before = sum(result.was_done for result in summary.results)
-    done = f"{summary.count('done')} of {len(summary.results)} cases done in {summary.seconds:.1f} s"
+    ended_well = sum(result.is_done for result in summary.results)
+    done = f"{ended_well} of {len(summary.results)} cases done in {summary.seconds:.1f} s"
     screen.print(done + (f", {before} of them by an earlier run" if before else ""))
-    for status in ("rejected", "failed"):
+    for status in ("rejected", "failed", "crashed", "timeout"):
         if count := summary.count(status):
             screen.print(f"{count} {status}: see {summary.output / 'cases.csv'}", style="yellow")
     screen.print(f"Masks and pictures: {summary.output / 'cases'}\nTable of volumes:   {summary.output / 'cases.csv'}")

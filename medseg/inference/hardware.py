@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -24,23 +26,33 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where a Linux container's share of processor time is written: quota and period in µs, or 'max'."""
 
 
-def choose_device(name: str = "auto") -> torch.device:
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a Linux container's share of memory is written: bytes, or 'max'."""
+
+PROCESS = Path("/proc/self")
+
+
+def choose_device(name: str = "auto", number: int = 0) -> torch.device:
     """Return the device for 'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:1'.
+
+    Parameters
+    ----------
+    number : of several workers, the number of this one: 'auto' and 'cuda' give each the next GPU.
 
     Raises
     ------
     ConfigError
         If the name is none of these, or there is no such GPU.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and name in ("auto", "cuda"):
+        return torch.device("cuda", number % count)
     try:
-        device = torch.device(name)
+        device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is unknown; write auto, cpu, cuda or cuda:1")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"device {name!r} was asked for, but torch sees {count} GPU(s); use auto or cpu")
     return device
@@ -106,3 +118,53 @@ def _quota_cores() -> int:
         return sys.maxsize if quota == "max" else max(1, round(int(quota) / int(period)))
     except (OSError, ValueError):
         return sys.maxsize
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory of this machine, or what a container grants of them; 4 GB where nobody says."""
+    sizes = []
+    with suppress(OSError, ValueError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # "max" is no number
+            sizes.append(int(file.read_text(encoding="ascii")))
+    return min(sizes, default=4 << 30)
+
+
+def limit_memory(gigabytes: float) -> bool:
+    """Let allocations of this process fail beyond a limit instead of taking the machine's last memory.
+
+    Returns whether the system does so. The limit is on writable private memory (RLIMIT_DATA), not on
+    addresses, of which CUDA reserves hundreds of GB.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource  # Windows has none
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = int(gigabytes * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    return True
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to watch the highest use of memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, float]:
+    """Return the highest use of memory since the reset, MB: "resident" of the process, "gpu" of torch's tensors.
+
+    Linux only for "resident"; elsewhere it is left out.
+    """
+    peaks = {}
+    with suppress(OSError, StopIteration):
+        lines = (PROCESS / "status").read_text(encoding="ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        peaks["resident"] = round(int(kilobytes) * 1024 / 1e6, 1)
+    if device.type == "cuda":
+        peaks["gpu"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return peaks

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.inference.forward import EnsembleForward
+from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
 from medseg.inference.uncertainty import Agreement
 from medseg.inference.window import stream_logits, tile
@@ -36,12 +37,14 @@ class Prediction:
     timings : seconds of each stage: prepare, forward, stitch, restore, postprocess. On a GPU a stage
         may wait for work that an earlier one has started.
     uncertainty : how sure the network was of each target, before post-processing.
+    rung : how much memory could be had for it.
     """
 
     mask: Mask
     confidence: float
     timings: dict[str, float]
     uncertainty: dict[str, TargetUncertainty] = field(default_factory=dict)
+    rung: Rung = Rung.FULL
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Predictor:
             network.to(self.device).eval()
 
     def predict(self, volume: Volume) -> Prediction:
-        """Segment one scan.
+        """Segment one scan; where memory is short, in steps that need less (`medseg.inference.ladder`).
 
         Raises
         ------
@@ -87,18 +90,23 @@ class Predictor:
         watch = Stopwatch()
         with watch.stage("prepare"):
             prepared = prepare_image(volume, self.model.plan)
-        restored = self._segment(prepared, watch)
+        rungs = ladder(self.config, self.device.type)
+        restored, rung = climb_down(lambda rung: self._segment(prepared, watch, rung), rungs)
         mask = restored.mask
         if self.model.postprocessing:
             with watch.stage("postprocess"):
                 cleaned = apply(mask.array, mask.grid, self.model.postprocessing, self.model.labels)
                 mask = Mask(cleaned, mask.grid)
-        return Prediction(mask, restored.confidence, dict(watch.seconds), restored.uncertainty)
+        return Prediction(mask, restored.confidence, dict(watch.seconds), restored.uncertainty, rung)
 
-    def _segment(self, prepared: Prepared, watch: Stopwatch) -> Restored:
+    def _segment(self, prepared: Prepared, watch: Stopwatch, rung: Rung) -> Restored:
         model, agreement = self.model, Agreement(self.model.labels)
-        forward = EnsembleForward(model.networks, model.plan, self.config, self.device, agreement)
-        return _segment(forward, prepared, model.labels, self.config, watch)
+        config = self.config if rung is Rung.FULL else self.config.model_copy(update={"window_batch": 1})
+        device = torch.device("cpu") if rung is Rung.CPU else self.device
+        stitching = torch.device("cpu") if rung is Rung.STITCH_ON_CPU else device
+        with _placed(model.networks, device, self.device):
+            forward = EnsembleForward(model.networks, model.plan, config, device, agreement)
+            return _segment(forward, prepared, model.labels, config, watch, stitching)
 
 
 def segment_prepared(
@@ -120,22 +128,42 @@ def segment_prepared(
     The mask on the scan's own grid, and how sure the networks were of it.
     """
     forward = EnsembleForward(networks, plan, config, device, Agreement(labels))
-    return _segment(forward, prepared, labels, config, Stopwatch())
+    return _segment(forward, prepared, labels, config, Stopwatch(), device)
+
+
+@contextmanager
+def _placed(networks: Sequence[nn.Module], device: torch.device, home: torch.device) -> Iterator[None]:
+    """Have networks on another device for a while."""
+    if device == home:
+        yield
+        return
+    try:
+        for network in networks:
+            network.to(device)
+        yield
+    finally:
+        for network in networks:
+            network.to(home)
 
 
 def _segment(
-    forward: EnsembleForward, prepared: Prepared, labels: LabelMap, config: InferenceConfig, watch: Stopwatch
+    forward: EnsembleForward,
+    prepared: Prepared,
+    labels: LabelMap,
+    config: InferenceConfig,
+    watch: Stopwatch,
+    stitching: torch.device,
 ) -> Restored:
     plan = forward.plan
     tiling = tile(prepared.grid.shape, plan, config.overlap)
 
     def timed(windows: Tensor) -> Tensor:
         with watch.stage("forward"):
-            return forward(windows)
+            return forward(windows).to(stitching)
 
     image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
     stitched = stream_logits(
-        torch.from_numpy(image).to(forward.device), timed, tiling, outputs=labels.outputs, batch=config.window_batch
+        torch.from_numpy(image).to(stitching), timed, tiling, outputs=labels.outputs, batch=config.window_batch
     )
     restorer = Restorer(prepared.grid, prepared.source_grid, labels, tiling.axis)
     with torch.inference_mode(), watch.stage("stitch"):

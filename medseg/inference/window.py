@@ -142,7 +142,7 @@ def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: i
     image : (C, X, Y, Z) float32 of the enlarged shape, on the device that stitches.
     outputs : K, the network's output channels.
     batch : windows in a forward pass. A lone last window joins the batch before it, because batches of
-        one fall off torch's fast path on CPUs.
+        one fall off torch's fast path on CPUs; where one is asked for, memory is short, and one it is.
 
     Notes
     -----
@@ -164,7 +164,7 @@ def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: i
             stitch.add_(origin, known[1])
             continue
         waiting.append(origin)
-        if len(waiting) >= batch and len(origins) - number != 1:
+        if len(waiting) >= batch and (batch == 1 or len(origins) - number != 1):
             known = _forward(waiting, stitch, forward, known)
             waiting = []
     _forward(waiting, stitch, forward, known)

@@ -1,20 +1,25 @@
 """Write files and folders so that a half-written one is never seen.
 
 Everything is written beside its target under a hidden temporary name and renamed; a crash leaves at most
-a hidden leftover, which no reader of medseg looks at. Single files are flushed to the disk before the
-rename, so that a power cut can't leave an empty one under the final name. The files of a folder are not: a
-flush costs 10 ms and more, a scan has hundreds of slices, and whoever relies on a folder checks its digests.
+a hidden leftover, which no reader of medseg looks at and `remove_leftovers` takes away. Single files are
+flushed to the disk before the rename, so that a power cut can't leave an empty one under the final name. The
+files of a folder are not: a flush costs 10 ms and more, a scan has hundreds of slices, and whoever relies on a
+folder checks its digests.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from time import time
 
 from medseg.errors import OutputError
 
@@ -27,6 +32,9 @@ CAUSES = {
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+STALE_SECONDS = 24 * 3600
+"""Age from which a leftover of another machine is taken away: nothing is written for that long."""
 
 
 @contextmanager
@@ -81,9 +89,45 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         _discard(old)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what crashed processes left half-written in a folder.
+
+    Those of this machine are known by their process numbers. Other machines may be writing into the same
+    folder, so what comes from them is deleted after a day only.
+    """
+    for path in folder.glob(".tmp-*-*-*"):
+        with suppress(OSError, ValueError):  # another process may be tidying up, too
+            place, process = path.name.split("-")[1:3]
+            is_dead = place == _place() and not _is_running(int(process))
+            if is_dead or time() - path.stat().st_mtime > STALE_SECONDS:
+                _discard(path)
+
+
 def _temporary_name(target: Path) -> Path:
     ending = "".join(target.suffixes[-2:]) if target.name.endswith(".gz") else target.suffix
-    return target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{ending}")
+    return target.with_name(f".tmp-{_place()}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
+
+
+@cache
+def _place() -> str:
+    """Return a word for where process numbers are unique: the machine since its start, or a container on it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 is no question there but a signal
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.batch.record import MASK, CaseRecord, read_record
+from medseg.batch.summary import DONE
 from medseg.errors import OutputError
 from medseg.io.tables import FORMULA_STARTS, write_csv
 from medseg.labels import LabelMap
@@ -105,10 +106,10 @@ def review_results(folder: Path) -> Review:
     for row in _read_rows(folder):
         case = row["case"]
         is_inside = Path(case).name == case  # a folder from elsewhere must not make us read outside of it
-        record = read_record(folder / "cases" / case) if row["status"] == "done" and is_inside else None
+        record = read_record(folder / "cases" / case) if row["status"] in DONE and is_inside else None
         if record and record.case == case:
             cases.append(_review(record, labels, reference))
-        elif row["status"] == "done":
+        elif row["status"] in DONE:
             others.append(NotSegmented(case, "failed", "OUTPUT", f"{case}: its folder is missing or unreadable"))
         else:
             others.append(NotSegmented(case, row["status"], row["reason"], row["message"]))

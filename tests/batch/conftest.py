@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from medseg.batch.task import Task
 from medseg.geometry import Grid
+from medseg.inference.ladder import Rung
 from medseg.io.nifti import write_volume
 from medseg.labels import LabelMap
 from medseg.volume import Case, Mask, Source, Volume
@@ -28,6 +31,7 @@ class FakePrediction:
     confidence: float
     timings: dict[str, float]
     uncertainty: dict = field(default_factory=dict)
+    rung: Rung = Rung.FULL
 
 
 @dataclass
@@ -35,6 +39,7 @@ class ThresholdPredictor:
     """Marks voxels above 0 as 1 and above 10 as 3; raises what `errors` holds for a voxel value."""
 
     model: FakeModel = field(default_factory=FakeModel)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     errors: dict[int, Exception] = field(default_factory=dict)
     seen: list[float] = field(default_factory=list)
 
@@ -69,10 +74,10 @@ def predictor():
 def make_cases(tmp_path):
     """Return a function that writes a case a first-voxel value, all different and below 0."""
 
-    def make(*firsts: float) -> list[Case]:
+    def make(*firsts: float) -> list[Task]:
         names = [f"case_{number}" for number in range(len(firsts))]
         return [
-            Case(name, (Source("nifti", (write_scan(tmp_path / "scans" / f"{name}.nii.gz", first),)),))
+            Task(Case(name, (Source("nifti", (write_scan(tmp_path / "scans" / f"{name}.nii.gz", first),)),)))
             for name, first in zip(names, firsts, strict=True)
         ]
 

@@ -14,6 +14,7 @@ import pytest
 from medseg.batch.formats import DICOM, Formats, class_names, write_tables
 from medseg.batch.record import read_record
 from medseg.batch.summary import case_rows
+from medseg.batch.task import Task
 from medseg.batch.worker import Worker
 from medseg.config import SegmentConfig, make_segment_config
 from medseg.errors import ConfigError, LabelError
@@ -46,8 +47,8 @@ def files_of(folder: Path) -> list[str]:
 
 
 def test_a_series_gets_every_format(worker, series):
-    (result,) = worker.run([series])
-    assert (result.status, result.message) == ("done", "")
+    (result,) = worker.run([Task(series)])
+    assert (result.is_done, result.message) == (True, "")
     folder = worker.folder / "series"
     assert files_of(folder) == [
         "case.json", "classes/organ.nii.gz", "classes/tumour.nii.gz", "dicom/contours.dcm", "dicom/measurements.dcm",
@@ -69,7 +70,7 @@ def test_a_series_gets_every_format(worker, series):
 
 def test_a_nifti_scan_has_no_dicom_results_and_says_why(worker, make_cases):
     (result,) = worker.run(make_cases(-1))
-    assert result.status == "done"
+    assert result.is_done
     assert result.record.not_written == {
         "dicom-seg": "NOT_DICOM: the scan is no DICOM series, to which a segmentation belongs",
         "rtstruct": "NOT_DICOM: the scan is no DICOM series, on which contours are drawn",
@@ -82,15 +83,15 @@ def test_a_nifti_scan_has_no_dicom_results_and_says_why(worker, make_cases):
 
 def test_an_empty_mask_has_no_dicom_results(worker, tmp_path):
     volume = Volume(np.full((1, 4, 4, 4), -100, np.float32), Grid((4, 4, 4), np.diag([-1.0, -1, 2, 1])))
-    (result,) = worker.run([Case("empty", (write_series(volume, tmp_path / "ct"),))])
-    assert result.status == "done"
+    (result,) = worker.run([Task(Case("empty", (write_series(volume, tmp_path / "ct"),)))])
+    assert result.is_done
     assert set(result.record.not_written) == set(DICOM)
     assert all(reason.startswith("EMPTY: nothing was found") for reason in result.record.not_written.values())
     assert "mask.seg.nrrd" in result.record.outputs
 
 
 def test_the_record_holds_the_measures(worker, series):
-    (result,) = worker.run([series])
+    (result,) = worker.run([Task(series)])
     found = read_record(worker.folder / "series").measures
     assert found == result.record.measures
     assert [(part.structure, part.lesion, part.voxels) for part in found] == [
@@ -103,7 +104,7 @@ def test_the_record_holds_the_measures(worker, series):
 
 
 def test_a_run_has_a_table_of_measures_and_of_labels(worker, series, make_cases, tmp_path):
-    results = list(worker.run([series, *make_cases(-1)]))
+    results = list(worker.run([Task(series), *make_cases(-1)]))
     write_tables(tmp_path / "out", worker.labels, results, channels=1)
     with (tmp_path / "out" / "measures.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -117,14 +118,14 @@ def test_a_run_has_a_table_of_measures_and_of_labels(worker, series, make_cases,
 
 
 def test_a_damaged_file_within_a_folder_is_made_again(worker, series):
-    list(worker.run([series]))
+    list(worker.run([Task(series)]))
     damaged = worker.folder / "series" / "dicom" / "segmentation.dcm"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-5])
-    (result,) = worker.run([series])
+    (result,) = worker.run([Task(series)])
     assert not result.was_done
     assert len(damaged.read_bytes()) == len(whole)
-    (result,) = worker.run([series])
+    (result,) = worker.run([Task(series)])
     assert result.was_done
 
 

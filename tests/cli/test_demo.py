@@ -31,7 +31,8 @@ def test_the_demo_makes_everything_and_says_where(medseg, tmp_path, short_traini
     result = medseg("demo", "--output", output)
     assert result.exit_code == 0, result.output
     run = json.loads((output / "results" / "run.json").read_text())
-    assert run["cases"] == {"done": 2, "failed": 0, "rejected": 1}  # one NIfTI, one DICOM, one broken on purpose
+    ended = {status: count for status, count in run["cases"].items() if count}
+    assert ended == {"done": 2, "rejected": 1}  # one NIfTI, one DICOM, one broken on purpose
     summary = json.loads((output / "results" / "evaluation" / "summary.json").read_text())
     assert summary["cases"] == 2
     assert summary["problems"] == []

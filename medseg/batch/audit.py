@@ -1,0 +1,89 @@
+"""``audit.jsonl``: who did what to which case, when, and how it ended; a line of JSON each.
+
+Lines are only ever added, by every run into the same folder. The words follow the audit messages of DICOM
+PS3.15 A.5 (IHE ATNA): `time` is EventDateTime; `event` the event's name; `action` EventActionCode (E execute,
+C create, R read); `outcome` EventOutcomeIndicator (0 success, 4 minor failure: this case; 8 serious failure: the
+run); `user` the UserID of the active participant; `case` the ParticipantObjectID. The messages themselves, XML to
+a repository, are not implemented.
+
+The user is the number that the system gives the account: the hospital can say whose it is, and nobody else. A
+line holds no path, no name and nothing from a header; a case is called by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from medseg.batch.summary import CaseResult
+from medseg.batch.task import Facts
+from medseg.errors import OutputError
+from medseg.provenance import package_versions, timestamp
+
+AUDIT = "audit.jsonl"
+
+SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = 0, 4, 8
+
+
+class Audit(AbstractContextManager["Audit"]):
+    """The log of one run: its begin and end are written by the block, cases by `case`.
+
+    Parameters
+    ----------
+    folder : output folder of the run.
+    facts : of the model.
+    cases : number of cases that were found.
+
+    Raises
+    ------
+    OutputError
+        If nothing can be written there.
+    """
+
+    def __init__(self, folder: Path, facts: Facts, cases: int) -> None:
+        self._path = folder / AUDIT
+        self._start = {
+            "model": facts.name,
+            "model_digest": facts.digest,
+            "device": facts.device,
+            "version": package_versions(["medseg"]).get("medseg"),
+            "cases": cases,
+        }
+
+    def __enter__(self) -> Audit:
+        self._write("Application Start", "E", SUCCESS, **self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ending = {"ended_by": kind.__name__} if kind else {}
+        self._write("Application Stop", "E", SERIOUS_FAILURE if kind else SUCCESS, **ending)
+
+    def case(self, result: CaseResult) -> None:
+        """Write what became of a case."""
+        if result.was_done:
+            self._write("Result Verified", "R", SUCCESS, case=result.case, status=result.status)
+        elif result.is_done:
+            self._write("Result Created", "C", SUCCESS, case=result.case, status=result.status)
+        else:
+            self._write(
+                "Result Not Created", "C", MINOR_FAILURE, case=result.case, status=result.status, reason=result.reason
+            )
+
+    def _write(self, event: str, action: str, outcome: int, **details: Any) -> None:
+        user = os.getuid() if hasattr(os, "getuid") else None
+        line = {"time": timestamp(), "user": user, "event": event, "action": action, "outcome": outcome, **details}
+        try:
+            # opened anew for each line: O_APPEND puts whole lines of several runs one after the other
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, json.dumps(line).encode() + b"\n")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise OutputError(f"can't write {self._path}: {error.strerror}") from error

@@ -1,0 +1,121 @@
+"""One run over a folder of scans, whichever engine segments them: index, segment, write down what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from time import perf_counter
+
+from medseg.batch.audit import Audit
+from medseg.batch.engine import Engine
+from medseg.batch.formats import write_tables
+from medseg.batch.intake import open_catalog, write_selection
+from medseg.batch.listing import list_cases
+from medseg.batch.places import check_names, check_places, check_writable
+from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
+from medseg.batch.task import Facts, Task
+from medseg.catalog.anonymous import without_file_names
+from medseg.catalog.entries import Catalog
+from medseg.config import SegmentConfig
+from medseg.io.files import atomic_file, remove_leftovers
+from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.provenance import machine, package_versions, timestamp
+from medseg.volume import Case
+
+Watcher = Callable[[CaseResult, int, int], None]
+"""Called after each case with its result, the number of ended cases and the number of all."""
+
+VOXEL_BYTES = 4 + 1
+"""A voxel in memory: float32 in the scan, a byte in the mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be segmented, where to, and how."""
+
+    scans: Path
+    output: Path
+    config: SegmentConfig
+
+
+def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) -> RunSummary:
+    """Segment what is found; see `medseg.batch.segment_folder.segment_folder`."""
+    started, began = timestamp(), perf_counter()
+    output, config = request.output, request.config
+    check_places(request.scans, output)
+    check_writable(output / "cases")
+    for folder in (output, output / "cases"):
+        remove_leftovers(folder)
+    if config.pseudonymize:
+        check_names(output / "cases")
+    with open_catalog(request.scans, output, config) as catalog:
+        facts = engine.facts()
+        listing = list_cases(catalog, facts.channels)
+        results = list(listing.rejected)
+        total = len(results) + len(listing.cases)
+        with Audit(output, facts, total) as audit:
+            for result in results:
+                audit.case(result)
+            for result in _segmented(engine, listing.cases, catalog, config):
+                audit.case(result)
+                results.append(result)
+                if watcher:
+                    watcher(result, len(results), total)
+        write_selection(catalog, output)
+    summary = RunSummary(
+        output=output,
+        results=tuple(sorted(results, key=lambda result: result.case)),
+        sources=listing.sources,
+        left_out=listing.left_out,
+        seconds=perf_counter() - began,
+    )
+    write_summary(summary, facts, started)
+    return summary
+
+
+def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, config: SegmentConfig) -> Iterator[CaseResult]:
+    """Yield what became of each case, as they end; without names of files if that is asked for."""
+    entries = {entry.source: entry for entry in catalog.entries if entry.source}
+    of_case = {case.id: [entries[source] for source in case.images] for case in cases}
+    sizes = {name: VOXEL_BYTES * sum(prod(entry.shape or ()) for entry in found) for name, found in of_case.items()}
+    for result in engine.run(Task(case, sizes[case.id]) for case in cases):
+        if config.pseudonymize:
+            files = [file for entry in of_case[result.case] for file in entry.files]
+            yield replace(result, message=without_file_names(result.message, files, result.case))
+        else:
+            yield result
+
+
+def write_summary(summary: RunSummary, facts: Facts, started: str) -> None:
+    """Write ``cases.csv``, ``sources.csv``, the tables of the formats, and ``run.json`` of a run."""
+    write_csv(summary.output / "cases.csv", *case_rows(summary.results, [label.name for label in facts.labels.labels]))
+    write_tables(summary.output, facts.labels, summary.results, facts.channels)
+    sources = [(case, str(path)) for case, path in sorted(summary.sources.items())]
+    write_csv(summary.output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    peaks = [result.record.memory_mb for result in summary.results if result.record]
+    record = {
+        "started": started,
+        "finished": timestamp(),
+        "seconds": round(summary.seconds, 3),
+        "cases": {status: summary.count(status) for status in STATUSES},
+        "done_before": sum(result.was_done for result in summary.results),
+        "left_out": summary.left_out,
+        "model": {"name": facts.name, "digest": facts.digest},
+        "labels": facts.labels.model_dump(mode="json"),
+        "reference": facts.reference.model_dump(mode="json") if facts.reference else None,
+        "inference": facts.inference.model_dump(mode="json"),
+        "device": facts.device,
+        "device_name": facts.device_name,
+        "memory_mb": {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in _kinds(peaks)},
+        "machine": machine(),
+        "versions": package_versions(),
+    }
+    with atomic_file(summary.output / "run.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _kinds(peaks: Iterable[dict[str, float]]) -> list[str]:
+    return sorted({kind for peak in peaks for kind in peak})

@@ -1,0 +1,84 @@
+"""Out of memory is not the end of a scan: try again with less, and say so.
+
+Each rung needs less memory than the one before, and is slower:
+
+1. `FULL`: as configured;
+2. `ONE_WINDOW`: one window in a forward pass;
+3. `STITCH_ON_CPU`: the GPU keeps only the window it works on;
+4. `CPU`: the GPU does nothing.
+
+The mask may differ between rungs in single voxels, where two labels are all but equally likely, because
+arithmetic is rounded in another order; so the rung is part of a case's record.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
+
+from medseg.config import InferenceConfig
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Rung(str, Enum):
+    """How much memory a scan may take."""
+
+    FULL = "full"
+    ONE_WINDOW = "one_window"
+    STITCH_ON_CPU = "stitch_on_cpu"
+    CPU = "cpu"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def ladder(config: InferenceConfig, device: str) -> tuple[Rung, ...]:
+    """Return the rungs that differ for a configuration on a device ("cpu" or "cuda").
+
+    Examples
+    --------
+    >>> [str(rung) for rung in ladder(InferenceConfig(window_batch=2), "cpu")]
+    ['full', 'one_window']
+    """
+    smaller = (Rung.ONE_WINDOW,) if config.window_batch > 1 else ()
+    elsewhere = (Rung.STITCH_ON_CPU, Rung.CPU) if device == "cuda" else ()
+    return (Rung.FULL, *smaller, *elsewhere)
+
+
+def climb_down(attempt: Callable[[Rung], T], rungs: tuple[Rung, ...]) -> tuple[T, Rung]:
+    """Return what `attempt` gives on the first rung for which memory suffices, and that rung.
+
+    Raises
+    ------
+    Exception
+        Whatever `attempt` raises but for want of memory, and that too on the last rung.
+    """
+    for rung in rungs[:-1]:
+        try:
+            return attempt(rung), rung
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.debug("not enough memory on rung %s", rung, exc_info=error)
+        _release()  # here the error is gone, whose traceback held the tensors
+    return attempt(rungs[-1]), rungs[-1]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was lacking: Python's and numpy's own, and torch's, of CPU and GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _release() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")  # without it, as in tests of a plain predictor, there is nothing of its to free
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
