@@ -79,8 +79,9 @@ class Calibration(_Part):
     sd: tuple[float, ...] = Field(description="Standard deviation of each; 1 where it has none")
     weight: tuple[float, ...] = Field(description="Weight of each, 0 or more")
     bias: float = Field(description="Logit of the expected Dice of an average case")
-    cases: int = Field(description="Number of out-of-fold cases it was fitted on")
-    ranking: Ranking = Field(description="How well it ranks cases that were left out of the fit")
+    cases: int = Field(description="Number of out-of-fold cases it was fitted on, each also degraded")
+    ranking: Ranking = Field(description="How well it ranks cases that were left out of the fit, degraded ones too")
+    as_scanned: Ranking | None = Field(None, description="The same on scans as they are; null: none was fitted on")
 
 
 class Reference(_Part):

@@ -6,7 +6,8 @@ never raises the expectation, whatever the accidents of few cases. It is fitted 
 descent, and the strength of the ridge is chosen by cross-validation.
 
 The fitted cases are out of fold: each was segmented by the one network that had not learnt from it, before
-post-processing. An ensemble of the folds is usually a little better than what is expected of it.
+post-processing; as it was scanned, and degraded (`medseg.quality.degradation`), because sound scans alone say
+nothing about bad masks. An ensemble of the folds is usually a little better than what is expected of it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from medseg.quality.expectations import on_common_scale
 from medseg.quality.metrics import StructureScore
 from medseg.reference import Calibration, Range, Ranking, Reference, StructureReference
 
-FEATURES = ("mean_soft_dice", "least_soft_dice", "border_entropy", "volume", "pieces", "intensity")
+FEATURES = ("mean_confidence", "least_confidence", "mean_soft_dice", "volume", "pieces", "intensity")
 """Features of a case, all oriented so that more is better; the first three say what the network thinks of
-its mask, the others how usual the mask is."""
+its mask, the others how usual the mask is. The mean probability inside the mask ranks best of all."""
 
 FEWEST_CASES = 12
 """With fewer cases nothing is fitted: two numbers a feature."""
@@ -42,14 +43,35 @@ RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 FARTHEST = 6.0
 """Standardised features are clipped to this distance from the mean: far away, worse is worse enough."""
 
+FEW = 36
+"""Up to so many cases, each is degraded twice for the fit; beyond it once, which then is as good."""
+
 PARTS = 5
 SWEEPS = 500
 CONVERGED = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A case that the network had not learnt from, segmented.
+
+    Attributes
+    ----------
+    case : its id, the same for degraded copies of it.
+    features : what is known without a true mask.
+    scores : of its targets, against the true mask.
+    is_degraded : whether the scan was spoilt.
+    """
+
+    case: str
+    features: CaseFeatures
+    scores: Sequence[StructureScore]
+    is_degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
-    """A held-out case: what was known of it, and how good its mask was.
+    """What a held-out case says.
 
     Attributes
     ----------
@@ -57,39 +79,46 @@ class Observation:
     dice : mean Dice over its targets.
     """
 
+    case: str
     features: tuple[float, ...]
     dice: float
+    is_degraded: bool = False
+
+
+def degraded_copies(cases: int) -> int:
+    """Return how many degraded copies of each held-out case a fit asks for."""
+    return 2 if cases <= FEW else 1
 
 
 def case_features(features: CaseFeatures, reference: Reference) -> tuple[float, ...]:
     """Return the `FEATURES` of a case, every one finite.
 
-    A target that was not found counts with a soft Dice of 0 if every training case has it. Otherwise
-    1 minus the volume of its leftover probability, in units of the smallest volume in training: nothing
-    found, nothing suspected is 1.
+    A target that was not found counts with a confidence and a soft Dice of 0 if every training case has it.
+    Otherwise 1 minus the volume of its leftover probability, in units of the smallest volume in training:
+    nothing found, nothing suspected is 1.
     """
-    soft = [s for target in features.uncertainty if (s := _soft_dice(target, features, reference)) is not None]
-    doubts = [d.border_entropy for d in features.uncertainty.values() if d.border_entropy is not None]
+    found = features.uncertainty
+    sure = [s for name in found if (s := _or_absent(found[name].confidence, name, features, reference)) is not None]
+    soft = [s for name in found if (s := _or_absent(found[name].soft_dice, name, features, reference)) is not None]
     known = [(s, r) for name, s in features.structures.items() if (r := reference.structures.get(name)) and r.volume_ml]
     return (
+        float(np.mean(sure)) if sure else 0.0,
+        min(sure, default=0.0),
         float(np.mean(soft)) if soft else 0.0,
-        min(soft, default=0.0),
-        -float(np.mean(doubts)) if doubts else 0.0,
         -max((_volume_distance(s, r.volume_ml) for s, r in known if r.volume_ml), default=0.0),
         -max((_extra_pieces(s, r) for s, r in known), default=0.0),
         -max((_intensity_distance(s, r, features, reference) for s, r in known), default=0.0),
     )
 
 
-def observe(
-    held_out: Iterable[tuple[CaseFeatures, Sequence[StructureScore]]], reference: Reference
-) -> list[Observation]:
+def observe(held_out: Iterable[HeldOut], reference: Reference) -> list[Observation]:
     """Return what held-out cases say; one with nothing to find and nothing found has no Dice and is left out."""
     found = []
-    for features, scores in held_out:
-        dice = [score.dice for score in scores if score.dice is not None]
+    for case in held_out:
+        dice = [score.dice for score in case.scores if score.dice is not None]
         if dice:
-            found.append(Observation(case_features(features, reference), float(np.mean(dice))))
+            features = case_features(case.features, reference)
+            found.append(Observation(case.case, features, float(np.mean(dice)), case.is_degraded))
     return found
 
 
@@ -97,26 +126,34 @@ def fit_calibration(observations: Sequence[Observation]) -> Calibration | None:
     """Fit the expected Dice; None if there are too few cases.
 
     How well it ranks is measured on cases left out: in five parts, each predicted from the other four,
-    with the strength of the ridge chosen anew without it.
+    with the strength of the ridge chosen anew without it. A case and its degraded copies are in one part.
     """
-    if len(observations) < FEWEST_CASES:
+    cases = list(dict.fromkeys(observation.case for observation in observations))
+    if len(cases) < FEWEST_CASES:
         return None
     features = np.array([observation.features for observation in observations])
     dice = np.array([observation.dice for observation in observations])
+    owners = np.array([cases.index(observation.case) for observation in observations])
     left_out = np.empty(len(dice))
-    for part in _parts(len(dice)):
-        others = ~part
-        left_out[part] = _predict(_fit(features[others], dice[others]), features[part])
-    fit = _fit(features, dice)
+    for part in _parts(owners):
+        left_out[part] = _predict(_fit(features[~part], dice[~part], owners[~part]), features[part])
+    fit = _fit(features, dice, owners)
+    sound = ~np.array([observation.is_degraded for observation in observations])
     return Calibration(
         features=FEATURES,
         mean=tuple(fit.mean.tolist()),
         sd=tuple(fit.sd.tolist()),
         weight=tuple(fit.weight.tolist()),
         bias=fit.bias,
-        cases=len(dice),
+        cases=len(cases),
         ranking=rank(left_out, dice),
+        as_scanned=rank(left_out[sound], dice[sound]) if sound.any() else None,
     )
+
+
+def can_expect(calibration: Calibration) -> bool:
+    """Whether a calibration is on these `FEATURES`: a model of another version may know others."""
+    return calibration.features == FEATURES
 
 
 def expected_dice(features: Sequence[float], calibration: Calibration) -> float:
@@ -162,12 +199,12 @@ class _Fit:
     bias: float
 
 
-def _fit(features: NDArray[np.float64], dice: NDArray[np.float64]) -> _Fit:
+def _fit(features: NDArray[np.float64], dice: NDArray[np.float64], owners: NDArray[np.intp]) -> _Fit:
     """Return the fit with the ridge that predicts left-out parts best, by mean absolute error of Dice."""
 
     def error(ridge: float) -> float:
         errors = []
-        for part in _parts(len(dice)):
+        for part in _parts(owners):
             fit = _fit_with(features[~part], dice[~part], ridge)
             errors.append(np.abs(_predict(fit, features[part]) - dice[part]))
         return float(np.concatenate(errors).mean())
@@ -211,9 +248,10 @@ def _logit(dice: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(share / (1 - share))
 
 
-def _parts(cases: int) -> list[NDArray[np.bool_]]:
-    """Return the same few parts of the cases every time, dealt out in turn."""
-    return [np.arange(cases) % PARTS == part for part in range(PARTS)]
+def _parts(owners: NDArray[np.intp]) -> list[NDArray[np.bool_]]:
+    """Return which observations are in each of a few parts: cases are dealt out in turn, copies with them."""
+    _, order = np.unique(owners, return_inverse=True)
+    return [order % PARTS == part for part in range(PARTS)]
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -223,16 +261,16 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _soft_dice(target: str, features: CaseFeatures, reference: Reference) -> float | None:
-    doubt = features.uncertainty[target]
-    if doubt.soft_dice is not None:
-        return doubt.soft_dice
+def _or_absent(value: float | None, target: str, features: CaseFeatures, reference: Reference) -> float | None:
+    """Return a value of a target that was found; else what its absence is worth, None if nothing is known of it."""
     known = reference.structures.get(target)
+    if value is not None:
+        return value
     if not known or not known.volume_ml:
         return None
     if known.share == 1.0:
         return 0.0
-    return 1 - min(1.0, doubt.soft_ml / known.volume_ml.low)
+    return 1 - min(1.0, features.uncertainty[target].soft_ml / known.volume_ml.low)
 
 
 def _volume_distance(found: StructureFeatures, known: Range) -> float:

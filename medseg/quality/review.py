@@ -17,7 +17,7 @@ from medseg.batch.summary import DONE
 from medseg.errors import OutputError
 from medseg.io.tables import FORMULA_STARTS, write_csv
 from medseg.labels import LabelMap
-from medseg.quality.calibration import case_features, expected_dice
+from medseg.quality.calibration import can_expect, case_features, expected_dice
 from medseg.quality.checks import GRAVE, Finding, Flag, check_case
 from medseg.reference import Reference
 
@@ -85,7 +85,8 @@ class Review:
     @property
     def is_calibrated(self) -> bool:
         """Whether priorities are 1 - expected Dice."""
-        return self.reference is not None and self.reference.calibration is not None
+        calibration = self.reference.calibration if self.reference else None
+        return calibration is not None and can_expect(calibration)
 
 
 def review_results(folder: Path) -> Review:
@@ -137,9 +138,9 @@ def write_worklist(review: Review, path: Path) -> None:
 
 def _review(record: CaseRecord, labels: LabelMap, reference: Reference | None) -> ReviewedCase:
     findings = check_case(record, labels, reference)
-    expected = None
-    if reference and reference.calibration and record.features and record.features.uncertainty:
-        expected = expected_dice(case_features(record.features, reference), reference.calibration)
+    expected, calibration = None, reference.calibration if reference else None
+    if reference and calibration and can_expect(calibration) and record.features and record.features.uncertainty:
+        expected = expected_dice(case_features(record.features, reference), calibration)
     score = expected if expected is not None else _score(record, findings)
     priority = 1 - score
     if any(finding.flag in GRAVE for finding in findings):

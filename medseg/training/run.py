@@ -27,7 +27,7 @@ from medseg.plan import Plan
 from medseg.postprocessing import choose_rules
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import digest_json, machine, package_versions
-from medseg.quality.calibration import fit_calibration, observe
+from medseg.quality.calibration import degraded_copies, fit_calibration, observe
 from medseg.quality.expectations import describe_training, with_held_out
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
@@ -52,7 +52,7 @@ from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.setup import Setup, set_up
 from medseg.training.start import Start, load_start
-from medseg.training.validation import Comparison, Validator, score
+from medseg.training.validation import Comparison, Validator, held_out_cases, score
 from medseg.volume import Case
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ class _Run:
             if network is None:
                 return None
             networks.append(network)
-            comparisons += self._compare(network, fold.validation)
+            comparisons += self._compare(network, fold.validation, degraded_copies(len(self.setup.train)))
         return networks, comparisons
 
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
@@ -245,8 +245,8 @@ class _Run:
             tuple(cases), self.setup.plan, self.setup.dataset.labels, self.config.inference, self.fabric.device
         )
 
-    def _compare(self, network: nn.Module, cases: Sequence[Case]) -> list[Comparison]:
-        return self._validator(cases).compare((network,)) if self.fabric.is_global_zero else []
+    def _compare(self, network: nn.Module, cases: Sequence[Case], degraded: int = 0) -> list[Comparison]:
+        return self._validator(cases).compare((network,), degraded) if self.fabric.is_global_zero else []
 
     def _choose_rules(self, comparisons: Sequence[Comparison]) -> PostprocessingRules:
         choice = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels)
@@ -282,8 +282,9 @@ class _Run:
         """Describe the training cases; after a cross-validation, fit the Dice to expect of a case, too."""
         labels = [label.name for label in self.setup.dataset.labels.labels]
         reference = describe_training(self.setup.fingerprint, self.setup.plan, labels)
-        held_out = [(c.features, [score for score in scores if score.case == c.case_id]) for c in comparisons]
-        calibration = fit_calibration(observe(held_out, reference)) if self.options.folds else None
+        calibration = None
+        if self.options.folds:
+            calibration = fit_calibration(observe(held_out_cases(comparisons, scores), reference))
         return with_held_out(reference, [comparison.features for comparison in comparisons], calibration)
 
     def _provenance(self) -> dict[str, Any]:

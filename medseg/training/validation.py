@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,19 +18,27 @@ from medseg.measures.features import CaseFeatures, measure_structures
 from medseg.measures.intensity import measure_scan
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, prepare_image
+from medseg.quality.calibration import HeldOut
+from medseg.quality.degradation import degrade
 from medseg.quality.metrics import StructureScore, evaluate_case
 from medseg.quality.summary import mean_over_targets, summarise
-from medseg.volume import Case, Mask
+from medseg.volume import Case, Mask, Volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """One held-out case: what the network said, what a person drew, and what is known without the person."""
+    """One held-out case: what the network said, what a person drew, and what is known without the person.
+
+    Attributes
+    ----------
+    degraded : how the network did on spoilt copies of the scan.
+    """
 
     case_id: str
     prediction: Mask
     truth: Mask
     features: CaseFeatures
+    degraded: tuple[HeldOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +59,33 @@ class Validator:
         """Return the mean Dice of one network."""
         return mean_over_targets(summarise(score(self.compare((network,)), self.labels)), "dice") or 0.0
 
-    def compare(self, networks: Sequence[nn.Module]) -> list[Comparison]:
-        """Segment every held-out case; the networks are put back into the mode they were in."""
+    def compare(self, networks: Sequence[nn.Module], degraded_copies: int = 0) -> list[Comparison]:
+        """Segment every held-out case, and so many degraded copies of it.
+
+        The networks are put back into the mode they were in.
+        """
         modes = [network.training for network in networks]
         for network in networks:
             network.eval()
-        comparisons = [self._compare(case, networks) for case in self.cases]
+        comparisons = [self._compare(case, networks, degraded_copies) for case in self.cases]
         for network, mode in zip(networks, modes, strict=True):
             network.train(mode)
         return comparisons
 
-    def _compare(self, case: Case, networks: Sequence[nn.Module]) -> Comparison:
+    def _compare(self, case: Case, networks: Sequence[nn.Module], degraded_copies: int) -> Comparison:
         volume, truth = read_case(case)
         if truth is None:
             raise ValueError(f"case {case.id} has no mask to compare with")
+        degraded = tuple(self._degraded(case.id, volume, truth, networks, copy) for copy in range(degraded_copies))
+        mask, features = self._segment(volume, networks)
+        return Comparison(case.id, mask, truth, features, degraded)
+
+    def _degraded(self, case: str, volume: Volume, truth: Mask, networks: Sequence[nn.Module], copy: int) -> HeldOut:
+        spoilt = degrade(volume, np.random.default_rng((crc32(case.encode()), copy)))
+        mask, features = self._segment(spoilt, networks)
+        return HeldOut(case, features, evaluate_case(mask, truth, self.labels, case=case), is_degraded=True)
+
+    def _segment(self, volume: Volume, networks: Sequence[nn.Module]) -> tuple[Mask, CaseFeatures]:
         prepared: Prepared = prepare_image(volume, self.plan)
         restored = segment_prepared(networks, prepared, self.plan, self.labels, self.inference, self.device)
         features = CaseFeatures(
@@ -70,7 +93,16 @@ class Validator:
             structures=measure_structures(volume, restored.mask, self.labels),
             uncertainty=restored.uncertainty,
         )
-        return Comparison(case.id, restored.mask, truth, features)
+        return restored.mask, features
+
+
+def held_out_cases(comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> list[HeldOut]:
+    """Return what an expected Dice is fitted on: the cases, and their degraded copies."""
+    found: list[HeldOut] = []
+    for case in comparisons:
+        found.append(HeldOut(case.case_id, case.features, [s for s in scores if s.case == case.case_id]))
+        found += case.degraded
+    return found
 
 
 def score(comparisons: Sequence[Comparison], labels: LabelMap) -> list[StructureScore]:

@@ -39,8 +39,8 @@ def calibration() -> Calibration:
 
     return Calibration(
         features=FEATURES,
-        mean=(0.9, 0.85, -0.3, 0.0, 0.0, 0.0),
-        sd=(0.04, 0.06, 0.08, 0.5, 0.5, 0.5),
+        mean=(0.97, 0.96, 0.92, 0.0, 0.0, 0.0),
+        sd=(0.04, 0.06, 0.04, 0.5, 0.5, 0.5),
         weight=(0.4, 0.5, 0.1, 0.2, 0.1, 0.1),
         bias=2.2,
         cases=40,
@@ -86,7 +86,12 @@ def structure(name: str, **changes: object) -> StructureFeatures:
 
 def doubt(soft_dice: float | None = 0.93, agreement: float | None = None, soft_ml: float = 0.5) -> TargetUncertainty:
     return TargetUncertainty(
-        confidence=0.97, entropy=0.08, border_entropy=0.3, soft_dice=soft_dice, soft_ml=soft_ml, agreement=agreement
+        confidence=None if soft_dice is None else min(1.0, soft_dice + 0.04),
+        entropy=0.08,
+        border_entropy=0.3,
+        soft_dice=soft_dice,
+        soft_ml=soft_ml,
+        agreement=agreement,
     )
 
 

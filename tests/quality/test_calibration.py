@@ -8,10 +8,13 @@ from scipy.optimize import nnls
 from medseg.quality.calibration import (
     FEATURES,
     FEWEST_CASES,
+    HeldOut,
     Observation,
     _fit_with,
     _logit,
+    _parts,
     auroc,
+    can_expect,
     case_features,
     expected_dice,
     fit_calibration,
@@ -28,10 +31,10 @@ def observations(cases=40, noise=0.02, seed=0):
     """Cases whose Dice follows their first feature; the others are noise."""
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(cases):
-        soft = rng.uniform(0.5, 1.0)
-        dice = float(np.clip(soft - 0.05 + rng.normal(0, noise), 0, 1))
-        found.append(Observation((soft, soft - 0.1, *rng.normal(0, 1, len(FEATURES) - 2)), dice))
+    for case in range(cases):
+        sure = rng.uniform(0.5, 1.0)
+        dice = float(np.clip(sure - 0.05 + rng.normal(0, noise), 0, 1))
+        found.append(Observation(str(case), (sure, sure - 0.1, *rng.normal(0, 1, len(FEATURES) - 2)), dice))
     return found
 
 
@@ -59,12 +62,14 @@ def test_it_finds_what_the_dice_follows_and_says_how_well():
 
 def test_noise_is_not_said_to_rank():
     rng = np.random.default_rng(3)
-    blind = [Observation(tuple(rng.normal(0, 1, len(FEATURES))), float(rng.uniform(0.4, 1))) for _ in range(80)]
+    blind = [
+        Observation(str(case), tuple(rng.normal(0, 1, len(FEATURES))), float(rng.uniform(0.4, 1))) for case in range(80)
+    ]
     assert abs(fit_calibration(blind).ranking.spearman) < 0.35
 
 
 def test_features_that_point_the_wrong_way_get_no_weight():
-    turned = [Observation((-o.features[0], 0, 0, 0, 0, 0), o.dice) for o in observations()]
+    turned = [Observation(o.case, (-o.features[0], 0, 0, 0, 0, 0), o.dice) for o in observations()]
     assert fit_calibration(turned).weight == (0.0,) * len(FEATURES)
 
 
@@ -115,11 +120,52 @@ def test_a_worse_case_has_no_better_feature(worse):
     assert bad != good
 
 
+def test_failures_teach_what_sound_scans_do_not():
+    """Sound cases differ by how people draw alone; with degraded copies the fit finds what failing looks like."""
+    rng = np.random.default_rng(7)
+
+    def look(case: int, harm: float) -> Observation:
+        dice = float(np.clip(0.85 - harm + rng.normal(0, 0.03), 0, 1))
+        sure = 0.9 - 0.5 * harm + float(rng.normal(0, 0.02))
+        return Observation(str(case), (sure, sure, 0.9, 0.0, 0.0, 0.0), dice, is_degraded=harm > 0)
+
+    sound = [look(case, 0.0) for case in range(30)]
+    degraded = [look(case, float(rng.uniform(0.01, 0.6))) for case in range(30)]
+    alone, both = fit_calibration(sound), fit_calibration([*sound, *degraded])
+    assert both.cases == alone.cases == 30
+    assert both.ranking.cases == 60
+    assert both.as_scanned.cases == 30
+    assert both.ranking.spearman > 0.8
+    assert both.ranking.auroc > 0.9
+    assert abs(both.as_scanned.spearman) < 0.5
+    failed = (0.6, 0.6, 0.9, 0.0, 0.0, 0.0)
+    assert expected_dice(failed, both) < 0.5 < expected_dice(failed, alone)
+
+
+def test_copies_of_a_case_are_left_out_together():
+    """Each case has a Dice of its own that its features name but others' don't tell: copies would give it away."""
+    rng = np.random.default_rng(0)
+    found = []
+    for case in range(30):
+        named, dice = rng.normal(0, 1, len(FEATURES)), float(rng.uniform(0.3, 0.95))
+        found += [Observation(str(case), tuple(named), dice) for _ in range(4)]
+    assert abs(fit_calibration(found).ranking.spearman) < 0.4
+    owners = np.repeat(np.arange(30), 4)
+    for part in _parts(owners):
+        assert not set(owners[part]) & set(owners[~part])
+
+
+def test_a_calibration_on_other_features_is_not_used():
+    calibration = fit_calibration(observations())
+    assert can_expect(calibration)
+    assert not can_expect(calibration.model_copy(update={"features": ("border_entropy", *FEATURES[1:])}))
+
+
 def test_cases_without_a_dice_are_not_observed():
     absent = [StructureScore("a", "tumour", State.BOTH_EMPTY, None, None, None, None, 0, 0)]
     scored = [StructureScore("b", "liver", State.SCORED, 0.8, 0.7, 1.0, 1.0, 1, 1), *absent]
-    (found,) = observe([(features(), absent), (features(), scored)], reference())
-    assert found.dice == 0.8
+    (found,) = observe([HeldOut("a", features(), absent), HeldOut("b", features(), scored, True)], reference())
+    assert (found.case, found.dice, found.is_degraded) == ("b", 0.8, True)
 
 
 def test_ranks_are_scipys():
