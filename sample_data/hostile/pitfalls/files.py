@@ -7,10 +7,11 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
-from pydicom.fileset import FileSet
+from pydicom.dataset import Dataset
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from pitfalls.registry import Truth, pitfall
-from pitfalls.slices import SLICES, copy_of, make_slices, sound, truth_of, uid, write
+from pitfalls.slices import SLICES, copy_of, make_slices, sound, truth_of, write
 
 SHUFFLED = np.random.default_rng(0).permutation(SLICES)
 
@@ -107,14 +108,14 @@ def zero_byte_file(folder: Path) -> list[Truth]:
 @pitfall("right")
 def dicomdir_beside(folder: Path) -> list[Truth]:
     """A DICOMDIR that names slices which are gone lies beside the scan."""
-    files = FileSet()
-    files.UID = uid("media")
-    for each in make_slices("gone"):
-        files.add(each)
-    files.write(folder / "media", use_existing=False)
-    for path in (folder / "media").rglob("*"):
-        if path.is_file() and path.name != "DICOMDIR":
-            path.unlink()
+    directory = copy_of(make_slices(count=1))[0]
+    directory.SOPClassUID = directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.FileSetID, directory.DirectoryRecordSequence = "GONE", []
+    for number in range(SLICES):
+        record = Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", ["IMAGES", f"IM{number}"]
+        directory.DirectoryRecordSequence.append(record)
+    write(folder, [directory], ["DICOMDIR"])
     return sound(folder, make_slices())
 
 
