@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli import convert, demo, evaluate, index, plan, report, segment, train
+from medseg.cli import convert, demo, evaluate, index, plan, report, review, segment, train
 from medseg.cli.screen import show_error
 from medseg.errors import MedsegError
 
@@ -95,6 +95,13 @@ VERBS = (
 
 for verb in VERBS:
     app.command(help=page(verb.__doc__ or ""))(ending_well(verb))
+
+review_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Review masks in 3D Slicer, and take the corrections back."
+)
+for name, review_verb in review.VERBS.items():
+    review_app.command(name, help=page(review_verb.__doc__ or ""))(ending_well(review_verb))
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:

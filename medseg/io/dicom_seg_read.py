@@ -78,8 +78,8 @@ def _read(path: Path) -> Segmentation:
     try:
         volume = segmentation.get_volume(combine_segments=True, allow_missing_positions=True)
         layers = volume.array.transpose(2, 1, 0)[None]
-    except RuntimeError:  # segments overlap
-        volume = segmentation.get_volume(combine_segments=False, allow_missing_positions=True)
+    except RuntimeError:  # segments overlap; the failed attempt leaves a table behind in highdicom 0.28's index
+        volume = hd.seg.segread(path).get_volume(combine_segments=False, allow_missing_positions=True)
         layers = volume.array.transpose(3, 2, 1, 0)
     segments = tuple(_segment(segmentation, number, len(layers) > 1) for number in segmentation.segment_numbers)
     grid = Grid(layers.shape[1:], TO_LPS @ volume.affine[:, [2, 1, 0, 3]])

@@ -1,0 +1,135 @@
+"""Reviewed cases as a dataset to train on: ``dataset/cases.csv`` and ``labels.json``, which `medseg train` reads.
+
+Accepted and corrected masks that hold are in it; rejected, flagged and disputed cases are not. Joined to the
+dataset that the model came from, a reviewed case takes the place of the unlabelled case of the same name. A mask
+that a person drew there is never replaced, and cases that are held out stay held out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os.path import commonpath, relpath
+from pathlib import Path
+
+from medseg.catalog.layouts import read_listing
+from medseg.catalog.listing import Listing
+from medseg.errors import DatasetError
+from medseg.io.files import atomic_file
+from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.review.folder import DATASET, ReviewFolder
+from medseg.review.results import standing_versions
+from medseg.review.versions import mask_path
+from medseg.volume import Case, Source
+
+TABLE = "cases.csv"
+LABELS = "labels.json"
+
+
+def reviewed_cases(review: ReviewFolder) -> tuple[Case, ...]:
+    """Return the cases behind whose masks a person stands, with these masks."""
+    return tuple(
+        Case(
+            id=version.case,
+            images=tuple(Source("nifti", (review.path / image,)) for image in review.case(version.case).images),
+            mask=mask_path(review, version),
+            patient=review.case(version.case).patient,
+        )
+        for version in standing_versions(review)
+        if version.is_usable
+    )
+
+
+def write_dataset(review: ReviewFolder, original: Path | None = None) -> tuple[Case, ...]:
+    """Write the reviewed cases, or an original dataset and the reviewed cases, as a table of paths.
+
+    The table is readable by its owner only, because paths of the original may name patients.
+
+    Parameters
+    ----------
+    original : dataset folder, or its CSV or JSON file.
+
+    Returns
+    -------
+    tuple of Case
+        The reviewed cases that it holds.
+
+    Raises
+    ------
+    DatasetError
+        If the original can't be read, or has other labels or channels.
+    OutputError
+        If the table can't be written.
+    """
+    reviewed = reviewed_cases(review)
+    listing = read_listing(original) if original else None
+    kept = _unlabelled(listing, reviewed) if listing else reviewed
+    if listing:
+        _check_same_labels(listing, review)
+    others = [case for case in listing.cases if case.id not in {one.id for one in kept}] if listing else []
+    cases = sorted([*others, *kept], key=lambda case: case.id)
+    folder = review.path / DATASET
+    columns = _image_columns(listing, cases)
+    splits = _splits(listing, kept)
+    header = ["case", "patient", *columns, "mask", *(["split"] if splits else [])]
+    rows = [
+        [
+            case.id,
+            case.patient,
+            *(_path(source, folder) for source in case.images),
+            relpath(case.mask, folder) if case.mask else "",
+            *([splits.get(case.id, "")] if splits else []),
+        ]
+        for case in cases
+    ]
+    write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
+    with atomic_file(folder / LABELS) as temporary:
+        temporary.write_text(json.dumps(review.labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    return kept
+
+
+def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:
+    """Return the reviewed cases but those that the original has a mask of, or holds out."""
+    held_out = {id_ for name, ids in listing.lists.items() if name != "train" for id_ in ids}
+    fixed = held_out | {case.id for case in listing.cases if case.mask}
+    return tuple(case for case in reviewed if case.id not in fixed)
+
+
+def _image_columns(listing: Listing | None, cases: list[Case]) -> list[str]:
+    counts = {len(case.images) for case in cases}
+    if len(counts) > 1:
+        raise DatasetError(
+            f"the original dataset has {max(counts)} image files a case and the review {min(counts)}, or the other way "
+            "round; both need the same channels"
+        )
+    count = counts.pop() if counts else 1
+    if count == 1:
+        return ["image"]
+    names = listing.channels if listing and len(listing.channels) == count else tuple(map(str, range(1, count + 1)))
+    return [f"image_{name}" for name in names]
+
+
+def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str]:
+    """Return the list that each case is on; reviewed cases train."""
+    if not listing or not listing.lists:
+        return {}
+    splits = {id_: name for name, ids in listing.lists.items() for id_ in ids}
+    return {**splits, **({case.id: "train" for case in kept} if "train" in listing.lists else {})}
+
+
+def _check_same_labels(listing: Listing, review: ReviewFolder) -> None:
+    stated = listing.document.labels() if listing.document else None
+    if stated is None:
+        return
+    mine = {label.value: label.name for label in review.labels.labels}
+    theirs = {label.value: label.name for label in stated.labels}
+    if mine != theirs:
+        raise DatasetError(
+            f"the original dataset's labels ({stated.describe()}) are not the model's ({review.labels.describe()}); "
+            "masks of both would not mean the same"
+        )
+
+
+def _path(source: Source, folder: Path) -> str:
+    place = Path(commonpath([path.parent for path in source.files])) if source.kind == "dicom" else source.files[0]
+    return relpath(place, folder)

@@ -1,0 +1,302 @@
+"""Make a review folder of a batch's results: the doubtful cases first, complete, to be taken to a reviewer.
+
+Scans are written anew as NIfTI, DICOM series included, by what `medseg convert` uses: so the folder opens on any
+computer, no header text of theirs is in it, and Slicer and training read the very same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from medseg.batch.listing import list_cases
+from medseg.batch.record import MASK, CaseRecord
+from medseg.catalog.anonymous import without_names
+from medseg.catalog.identity import load_key, pseudonym
+from medseg.catalog.index import index_scans
+from medseg.errors import ConfigError, LabelError, OutputError, ScanError
+from medseg.io.files import atomic_file
+from medseg.io.nifti import read_mask, write_volume
+from medseg.io.scan import read_case, source_files
+from medseg.io.slicer import write_seg_nrrd, write_volume_nrrd
+from medseg.provenance import digest_files, timestamp
+from medseg.quality.review import Review, ReviewedCase, review_results
+from medseg.quality.slices import display_window
+from medseg.review.focus import focus_of
+from medseg.review.folder import (
+    CASE_TAG,
+    CORRECTED,
+    MANIFEST,
+    MASKS,
+    REVIEWS,
+    SCANS,
+    WORKLIST,
+    Manifest,
+    ReviewCase,
+    ReviewFolder,
+    open_review,
+    write_manifest,
+)
+from medseg.review.refusal import Refusal, ReviewError
+from medseg.review.session import ENDING, SEPARATOR
+from medseg.review.versions import versions_of
+from medseg.review.worklist import entered_verdicts, write_worklist
+from medseg.text import printable
+from medseg.volume import Case, Volume
+
+SCRIPTS = {"in_slicer.py": "review_in_slicer.py", "session.py": "review_session.py"}
+"""Files of this package that run in Slicer, and what they are called in the review folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which cases are exported: those of at least this priority, and of these at most so many, the first."""
+
+    priority: float = 0.0
+    first: int | None = None
+
+    def of(self, review: Review) -> tuple[ReviewedCase, ...]:
+        """Return the cases, the highest priority first."""
+        return tuple(case for case in review.cases if case.priority >= self.priority)[: self.first]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What was exported.
+
+    Attributes
+    ----------
+    cases : ids of the cases that the results gave, in order.
+    problems : cases that could not be exported, and why.
+    """
+
+    review: ReviewFolder
+    cases: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: all exported; 1: some not; 3: none."""
+        if not self.cases:
+            return 3
+        return 1 if self.problems else 0
+
+
+Watcher = Callable[[str, int, int], None]
+"""Called with each case as it ends, the number of ended cases and of all."""
+
+
+def export_review(
+    results: Path,
+    scans: Path,
+    folder: Path,
+    selection: Selection | None = None,
+    *,
+    key: Path | None = None,
+    watcher: Watcher | None = None,
+) -> ExportSummary:
+    """Write a review folder.
+
+    The same command again adds what is new, and refreshes the order and, from another `scans`, what is missing.
+    Cases of an earlier export that anybody has worked on stay.
+
+    Parameters
+    ----------
+    results : folder that `medseg segment` wrote.
+    scans : where the scans are now; recognised by their contents.
+    folder : the review folder; made if needed.
+    selection : which cases; default: all.
+    key : key file of the pseudonyms, the one that the results were made with.
+    watcher : told of each case.
+
+    Raises
+    ------
+    OutputError
+        If `results` is no results folder, or `folder` lies among the scans or can't be written.
+    ConfigError
+        If `scans` is missing.
+    """
+    _check_places(scans, folder)
+    review = review_results(results)
+    chosen = (selection or Selection()).of(review)
+    entered = entered_verdicts(folder / WORKLIST)
+    earlier = {case.case: case for case in open_review(folder).manifest.cases} if (folder / MANIFEST).exists() else {}
+    exporter = _Exporter(review, folder, load_key(key), earlier)
+    sources = _find_scans(scans, [case.record for case in chosen], key)
+    exported, problems = list[ReviewCase](), list[tuple[str, str]]()
+    for number, case in enumerate(chosen, start=1):
+        name = case.record.case
+        try:
+            exported.append(exporter.export(case, sources.get(name)))
+        except (ScanError, LabelError, ReviewError) as error:
+            problems.append((name, printable(str(error))))
+        if watcher:
+            watcher(name, number, len(chosen))
+    names = {case.case for case in exported}
+    kept = [case for case in earlier.values() if case.case not in names and _is_worked_on(folder, case.case)]
+    manifest = Manifest(
+        exported=timestamp(),
+        model=str((review.run.get("model") or {}).get("name", "")),
+        labels=review.labels,
+        cases=tuple(sorted([*exported, *kept], key=lambda case: (-case.priority, case.case))),
+    )
+    for name, target in SCRIPTS.items():
+        with atomic_file(folder / target) as temporary:
+            temporary.write_bytes(files("medseg.review").joinpath(name).read_bytes())
+    (folder / CORRECTED).mkdir(exist_ok=True)
+    write_worklist(folder / WORKLIST, manifest, entered)
+    return ExportSummary(write_manifest(folder, manifest), tuple(case.case for case in exported), tuple(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Exporter:
+    """Writes scan and mask of single cases into a review folder.
+
+    Attributes
+    ----------
+    earlier : what the folder holds already, by case.
+    """
+
+    review: Review
+    folder: Path
+    key: bytes
+    earlier: dict[str, ReviewCase]
+
+    def export(self, reviewed: ReviewedCase, scan: Case | None) -> ReviewCase:
+        """Write a case unless it is there; raises `ReviewError` or `ScanError` saying why that can't be done."""
+        record = reviewed.record
+        before = self.earlier.get(record.case)
+        prediction = record.outputs.get(MASK, "")
+        if before and before.prediction == prediction and self._is_whole(before):
+            return _with_priority(before, reviewed)
+        if before and before.prediction != prediction and self._is_pending(before):
+            raise ReviewError(
+                Refusal.NOT_IMPORTED,
+                f"{record.case}: it was segmented again, and {CORRECTED}/ holds a correction of the older mask; run "
+                "medseg review import first",
+            )
+        return _with_priority(self._write(record, scan), reviewed)
+
+    def _is_pending(self, case: ReviewCase) -> bool:
+        """Whether something was handed in, and no version was made of this prediction yet."""
+        taken = {version.prediction for version in versions_of(self.folder, case.case)}
+        return case.prediction not in taken and any(_handed_in(self.folder, case.case))
+
+    def _is_whole(self, case: ReviewCase) -> bool:
+        is_same = _digest(self.folder / case.mask) == case.mask_digest
+        return is_same and all((self.folder / path).is_file() for path in (*case.images, case.shown))
+
+    def _write(self, record: CaseRecord, scan: Case | None) -> ReviewCase:
+        source = self._checked(record, scan)
+        volume, _ = read_case(source)
+        original = self.review.folder / "cases" / record.case / MASK
+        if _digest(original) != record.outputs.get(MASK):
+            raise ReviewError(
+                Refusal.CHANGED_PREDICTION, f"{record.case}: {MASK} is not what its record says; segment again"
+            )
+        mask = read_mask(original)
+        images = self._write_scan(record.case, volume)
+        shown = images[0]
+        if not volume.grid.is_orthogonal:
+            shown = f"{SCANS}/{record.case}.nrrd"
+            write_volume_nrrd(self.folder / shown, _channel(volume, 0))
+        target = f"{MASKS}/{record.case}{ENDING}"
+        write_seg_nrrd(self.folder / target, mask, self.review.labels, {CASE_TAG: record.case})
+        return ReviewCase(
+            case=record.case,
+            images=images,
+            shown=shown,
+            mask=target,
+            mask_digest=digest_files([self.folder / target]),
+            patient=source.patient,
+            priority=0.0,
+            window=display_window(volume, volume.array[0]),
+            focus_mm=focus_of(mask, self.review.labels),
+            geometry=record.geometry,
+            source=record.inputs.source,
+            prediction=record.outputs[MASK],
+            model=record.inputs.model,
+            series=self._series(source),
+        )
+
+    def _checked(self, record: CaseRecord, scan: Case | None) -> Case:
+        """Return the case's scan if it is the one that was segmented."""
+        if scan is None:
+            raise ReviewError(
+                Refusal.NO_SCAN,
+                f"{record.case}: its scan is not in that folder; give the folder of scans that was segmented, and the "
+                "same key file",
+            )
+        if _digest(*(file for source in scan.images for file in source_files(source))) != record.inputs.source:
+            raise ReviewError(
+                Refusal.CHANGED_SCAN, f"{record.case}: its scan has changed since it was segmented; segment again"
+            )
+        return scan
+
+    def _write_scan(self, case: str, volume: Volume) -> tuple[str, ...]:
+        single = volume.channels == 1
+        names = tuple(f"{SCANS}/{case}{'' if single else f'_{n:04d}'}.nii.gz" for n in range(volume.channels))
+        for number, name in enumerate(names):
+            write_volume(self.folder / name, _channel(volume, number))
+        return names
+
+    def _series(self, scan: Case) -> str:
+        if scan.images[0].kind != "dicom":
+            return ""
+        from medseg.io.dicom_seg_read import series_of  # pydicom costs 0.2 s that NIfTI scans need not pay
+
+        return pseudonym(self.key, series_of(scan.images[0].files[0]), "series")
+
+
+def _digest(*paths: Path) -> str:
+    """Return the digest of files; "" if one can't be read."""
+    try:
+        return digest_files(paths)
+    except OSError:
+        return ""
+
+
+def _find_scans(scans: Path, records: list[CaseRecord], key: Path | None) -> dict[str, Case]:
+    """Return the scans below a folder by the names that a run gives them, by files and by pseudonyms."""
+    channels = max((len(record.features.channels) for record in records if record.features), default=1)
+    catalog = index_scans(scans, key=key)
+    found = {case.id: case for case in list_cases(catalog, channels).cases}
+    if any(record.case not in found for record in records):
+        hidden = list_cases(without_names(catalog, key), channels)
+        found = {**{case.id: case for case in hidden.cases}, **found}
+    return found
+
+
+def _with_priority(case: ReviewCase, reviewed: ReviewedCase) -> ReviewCase:
+    findings = tuple(finding.sentence for finding in reviewed.findings)
+    changes = {
+        "priority": reviewed.priority,
+        "expected_dice": reviewed.expected_dice,
+        "flags": tuple(map(str, reviewed.flags)),
+        "findings": findings,
+    }
+    return case.model_copy(update=changes)
+
+
+def _channel(volume: Volume, number: int) -> Volume:
+    return replace(volume, array=volume.array[number : number + 1])
+
+
+def _handed_in(folder: Path, case: str) -> Iterator[Path]:
+    """Yield verdicts and masks of a case; case ids hold no character that means something in a pattern."""
+    for pattern in (f"{case}.json", f"{case}{ENDING}", f"{case}{SEPARATOR}*"):
+        yield from (folder / CORRECTED).glob(pattern)
+
+
+def _is_worked_on(folder: Path, case: str) -> bool:
+    return (folder / REVIEWS / case).exists() or any(_handed_in(folder, case))
+
+
+def _check_places(scans: Path, folder: Path) -> None:
+    if not scans.exists():
+        raise ConfigError(f"{scans}: there is no such file or folder; give the folder of scans that was segmented")
+    inside = folder.resolve()
+    if inside == scans.resolve() or inside.is_relative_to(scans.resolve()):
+        raise OutputError(f"the review folder {folder} lies among the scans {scans}; choose one outside")

@@ -1,0 +1,151 @@
+"""What reviewers hand in: verdicts and masks, from the session in Slicer, from worklist.csv, or as bare files.
+
+A mask is called after its case, ``<case>.seg.nrrd``; ``<case>~<reviewer>.seg.nrrd`` where several people review.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medseg.errors import OutputError
+from medseg.review.corrected import ENDINGS
+from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder
+from medseg.review.refusal import Refusal, ReviewError
+from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, read_decision
+from medseg.review.worklist import Row, read_worklist
+from medseg.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One reviewer's verdict on one case.
+
+    Attributes
+    ----------
+    case : its id.
+    status : accepted, corrected, rejected or flagged; "" for a mask alone, which its segments' status must finish.
+    mask : the mask; None: what the model drew, or nothing.
+    reviewer : a code, as it was entered.
+    decided : when, ISO 8601, by the reviewer's clock; "" where unknown.
+    comment : free text, which may name a patient.
+    """
+
+    case: str
+    status: str = ""
+    mask: Path | None = None
+    reviewer: str = ""
+    decided: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was not taken: the case that it was meant for, the reason as a word and as a sentence."""
+
+    case: str
+    code: Refusal
+    message: str
+
+
+def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submission], list[Refused]]:
+    """Return what was handed in, and what of it can't be understood.
+
+    Parameters
+    ----------
+    place : a copy of the review folder, a folder of masks, or one mask; default: the review folder itself.
+
+    Raises
+    ------
+    OutputError
+        If `place` isn't there.
+    """
+    place = place or review.path
+    if not place.exists():
+        raise OutputError(f"{place}: there is no such file or folder; give what the reviewers saved")
+    files = _files(place / CORRECTED if (place / MANIFEST).is_file() else place)
+    verdicts = {path.stem: path for path in files if path.suffix == ".json"}
+    masks = {stem: path for path in files if (stem := _stem(path))}
+    found: dict[str, Submission] = {}
+    refused = [
+        Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}")
+        for path in files
+        if path not in verdicts.values() and path not in masks.values()
+    ]
+    for stem in sorted({*verdicts, *masks}):
+        case, _, reviewer = stem.partition(SEPARATOR)
+        try:
+            if stem in verdicts:
+                found[stem] = _from_decision(verdicts[stem], masks.get(stem))
+            else:
+                found[stem] = Submission(case, mask=masks[stem], reviewer=reviewer)
+        except ReviewError as error:
+            refused.append(Refused(case, error.code, str(error)))
+    spoken_for = {one.case for one in refused}
+    refused += _add_rows(place / WORKLIST, found, spoken_for)
+    return [found[stem] for stem in sorted(found)], refused
+
+
+def _files(place: Path) -> list[Path]:
+    paths = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+    return [path for path in paths if path.is_file() and not path.name.startswith(".") and path.name != WORKLIST]
+
+
+def _from_decision(path: Path, mask: Path | None) -> Submission:
+    try:
+        decision = read_decision(path)
+    except SessionError as error:
+        raise ReviewError(Refusal.UNREADABLE, str(error)) from None
+    if decision.status == IN_PROGRESS:
+        raise ReviewError(Refusal.UNFINISHED, f"{path.name}: the reviewer did not finish; give a verdict in Slicer")
+    if decision.status not in STATUSES or decision.case != path.stem.partition(SEPARATOR)[0]:
+        raise ReviewError(Refusal.UNREADABLE, f"{path.name} is not what a session writes; give the verdict again")
+    if decision.mask and not mask:
+        raise ReviewError(Refusal.NO_MASK, f"{path.name} names a mask that is not beside it; copy it, too")
+    return Submission(
+        decision.case,
+        decision.status,
+        mask if decision.mask else None,
+        decision.reviewer,
+        decision.decided,
+        decision.comment,
+    )
+
+
+def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[str]) -> Iterator[Refused]:
+    """Join the verdicts of the worklist to what was handed in; a case's own files say more than its row.
+
+    A case of which a file was refused stays refused: its row alone would take the unedited mask for the verdict.
+    """
+    if not path.is_file():
+        return
+    try:
+        rows, problems = read_worklist(path)
+    except ReviewError as error:
+        yield Refused("", error.code, str(error))
+        return
+    yield from (Refused(bad.case, Refusal.WORKLIST, bad.message) for bad in problems)
+    for row in rows:
+        there = found.get(row.case)
+        if row.case in spoken_for:
+            continue
+        if there is None or not there.status:
+            found[row.case] = _from_row(row, there)
+        elif there.status != row.status:
+            found.pop(row.case)
+            where = f"{path.name}, line {row.line}"
+            message = f"{where}: {row.status}, but elsewhere {row.case} is {there.status}; make them agree"
+            yield Refused(row.case, Refusal.WORKLIST, message)
+
+
+def _from_row(row: Row, there: Submission | None) -> Submission:
+    base = there or Submission(row.case)
+    reviewer = row.reviewer or base.reviewer
+    return replace(base, status=row.status, reviewer=reviewer, decided=row.decided, comment=row.comment)
+
+
+def _stem(path: Path) -> str:
+    """Return a mask's name without its ending; "" for what is no mask."""
+    ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
+    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else ""
