@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -31,7 +32,9 @@ def main() -> None:
     data = runs / "data"
     if not data.exists():
         make_sample_data(data, seed=7, counts=SampleCounts(labelled=TRAIN + HELD_OUT, unlabelled=0, test=1))
-    scores = {loss: [train(data / "train", runs, loss, seed) for seed in SEEDS] for loss in LOSSES}
+    scores: dict[str, list[dict[str, float | None]]] = {loss: [] for loss in LOSSES}
+    for seed, loss in product(SEEDS, LOSSES):
+        scores[loss].append(train(data / "train", runs, loss, seed))
     table = {loss: summary(by_seed) for loss, by_seed in scores.items()}
     record = {"dice": table, "seeds": scores, "steps": STEPS, "machine": machine(), "versions": package_versions()}
     results = HERE / "results" / "class_balance.json"

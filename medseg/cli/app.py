@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli import convert, demo, evaluate, index, plan, report, review, segment, train
+from medseg.cli import convert, demo, evaluate, index, plan, pretrain, report, review, segment, train
 from medseg.cli.screen import show_error
 from medseg.errors import MedsegError
 
@@ -89,7 +89,7 @@ def page(docstring: str) -> str:
 
 
 VERBS = (
-    index.index, convert.convert, plan.plan, plan.prepare, train.train, segment.segment, report.report,
+    index.index, convert.convert, plan.plan, plan.prepare, train.train, pretrain.pretrain, segment.segment, report.report,
     evaluate.evaluate, demo.demo,
 )  # fmt: skip
 

@@ -13,6 +13,9 @@ from medseg.cli.screen import console
 if TYPE_CHECKING:
     from medseg.training.run import TrainingRun
 
+PRETRAIN = "pretrain"
+"""Word in place of a folder: pre-train first."""
+
 
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
@@ -22,7 +25,14 @@ def train(
     folds: Annotated[
         int, typer.Option(help="Cross-validate with so many folds and ensemble them; 0: one network.")
     ] = 0,
-    init: Annotated[Path | None, typer.Option(help="Model folder to fine-tune, instead of random weights.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|pretrain",
+            help="Start from a model folder, or from pre-trained weights, instead of random ones; "
+            "pretrain: pre-train first, in this run.",
+        ),
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -35,10 +45,13 @@ def train(
     Example: `medseg train --config configs/hippocampus.yaml --data my_dataset --output runs/mine
     --set training.steps=2000`
     """
+    from medseg.training.pretraining import pretrain_then_train
     from medseg.training.run import RunOptions, run_training
 
-    options = RunOptions(device=device, folds=folds, max_seconds=max_seconds, init=init, screen=True)
-    show_training(run_training(experiment(config, data, overrides), output, options), output)
+    start = Path(init) if init and init != PRETRAIN else None
+    run = pretrain_then_train if init == PRETRAIN else run_training
+    options = RunOptions(device=device, folds=folds, max_seconds=max_seconds, init=start, screen=True)
+    show_training(run(experiment(config, data, overrides), output, options), output)
 
 
 def show_training(run: TrainingRun, output: Path) -> None:

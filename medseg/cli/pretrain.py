@@ -1,0 +1,48 @@
+"""``medseg pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medseg.cli.options import ConfigFile, DataFolder, Device, Overrides, experiment
+from medseg.cli.screen import console
+
+if TYPE_CHECKING:
+    from medseg.training.pretraining import PretrainingRun
+
+
+def pretrain(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    config: ConfigFile = None,
+    data: DataFolder = None,
+    overrides: Overrides = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Let a network learn what scans look like, before it learns what is drawn in them.
+
+    Blocks of every scan are hidden and restored; masks are not needed, and held-out cases are left out. Writes
+    OUTPUT/pretrained, which `medseg train --init` starts from. With `medseg train --init pretrain` both happen in one
+    command.
+
+    Example: `medseg pretrain --data my_dataset --output runs/liver --set pretraining.steps=1000`
+    """
+    from medseg.training.pretraining import run_pretraining
+    from medseg.training.run import RunOptions
+
+    options = RunOptions(device=device, max_seconds=max_seconds, screen=True)
+    show_pretraining(run_pretraining(experiment(config, data, overrides), output, options), output)
+
+
+def show_pretraining(run: PretrainingRun, output: Path) -> None:
+    """Print where the weights are and how well they restore, or how to go on."""
+    screen = console()
+    if run.folder is None or run.explained is None:
+        screen.print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
+        return
+    screen.print(f"Pre-trained weights: {run.folder} ({run.scans} scans)")
+    screen.print(f"Of the hidden voxels' variance, {run.explained:.0%} is explained.")
+    screen.print(f"Next: medseg train --init {run.folder} --output RUN, with the same --config and --data")
