@@ -220,17 +220,24 @@ class Grid:
         GeometryError
             If it would hold more than `LARGEST_STRAIGHTENED` times as many voxels, and than `SMALL_GRID`.
         """
-        drift, slices = self.drift(), np.array(self.shape)
-        if (np.abs(drift) @ (slices - 1)).max() <= STRAIGHT_TOLERANCE:
+        slices = np.array(self.shape)
+        with np.errstate(all="ignore"):  # axes of absurd lengths are refused below
+            drift = self.drift()
+            farthest = float((np.abs(drift) @ (slices - 1)).max())
+        if farthest <= STRAIGHT_TOLERANCE:
             return self
+        most = max(LARGEST_STRAIGHTENED * int(np.prod(slices)), SMALL_GRID)
+        too_far = GeometryError(
+            ReasonCode.BAD_ORIENTATION,
+            f"axes so far from perpendicular that straightening shifts slices by {farthest:.3g} voxels",
+        )
+        if not farthest < most:  # what is no number is not less
+            raise too_far
         reaches = [reach(drift[:, axis], self.shape[axis]) for axis in range(3)]
         low, high = sum(low for low, _ in reaches), sum(high for _, high in reaches)
         x, y, z = (int(size) for size in slices + high - low)
-        if x * y * z > max(LARGEST_STRAIGHTENED * int(np.prod(slices)), SMALL_GRID):
-            raise GeometryError(
-                ReasonCode.BAD_ORIENTATION,
-                f"{self.describe()} are so far from perpendicular that straightened they fill {x}x{y}x{z} voxels",
-            )
+        if x * y * z > most:
+            raise too_far
         affine = self.affine.copy()
         affine[:3, :3] = self.affine[:3, :3] @ np.linalg.inv(np.eye(3) + drift)
         affine[:3, 3] += affine[:3, :3] @ low

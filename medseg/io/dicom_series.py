@@ -299,8 +299,7 @@ def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings
     affine[:3, 2], affine[:3, 3] = line.step, positions[0]
     affine[:2] *= -1  # LPS, DICOM's world, to RAS
     grid = Grid((ordered[0].columns, ordered[0].rows, line.count), affine)
-    if ReasonCode.GANTRY_TILT not in findings.flags:
-        findings.check_axes(grid, "has axes")
+    findings.check_axes(grid, "has")
     return Series(
         slices=tuple(ordered),
         grid=grid,

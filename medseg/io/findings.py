@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import IngestConfig
-from medseg.errors import ReasonCode, ScanError
+from medseg.errors import GeometryError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.volume import Repair
 
@@ -55,7 +55,11 @@ class Findings:
             self.repairs.append(Repair(code, repair))
 
     def check_axes(self, grid: Grid, subject: str) -> None:
-        """Note that a grid's axes are not perpendicular; `subject` begins the message.
+        """Note that a grid's axes are not perpendicular, unless a tilt that was noted says why.
+
+        Parameters
+        ----------
+        subject : begins messages: what has the axes, and "has".
 
         Raises
         ------
@@ -64,14 +68,19 @@ class Findings:
         """
         if grid.is_orthogonal:
             return
+        try:
+            straight = grid.straightened()
+        except GeometryError as error:
+            raise GeometryError(error.code, f"{subject} {error}") from None
+        if ReasonCode.GANTRY_TILT in self.flags:
+            return
         cosines = np.abs(np.triu(grid.directions.T @ grid.directions, 1))
         angle = np.degrees(np.arcsin(min(1.0, cosines.max())))
-        straightened = grid.straightened() is not grid
         self.note(
             ReasonCode.NONORTHONORMAL_AFFINE,
-            f"{subject} that are {angle:.2g} degrees from perpendicular",
+            f"{subject} axes that are {angle:.2g} degrees from perpendicular",
             f"kept the voxels where they are, sheared by {angle:.2g} degrees; networks see them straightened"
-            if straightened
+            if straight is not grid
             else "kept the voxels where they are: sheared by less than half a voxel in all",
         )
 

@@ -203,7 +203,7 @@ def _judged(header: NiftiHeader, findings: Findings) -> Grid:
     """Return where a scan lies, noting what is odd about it."""
     _check_codes(header, findings)
     grid = grid_of(header)
-    findings.check_axes(grid, f"{header.name} has axes")
+    findings.check_axes(grid, f"{header.name} has")
     if not forms_agree(header):
         findings.note(
             ReasonCode.QFORM_SFORM_DISAGREE,

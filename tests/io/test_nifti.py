@@ -11,10 +11,12 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io.nifti import inspect_nifti, read_mask, read_nifti, write_mask, write_volume
-from medseg.volume import Mask, Source, Volume
+from medseg.io.scan import read_case
+from medseg.volume import Case, Mask, Repair, Source, Volume
 
 rng = np.random.default_rng(0)
 
@@ -219,6 +221,61 @@ def test_no_codes_means_no_orientation(tmp_path):
     assert code_of(path) == code_of(path, inspect_nifti) == code_of(path, read_mask) == ReasonCode.NO_SPATIAL_CODES
 
 
+def test_no_codes_can_be_accepted_for_scan_and_mask(tmp_path):
+    """The mask is written without codes too, so that a viewer that guesses guesses the same for both."""
+    policy = IngestConfig(no_spatial_codes="warn")
+    array = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    path = save(tmp_path / "scan.nii", array, codes=(0, 0))
+    volume = read_nifti(path, policy=policy)
+    assert volume.flags == (ReasonCode.NO_SPATIAL_CODES,)
+    np.testing.assert_array_equal(volume.grid.affine, nib.load(path).affine)
+    source = Source("nifti", (path,), policy)
+    write_mask(tmp_path / "mask.nii", Mask((array > 5).astype(np.uint8), volume.grid), source)
+    header = nib.load(tmp_path / "mask.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
+    _, mask = read_case(Case("a", (source,), tmp_path / "mask.nii"))
+    np.testing.assert_array_equal(mask.array, array > 5)
+
+
+def shift_qform(tmp_path):
+    moved = affine_of(1)
+    moved[:3, 3] += [0, 50, 0]
+    return save(tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), qform=moved)
+
+
+def shear(tmp_path):
+    return save(
+        tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(4, 3, 2), affine_of(1, shear=0.9), codes=(0, 1)
+    )
+
+
+def blank(tmp_path):
+    return save(tmp_path / "scan.nii", np.full((4, 3, 2), 7, np.int16))
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (shift_qform, ReasonCode.QFORM_SFORM_DISAGREE),
+        (shear, ReasonCode.NONORTHONORMAL_AFFINE),
+        (blank, ReasonCode.EMPTY),
+    ],
+)
+def test_a_doubtful_file_is_flagged_or_rejected_as_the_policy_says(tmp_path, make, code):
+    path = make(tmp_path)
+    volume = read_nifti(path)
+    assert volume.flags == (code,)
+    assert [repair.code for repair in volume.repairs] == ([code] if code == ReasonCode.NONORTHONORMAL_AFFINE else [])
+    assert code_of(path, policy=IngestConfig(**{code.lower(): "reject"})) == code
+
+
+def test_a_shear_beyond_all_tilts_is_refused(tmp_path):
+    affine = np.eye(4)
+    affine[0, 2] = 40
+    path = save(tmp_path / "scan.nii.gz", np.zeros((40, 40, 400), np.uint8), affine, codes=(0, 1))
+    assert code_of(path) == code_of(path, inspect_nifti) == ReasonCode.BAD_ORIENTATION
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_no_numbers(tmp_path, value):
     array = np.zeros((4, 3, 2), np.float32)
@@ -227,6 +284,18 @@ def test_voxels_that_are_no_numbers(tmp_path, value):
     assert code_of(path) == ReasonCode.NOT_FINITE
     with pytest.raises(LabelError, match="whole numbers"):
         read_mask(path)
+
+
+def test_voxels_that_are_no_numbers_can_be_replaced(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(4, 3, 2) - 5
+    array[3, 1, 1], array[0, 0, 0] = np.nan, np.inf
+    volume = read_nifti(save(tmp_path / "scan.nii.gz", array), policy=IngestConfig(not_finite="repair"))
+    assert volume.flags == (ReasonCode.NOT_FINITE,)
+    assert volume.repairs == (Repair(ReasonCode.NOT_FINITE, "set 2 voxels that were no numbers to the smallest value"),)
+    assert volume.array[0, 3, 1, 1] == volume.array[0, 0, 0, 0] == -4
+    np.testing.assert_array_equal(volume.array[0, 1:3], array[1:3])
+    empty = save(tmp_path / "empty.nii.gz", np.full((4, 3, 2), np.nan, np.float32))
+    assert code_of(empty, policy=IngestConfig(not_finite="repair")) == ReasonCode.NOT_FINITE
 
 
 def test_values_beyond_float32_are_not_finite(tmp_path):

@@ -154,6 +154,6 @@ def test_perpendicular_and_nearly_perpendicular_grids_stay():
 
 def test_a_shear_beyond_all_tilts_is_refused():
     grid = sheared(tilt(30), shape=(64, 64, 300))
-    with pytest.raises(GeometryError, match="so far from perpendicular") as caught:
+    with pytest.raises(GeometryError, match="axes so far from perpendicular") as caught:
         grid.straightened()
     assert caught.value.code is ReasonCode.BAD_ORIENTATION
