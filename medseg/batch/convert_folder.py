@@ -145,7 +145,7 @@ def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
     except OSError as error:
         return Conversion(case, "rejected", "UNREADABLE", f"{case}: can't be read ({error.strerror})")
     versions = package_versions()
-    before = None if redo else finished_scan(beside, target, digest, versions.get("medseg", ""))
+    before = None if redo else finished_scan(beside, target, digest, source.policy, versions.get("medseg", ""))
     if before:
         return Conversion(case, "done", record=before, was_done=True)
     volume = read_scan(source)
@@ -158,6 +158,7 @@ def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
         geometry=Geometry.of(volume.grid),
         flags=tuple(dict.fromkeys(map(str, (*entry.flags, *volume.flags)))),
         repairs={str(repair.code): repair.what for repair in volume.repairs},
+        ingest=source.policy,
         source_digest=digest,
         volume_digest=digest_files([target]),
         versions=versions,

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.batch.record import Geometry
+from medseg.config import IngestConfig
 from medseg.io.files import atomic_file
 from medseg.provenance import digest_files
 
@@ -24,6 +25,7 @@ class ScanRecord(BaseModel):
     geometry: Geometry = Field(description="Grid of the scan")
     flags: tuple[str, ...] = Field((), description="Reason codes noticed that did not refuse the scan")
     repairs: dict[str, str] = Field(default_factory=dict, description="What was done about some of these flags")
+    ingest: IngestConfig = Field(description="Policies by which it was read")
     source_digest: str = Field(description="Digest of the source's files")
     volume_digest: str = Field(description="Digest of the written volume")
     versions: dict[str, str] = Field(description="Versions of the packages")
@@ -36,13 +38,14 @@ def write_scan_record(path: Path, record: ScanRecord) -> None:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def finished_scan(record: Path, volume: Path, source_digest: str, version: str) -> ScanRecord | None:
+def finished_scan(
+    record: Path, volume: Path, source_digest: str, ingest: IngestConfig, version: str
+) -> ScanRecord | None:
     """Return the record if `volume` is what this version of medseg would make of the source again; else None."""
     try:
         found = ScanRecord.model_validate_json(record.read_bytes())
         whole = found.volume_digest == digest_files([volume])
     except (OSError, ValidationError):
         return None
-    return (
-        found if whole and (found.source_digest, found.versions.get("medseg", "")) == (source_digest, version) else None
-    )
+    made_from = (found.source_digest, found.ingest, found.versions.get("medseg", ""))
+    return found if whole and made_from == (source_digest, ingest, version) else None

@@ -39,11 +39,13 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
         limit_memory(config.memory_limit_gb)
     model = load_model(job.model, device)
     settings, formats = config.inference(model.inference), Formats.of(config)
+    policies = config.ingest.model_dump(mode="json")
+    decisive = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
     worker = Worker(
         predictor=Predictor(model, settings, device),
         folder=job.folder,
         model_digest=model_digest(job.model),
-        settings_digest=digest_json([settings.model_dump(mode="json"), asdict(formats), package_versions(["medseg"])]),
+        settings_digest=digest_json(decisive),
         picture=picture,
         redo=config.redo,
         formats=formats,
