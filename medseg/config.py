@@ -220,7 +220,8 @@ class TrainingConfig(Stage):
     ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy")
     batch_dice: bool | None = Field(
         None,
-        description="Dice over the whole batch instead of each patch; default: in 2D, where most slices lack a class",
+        description="Dice over the whole batch instead of each patch; default: in 2D, and where boxes are pasted, "
+        "because parts of patches lack classes",
     )
     validate_every: int = Field(0, ge=0, description="Steps between whole-volume validations; 0: only at the end")
     patience: int = Field(0, ge=0, description="Validations without a better Dice before stopping; 0: never stop early")

@@ -34,17 +34,26 @@ def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher
     ConfigError
         If the labelled weight is still to be chosen.
     """
-    training = config.training
-    if training.batch_dice is None:  # a class absent from a slice would cost a whole Dice otherwise (nnU-Net's choice)
-        training = training.model_copy(update={"batch_dice": plan.dimensions == 2})
-    loss = SegmentationLoss(labels, training)
     unlabelled = config.unlabelled
+    loss = _loss(config, labels, plan)
     if not learns_unlabelled(unlabelled):
         return Supervised(loss)
     if unlabelled.labelled_weight == "auto":
         raise ConfigError("unlabelled.labelled_weight is auto: it is chosen before a network is trained")
     online = unlabelled.method == "mix-teacher"
     return MixedMethod(loss, labels, unlabelled, unlabelled.labelled_weight, teacher if online else None)
+
+
+def _loss(config: ExperimentConfig, labels: LabelMap, plan: Plan) -> SegmentationLoss:
+    """Return the loss; Dice over the batch where patches often lack a class, which would cost a whole Dice each.
+
+    Slices lack classes (nnU-Net's choice), and so do the parts of a patch that boxes cut.
+    """
+    training = config.training
+    if training.batch_dice is None:
+        cut = learns_unlabelled(config.unlabelled) and config.unlabelled.paste > 0
+        training = training.model_copy(update={"batch_dice": plan.dimensions == 2 or cut})
+    return SegmentationLoss(labels, training)
 
 
 def build_stream(

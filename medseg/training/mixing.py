@@ -26,7 +26,7 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelMap
 from medseg.losses.affinity import SAMPLES, AffinityLoss, balanced_sample
 from medseg.losses.prototypes import coarse, coarse_voxels
-from medseg.losses.segmentation import SegmentationLoss
+from medseg.losses.segmentation import Losses, SegmentationLoss
 from medseg.outputs import NetworkOutput
 from medseg.training.methods import Terms
 from medseg.training.temporary_labels import Labeller, TemporaryLabels, ignored_where
@@ -44,12 +44,14 @@ class _Lesson(NamedTuple):
     target : (N, *spatial) true and temporary labels together.
     weight : (N, *spatial) how much each voxel counts; 1 where a person labelled.
     labelled : (N, *spatial) bool, where the labelled scan is shown.
+    rows : which of the N show any of a labelled scan, and which any of an unlabelled one.
     """
 
     image: Tensor
     target: Tensor
     weight: Tensor
     labelled: Tensor
+    rows: tuple[slice, slice]
 
 
 class MixedMethod(nn.Module):
@@ -81,8 +83,7 @@ class MixedMethod(nn.Module):
         temporary = self._label(unlabelled)
         lesson = self._mixed(batch, temporary) if self.config.paste else self._side_by_side(batch, temporary)
         output: NetworkOutput = network(lesson.image)
-        labelled = self.loss(output, ignored_where(~lesson.labelled, lesson.target))
-        pseudo = self.loss(output, ignored_where(lesson.labelled, lesson.target), lesson.weight)
+        labelled, pseudo = self._losses(output, lesson)
         terms = {"dice": labelled.dice, "ce": labelled.ce, "pseudo_dice": pseudo.dice, "pseudo_ce": pseudo.ce}
         learnt = pseudo.total
         if self.affinity is not None:
@@ -94,6 +95,16 @@ class MixedMethod(nn.Module):
         share = self.labelled_weight
         total = share * labelled.total + (1 - share) * ramp(progress, self.config.ramp) * learnt
         return {"loss": total, **terms, "pseudo_weight": temporary.weight.mean()}
+
+    def _losses(self, output: NetworkOutput, lesson: _Lesson) -> tuple[Losses, Losses]:
+        """Return what was made of the labelled and of the unlabelled scans."""
+        ours, others = lesson.rows
+        labelled = ignored_where(~lesson.labelled, lesson.target)[ours]
+        unlabelled = ignored_where(lesson.labelled, lesson.target)[others]
+        return (
+            self.loss(_part(output, ours), labelled),
+            self.loss(_part(output, others), unlabelled, lesson.weight[others]),
+        )
 
     def _label(self, unlabelled: Unlabelled) -> TemporaryLabels:
         if self.teacher is None or self.labeller is None:
@@ -109,6 +120,7 @@ class MixedMethod(nn.Module):
             mix(batch["target"], temporary.target, paste),
             mix(torch.ones_like(temporary.weight), temporary.weight, paste),
             paste,
+            (slice(None), slice(None)),
         )
 
     def _side_by_side(self, batch: Batch, temporary: TemporaryLabels) -> _Lesson:
@@ -118,6 +130,7 @@ class MixedMethod(nn.Module):
             torch.cat((batch["target"], temporary.target)),
             torch.cat((ones, temporary.weight)),
             torch.cat((ones, torch.zeros_like(ones))).bool(),
+            (slice(len(ones)), slice(len(ones), None)),
         )
 
     def _affinity(self, loss: AffinityLoss, output: NetworkOutput, lesson: _Lesson) -> Tensor:
@@ -133,6 +146,10 @@ class MixedMethod(nn.Module):
         chosen = balanced_sample(2 * voxels.indices + scans % 2, SAMPLES)
         similar: Tensor = loss(voxels.vectors[chosen], probabilities[chosen], scans[chosen])
         return similar
+
+
+def _part(output: NetworkOutput, rows: slice) -> NetworkOutput:
+    return output._replace(logits=output.logits[rows], coarse=tuple(maps[rows] for maps in output.coarse))
 
 
 def ramp(progress: float, share: float) -> float:

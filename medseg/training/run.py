@@ -197,14 +197,14 @@ class _Run:
 
     def cross_validate(self) -> TrainingRun:
         """Train one network a fold, score each out of fold, choose the post-processing, ensemble them."""
-        held_out = self._folds()
+        held_out = self._folds(degraded_copies(len(self.setup.train)))
         if held_out is None:
             return TrainingRun(None, self.setup.plan)
         networks, comparisons = held_out
         rules = self._choose_rules(comparisons) if self.fabric.is_global_zero else None
         return self._finish(tuple(networks), comparisons, rules)
 
-    def _folds(self) -> tuple[list[nn.Module], list[Comparison]] | None:
+    def _folds(self, degraded: int = 0) -> tuple[list[nn.Module], list[Comparison]] | None:
         """Return a network a fold and what each says about the cases left out; None when time ran out."""
         networks: list[nn.Module] = []
         comparisons: list[Comparison] = []
@@ -214,7 +214,7 @@ class _Run:
             if network is None:
                 return None
             networks.append(network)
-            comparisons += self._compare(network, fold.validation, degraded_copies(len(self.setup.train)))
+            comparisons += self._compare(network, fold.validation, degraded)
         return networks, comparisons
 
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:

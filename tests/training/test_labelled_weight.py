@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from medseg.training.labelled_weight import (
+    FALLBACK,
+    Choice,
+    Trial,
+    choose_weight,
+    folds_for,
+    load_choice,
+    paired_difference,
+    save_choice,
+    without_trials,
+)
+from medseg.volume import Case
+
+
+def trial(weight, *dice):
+    return Trial(weight=weight, dice={f"case_{n}": value for n, value in enumerate(dice)})
+
+
+def test_paired_difference_is_the_textbooks():
+    mean, error = paired_difference({"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.8, "b": 0.75, "c": 0.7})
+    assert mean == pytest.approx(0.05)
+    assert error == pytest.approx(0.05 / math.sqrt(3))
+
+
+def test_scans_that_help_are_used():
+    chosen = choose_weight([trial(1.0, 0.80, 0.70, 0.75), trial(0.5, 0.85, 0.76, 0.79)])
+    assert chosen.weight == 0.5
+    assert "best out-of-fold Dice, 0.8000, over 3 labelled cases" in chosen.reason
+
+
+def test_scans_that_do_not_help_are_left_out():
+    chosen = choose_weight([trial(1.0, 0.80, 0.70, 0.75), trial(0.5, 0.85, 0.60, 0.81)])
+    assert chosen.weight == 1.0
+    assert "within a standard error" in chosen.reason
+
+
+def test_of_equals_the_most_supervised_is_taken():
+    trials = [trial(1.0, 0.60, 0.62, 0.58), trial(0.8, 0.80, 0.83, 0.79), trial(0.3, 0.81, 0.82, 0.80)]
+    assert choose_weight(trials).weight == 0.8
+
+
+def test_harmful_scans_lose():
+    assert choose_weight([trial(1.0, 0.8, 0.8), trial(0.8, 0.7, 0.7), trial(0.3, 0.2, 0.1)]).weight == 1.0
+
+
+def test_folds_follow_the_patients():
+    cases = [Case(f"case_{n}", (), patient=f"patient_{n // 2}") for n in range(10)]
+    assert [folds_for(cases[:n]) for n in (2, 6, 8, 10)] == [0, 0, 4, 4]
+    assert without_trials(cases[:2]).weight == FALLBACK
+    assert "2 labelled cases are too few" in without_trials(cases[:2]).reason
+
+
+def test_a_choice_is_kept_for_its_own_settings_alone(tmp_path):
+    path = tmp_path / "choice.json"
+    choice = Choice(weight=0.8, reason="why", trials=(trial(0.8, 0.5),), settings="abc")
+    save_choice(choice, path)
+    assert load_choice(path, "abc") == choice
+    assert load_choice(path, "other") is None
+    path.write_text("{")
+    assert load_choice(path, "abc") is None
