@@ -28,7 +28,7 @@ FLAG_PENALTY = 0.9
 """Without calibration, each kind of flag multiplies the score by this."""
 
 UNSCORED_FLAGS = frozenset({Flag.UNCERTAIN, Flag.DISAGREEMENT})
-"""Flags that say again what the soft Dice says; they cost nothing on top of it."""
+"""Flags that say again what the confidence says; they cost nothing on top of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +149,11 @@ def _review(record: CaseRecord, labels: LabelMap, reference: Reference | None) -
 
 
 def _score(record: CaseRecord, findings: tuple[Finding, ...]) -> float:
-    """Return the least soft Dice of the found targets, less a tenth for every kind of flag: an order, no Dice."""
+    """Return the mean confidence in the found targets, less a tenth for every kind of flag: an order, no Dice."""
     doubts = record.features.uncertainty.values() if record.features else ()
-    score = min((doubt.soft_dice for doubt in doubts if doubt.soft_dice is not None), default=record.confidence)
+    sure = [doubt.confidence for doubt in doubts if doubt.confidence is not None] or [record.confidence]
     kinds = {finding.flag for finding in findings} - UNSCORED_FLAGS
-    return float(score * FLAG_PENALTY ** len(kinds))
+    return float(sum(sure) / len(sure) * FLAG_PENALTY ** len(kinds))
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
