@@ -22,6 +22,23 @@ def train(
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="supervised|mix-teacher|pseudo-labels",
+            help="What is learnt from scans without a mask: nothing, what an averaged teacher says of them at every "
+            "step, or a folder of pseudo-labels (unlabelled.pseudo_labels).",
+        ),
+    ] = None,
+    labelled_weight: Annotated[
+        str | None,
+        typer.Option(
+            "--lambda",
+            metavar="0..1|auto",
+            help="Weight of the labelled scans' loss against the others'; 1 leaves the others out; auto: chosen by "
+            "cross-validation on the labelled scans.",
+        ),
+    ] = None,
     folds: Annotated[
         int, typer.Option(help="Cross-validate with so many folds and ensemble them; 0: one network.")
     ] = 0,
@@ -44,6 +61,9 @@ def train(
 
     Example: `medseg train --config configs/hippocampus.yaml --data my_dataset --output runs/mine
     --set training.steps=2000`
+
+    With scans that have no mask beside the labelled ones: `medseg train --data my_dataset --output runs/mine
+    --method mix-teacher`
     """
     from medseg.training.pretraining import pretrain_then_train
     from medseg.training.run import RunOptions, run_training
@@ -51,7 +71,14 @@ def train(
     start = Path(init) if init and init != PRETRAIN else None
     run = pretrain_then_train if init == PRETRAIN else run_training
     options = RunOptions(device=device, folds=folds, max_seconds=max_seconds, init=start, screen=True)
-    show_training(run(experiment(config, data, overrides), output, options), output)
+    settings = [*(overrides or ()), *_of_unlabelled(method, labelled_weight)]
+    show_training(run(experiment(config, data, settings), output, options), output)
+
+
+def _of_unlabelled(method: str | None, labelled_weight: str | None) -> list[str]:
+    """Return the two options as overrides of the configuration, which checks them."""
+    wishes = {"method": method, "labelled_weight": labelled_weight}
+    return [f"unlabelled.{field}={wish}" for field, wish in wishes.items() if wish is not None]
 
 
 def show_training(run: TrainingRun, output: Path) -> None:
@@ -60,6 +87,11 @@ def show_training(run: TrainingRun, output: Path) -> None:
     if run.model is None:
         screen.print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
         return
+    if run.weight is not None:
+        for trial in run.weight.trials:
+            screen.print(f"lambda {trial.weight:g}: out-of-fold Dice {trial.mean:.4f}")
+        kept = ": the unlabelled scans are left out" if run.weight.weight == 1 else ""
+        screen.print(f"lambda {run.weight.weight:g} was chosen{kept}; {run.weight.reason}")
     dice = f"{run.mean_dice:.3f}" if run.mean_dice is not None else "not measured: no held-out cases"
     screen.print(f"Model: {run.model}\nHeld-out mean Dice: {dice}")
     screen.print(f"Next: medseg segment SCANS --model {run.model} --output RESULTS")

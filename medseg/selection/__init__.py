@@ -1,0 +1,1 @@
+"""Which unlabelled scans a person should label next."""
