@@ -24,7 +24,7 @@ from medseg.io.dicom_series import Refusal, Series, arrange
 from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.nifti_header import MAX_VALUES
-from medseg.volume import Source, Volume
+from medseg.volume import Repair, Source, Volume
 
 DECODE_THREADS = 2
 """Slices decoded at a time; more do not help, because parsing holds Python's lock."""
@@ -66,9 +66,11 @@ def read_series(source: Source) -> Volume:
     if not np.isfinite(stack.max()) or not np.isfinite(stack.min()):
         raise SeriesError(ReasonCode.NOT_FINITE, f"{name} rescales to values that are not finite")
     findings = Findings(series.policy, list(series.flags), list(series.repairs))
-    if any(padded):
-        air = f"set to {AIR.get(series.modality, 0):g} what its headers call padding"
-        findings.note(ReasonCode.PIXEL_PADDING, "", air if series.policy.pixel_padding == "repair" else "")
+    if any(padded) and series.policy.pixel_padding == "repair":  # every day's work of some scanners: no flag
+        what = f"set to {AIR.get(series.modality, 0):g} what its headers call padding"
+        findings.repairs.append(Repair(ReasonCode.PIXEL_PADDING, what))
+    elif any(padded):
+        findings.note(ReasonCode.PIXEL_PADDING, f"{name} holds padding below the value of air")
     findings.check_values(stack.transpose(2, 1, 0), series.modality, name)
     if not series.line.is_even:
         stack = interpolate_planes(stack, series.line)
@@ -115,9 +117,7 @@ def open_series(source: Source) -> Series:
     raise SeriesError(worst.code, worst.message)
 
 
-def same_pixels(
-    one: SliceHeader, other: SliceHeader, digest: Callable[[Path], bytes] | None = None
-) -> bool:
+def same_pixels(one: SliceHeader, other: SliceHeader, digest: Callable[[Path], bytes] | None = None) -> bool:
     """Whether two slices hold the same stored image with the same rescaling; unreadable ones don't.
 
     Parameters

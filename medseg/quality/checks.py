@@ -88,7 +88,12 @@ MEANINGS = {
 INGEST_MEANINGS = {
     ReasonCode.GANTRY_TILT: "the slices are tilted (gantry tilt)",
     ReasonCode.VARIABLE_SPACING: "the slices are not evenly spaced",
-    ReasonCode.MISSING_SLICE: "a slice is missing",
+    ReasonCode.MISSING_SLICE: "slices are missing",
+    ReasonCode.PHASES: "it is one of several phases of its series",
+    ReasonCode.EMPTY: "a slice, or the whole scan, is of one value",
+    ReasonCode.NOT_FINITE: "some voxels were no numbers",
+    ReasonCode.PIXEL_PADDING: "pixels outside the field of view hold a padding value",
+    ReasonCode.SPACING_SUSPECT: "the pixel spacing is not the detector's",
     ReasonCode.HU_SUSPECT: "the intensities don't look like Hounsfield units",
     ReasonCode.NO_RESCALE: "the files give no rescaling of the intensities",
     ReasonCode.FOV_TRUNCATED: "the body is cut by the field of view",
@@ -182,7 +187,8 @@ def side_pairs(labels: LabelMap) -> list[tuple[str, str]]:
 def _check_ingest(record: CaseRecord) -> Iterator[Finding]:
     known = {code.value: meaning for code, meaning in INGEST_MEANINGS.items()}
     for code in record.flags:
-        yield Finding(Flag.INGEST, "", f"Reading the scan: {known.get(code, 'something was odd')} ({code}).")
+        done = f"; {record.repairs[code]}" if code in record.repairs else ""
+        yield Finding(Flag.INGEST, "", f"Reading the scan: {known.get(code, 'something was odd')} ({code}){done}.")
 
 
 def _check_presence(structures: dict[str, StructureFeatures], reference: Reference) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from medseg.errors import ConfigError, ReasonCode, ScanError
 from medseg.io.dicom import inspect_series, open_series, read_series
 from medseg.io.dicom_geometry import fit_line, interpolate_planes
 from medseg.io.nifti import read_nifti, write_mask, write_volume
-from medseg.volume import Mask, Source
+from medseg.volume import Mask, Repair, Source
 
 STEP = 2.5
 REPAIR = IngestConfig(missing_slice="repair", variable_spacing="repair")
@@ -209,7 +209,8 @@ def test_padding_becomes_air(phantom, change):
     volume = read(series)
     assert volume.array.min() == -1024
     assert np.count_nonzero(volume.array == -1024) == 3 * 8
-    assert "set to -1024" in what(volume, ReasonCode.PIXEL_PADDING)
+    assert volume.repairs == (Repair(ReasonCode.PIXEL_PADDING, "set to -1024 what its headers call padding"),)
+    assert ReasonCode.PIXEL_PADDING not in volume.flags  # it is nothing unusual
     kept = read(series, IngestConfig(pixel_padding="warn"))
     assert kept.array.min() < -2900
     assert ReasonCode.PIXEL_PADDING in kept.flags
