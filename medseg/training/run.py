@@ -88,11 +88,13 @@ class TrainingRun:
     ----------
     model : the model folder; None when time ran out first.
     scores : held-out scores by case and target: of the validation cases, or out of fold.
+    weight : how the labelled weight was chosen; None if it was given, or there was nothing to choose.
     """
 
     model: Path | None
     plan: Plan
     scores: list[StructureScore] = field(default_factory=list)
+    weight: Choice | None = None
 
     @property
     def mean_dice(self) -> float | None:
@@ -137,6 +139,7 @@ class _Run:
     setup: Setup
     start: Start | None
     deadline: float | None
+    weight: Choice | None = None
 
     def with_chosen_weight(self) -> _Run | None:
         """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""
@@ -152,7 +155,7 @@ class _Run:
             if self.fabric.is_global_zero:
                 save_choice(choice, path)
         logger.warning("labelled weight %g: %s", choice.weight, choice.reason)
-        return replace(self, config=with_weight(self.config, choice.weight))
+        return replace(self, config=with_weight(self.config, choice.weight), weight=choice)
 
     def _try_weights(self) -> list[Trial] | None:
         """Cross-validate every candidate; none where there are too few patients, None when time ran out."""
@@ -276,7 +279,7 @@ class _Run:
             )
             save_model(model, folder)
         self.fabric.barrier()
-        return TrainingRun(folder, self.setup.plan, scores)
+        return TrainingRun(folder, self.setup.plan, scores, self.weight)
 
     def _reference(self, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Reference:
         """Describe the training cases; after a cross-validation, fit the Dice to expect of a case, too."""
