@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,8 +61,11 @@ class Audit(AbstractContextManager["Audit"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ending = {"ended_by": kind.__name__} if kind else {}
-        self._write("Application Stop", "E", SERIOUS_FAILURE if kind else SUCCESS, **ending)
+        if kind is None:
+            self._write("Application Stop", "E", SUCCESS)
+            return
+        with suppress(OutputError):  # where nothing can be written, that is the error that is under way
+            self._write("Application Stop", "E", SERIOUS_FAILURE, ended_by=kind.__name__)
 
     def case(self, result: CaseResult) -> None:
         """Write what became of a case."""

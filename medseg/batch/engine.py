@@ -39,8 +39,6 @@ class Engine(Protocol):
 
         Raises
         ------
-        OutputError
-            If nothing can be written any more.
         WorkerError
             If workers end again and again, and no case is to blame.
         """

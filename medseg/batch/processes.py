@@ -33,7 +33,12 @@ MOST_DEATHS = 3
 TICK = 0.5
 """Seconds between two looks at the clock."""
 
-DOING = {"read": "reading it", "predict": "segmenting it", "write": "writing its results"}
+DOING: dict[Stage, str] = {
+    "waiting": "it waited",
+    "read": "reading it",
+    "predict": "segmenting it",
+    "write": "writing its results",
+}
 
 
 @dataclass(slots=True)
@@ -76,8 +81,14 @@ class _Post:
     deaths: int = 0
 
     @property
-    def suspects(self) -> list[_Flight]:
+    def active(self) -> list[_Flight]:
+        """The cases that something is being done for."""
         return [flight for flight in self.flights.values() if flight.stage != "waiting"]
+
+    @property
+    def suspects(self) -> list[_Flight]:
+        """The cases that may have ended the process: between two stages, any."""
+        return self.active or list(self.flights.values())
 
 
 class Processes:
@@ -172,7 +183,7 @@ class Processes:
     def _bury(self, post: _Post) -> Iterator[CaseResult]:
         """Replace a process that ended by itself; blame the cases that it was at work on."""
         ending = post.child.ending()
-        if not post.suspects:
+        if not post.flights:
             post.deaths += 1
             if post.deaths >= MOST_DEATHS:
                 raise WorkerError(
@@ -185,13 +196,15 @@ class Processes:
     def _check_time(self, post: _Post) -> Iterator[CaseResult]:
         """End a process in which a case takes too long."""
         limit = self._crew.job.config.case_timeout
-        if limit and any(flight.worked() > limit for flight in post.suspects):
+        if limit and any(flight.worked() > limit for flight in post.active):
             post.child.kill()
             post.child.ending()
             # alone, there is no doubt which case it is, and a second try would hang as long again
-            is_certain = len(post.suspects) == 1
-            for flight in self._replace(post, post.suspects, tries=1 if is_certain else TRIES):
-                message = f"{flight.task.case.id}: not done after {limit:g} s of work (it was {DOING[flight.stage]})"
+            is_certain = len(post.active) == 1
+            for flight in self._replace(post, post.active, tries=1 if is_certain else TRIES):
+                message = (
+                    f"{flight.task.case.id}: not done after {limit:g} s of work, ended while {DOING[flight.stage]}"
+                )
                 yield _ended(flight, "timeout", Failure.TIMEOUT, message)
 
     def _replace(self, post: _Post, suspects: list[_Flight], tries: int = TRIES) -> list[_Flight]:
@@ -200,7 +213,7 @@ class Processes:
         last = [flight for flight in suspects if flight.task.attempt >= tries]
         again = [flight.task for flight in suspects if flight.task.attempt < tries]
         self._alone.extend(replace(task, attempt=task.attempt + 1) for task in again)
-        innocent = [flight.task for flight in post.flights.values() if flight.stage == "waiting"]
+        innocent = [flight.task for flight in post.flights.values() if flight not in suspects]
         self._cases.extendleft(reversed(innocent))
         self._crew.children.remove(post.child)
         post.child = self._crew.start(post.child.job.number)

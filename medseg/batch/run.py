@@ -15,7 +15,7 @@ from medseg.batch.formats import write_tables
 from medseg.batch.intake import open_catalog, write_selection
 from medseg.batch.listing import list_cases
 from medseg.batch.places import check_names, check_places, check_writable
-from medseg.batch.summary import STATUSES, CaseResult, RunSummary, case_rows
+from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
 from medseg.catalog.entries import Catalog
@@ -59,7 +59,7 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
         with Audit(output, facts, total) as audit:
             for result in results:
                 audit.case(result)
-            for result in _segmented(engine, listing.cases, catalog, config):
+            for result in _segmented(engine, listing.cases, catalog, request):
                 audit.case(result)
                 results.append(result)
                 if watcher:
@@ -76,13 +76,21 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
     return summary
 
 
-def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, config: SegmentConfig) -> Iterator[CaseResult]:
-    """Yield what became of each case, as they end; without names of files if that is asked for."""
+def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request: Request) -> Iterator[CaseResult]:
+    """Yield what became of each case, as they end; without names of files if that is asked for.
+
+    Raises
+    ------
+    OutputError
+        If a result can't be written and nothing else can either: no case would end better.
+    """
     entries = {entry.source: entry for entry in catalog.entries if entry.source}
     of_case = {case.id: [entries[source] for source in case.images] for case in cases}
     sizes = {name: VOXEL_BYTES * sum(prod(entry.shape or ()) for entry in found) for name, found in of_case.items()}
     for result in engine.run(Task(case, sizes[case.id]) for case in cases):
-        if config.pseudonymize:
+        if result.reason == Failure.OUTPUT:
+            check_writable(request.output / "cases")
+        if request.config.pseudonymize:
             files = [file for entry in of_case[result.case] for file in entry.files]
             yield replace(result, message=without_file_names(result.message, files, result.case))
         else:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from medseg.batch.faults import fault_of
 from medseg.batch.formats import Formats
 from medseg.batch.pipeline import Stages, run_stages
-from medseg.batch.places import check_writable
 from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
-from medseg.batch.summary import CaseResult, Failure
+from medseg.batch.summary import CaseResult
 from medseg.batch.task import Task, Tell
 from medseg.io.files import atomic_folder
 from medseg.io.nifti import write_mask
@@ -98,17 +97,8 @@ class Worker:
         ----------
         tasks : taken as there is room for them; may block.
         tell : told at once of every stage that begins and every case that ends, from any thread.
-
-        Raises
-        ------
-        OutputError
-            If a result can't be written and nothing else can either: no case would end better.
         """
-        stages = Stages(self._read, self._predict, self._write)
-        for result in run_stages(stages, tasks, self.room, tell):
-            if result.reason == Failure.OUTPUT:
-                check_writable(self.folder)
-            yield result
+        return run_stages(Stages(self._read, self._predict, self._write), tasks, self.room, tell)
 
     def _read(self, task: Task) -> _Read | CaseResult:
         return _attempt(task.case, partial(self._read_scan, task))

@@ -49,9 +49,10 @@ def _work(job: Job, tasks: SimpleQueue[bytes], answer: int) -> NoReturn:
             _write(answer, line)
 
     try:
+        picture = find_picture(job.picture)
         from medseg.batch.opening import open_worker
 
-        worker, facts = open_worker(job, find_picture(job.picture))
+        worker, facts = open_worker(job, picture)
         tell(facts)
         for _ in worker.run(_read_tasks(tasks), tell):
             pass  # told already

@@ -1,56 +1,20 @@
-"""A predictor that thresholds, so that the batch is tested without a network; and small scans."""
+"""The batch is tested without a network, on small scans."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from medseg.batch.task import Task
 from medseg.geometry import Grid
-from medseg.inference.ladder import Rung
 from medseg.io.nifti import write_volume
-from medseg.labels import LabelMap
-from medseg.volume import Case, Mask, Source, Volume
+from medseg.volume import Case, Source, Volume
 
-LABELS = LabelMap.parse({"organ": 1, "tumour": 3})
+from .batch_fakes import ThresholdPredictor
 
-
-@dataclass
-class FakeModel:
-    labels: LabelMap = LABELS
-    name: str = "fake"
-
-
-@dataclass
-class FakePrediction:
-    mask: Mask
-    confidence: float
-    timings: dict[str, float]
-    uncertainty: dict = field(default_factory=dict)
-    rung: Rung = Rung.FULL
-
-
-@dataclass
-class ThresholdPredictor:
-    """Marks voxels above 0 as 1 and above 10 as 3; raises what `errors` holds for a voxel value."""
-
-    model: FakeModel = field(default_factory=FakeModel)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    errors: dict[int, Exception] = field(default_factory=dict)
-    seen: list[float] = field(default_factory=list)
-
-    def predict(self, volume: Volume) -> FakePrediction:
-        first = float(volume.array[0, 0, 0, 0])
-        self.seen.append(first)
-        if round(first) in self.errors:
-            raise self.errors[round(first)]
-        mask = (volume.array[0] > 0).astype(np.uint8)
-        mask[volume.array[0] > 10] = 3
-        return FakePrediction(Mask(mask, volume.grid), 0.75, {"network": 0.01})
+collect_ignore = ["faulty.py"]  # worker processes import it, and it would put its fakes into this one
 
 
 def write_scan(path: Path, first: float = 0.0) -> Path:

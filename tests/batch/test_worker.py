@@ -15,7 +15,7 @@ from medseg.batch.pipeline import MOST_CASES
 from medseg.batch.record import Inputs, finished_record, read_record
 from medseg.batch.summary import Failure
 from medseg.batch.worker import Worker
-from medseg.errors import GeometryError, ModelError, OutputError, ReasonCode
+from medseg.errors import GeometryError, ModelError, ReasonCode
 
 
 @pytest.fixture
@@ -145,19 +145,6 @@ def test_a_failed_write_leaves_nothing_and_the_others_are_done(worker, make_case
     assert [results[f"case_{n}"].status for n in range(3)] == ["done", "failed", "done"]
     assert results["case_1"].reason == Failure.OUTPUT
     assert sorted(path.name for path in worker.folder.iterdir()) == ["case_0", "case_2"]
-
-
-def test_a_full_disk_ends_the_run_at_once(worker, predictor, make_cases, monkeypatch):
-    full = OutputError("can't write there: the disk is full; free some space")
-
-    def no_space(*_):
-        raise full
-
-    monkeypatch.setattr("medseg.batch.worker.write_mask", no_space)
-    monkeypatch.setattr("medseg.batch.worker.check_writable", no_space)
-    with pytest.raises(OutputError, match="disk is full"):
-        list(worker.run(make_cases(*range(-10, 0))))
-    assert len(predictor.seen) < 5
 
 
 def test_reading_and_writing_overlap_the_network_and_are_bounded(worker, predictor, make_cases):
