@@ -250,7 +250,7 @@ class UnlabelledConfig(Stage):
         "step; pseudo-labels: a folder holds their labels",
     )
     labelled_weight: float | Literal["auto"] = Field(
-        0.5,
+        "auto",
         description="Weight of the labelled loss (lambda), 0 to 1; 1 leaves the unlabelled scans out; "
         "auto: chosen by cross-validation on the labelled scans",
     )

@@ -13,22 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
-from medseg.batch.segment_folder import segment_folder
 from medseg.config import ExperimentConfig, load_config
 from medseg.networks.model import load_model
 from medseg.provenance import machine, package_versions
-from medseg.quality.evaluate import Evaluation, Pair, evaluate_pairs
+from medseg.quality.evaluate import Evaluation
 from medseg.quality.tables import write_scores
 from medseg.training.run import RunOptions, run_training
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from held_out import score, step_seconds  # noqa: E402
+
 CONFIGS = HERE.parents[1] / "configs"
 
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -58,23 +58,6 @@ def main() -> None:
             keep(arm, config, run_folder, score(run_folder / "model", data))
 
 
-def score(model: Path, data: Path) -> Evaluation:
-    """Segment the held-out scans with the model folder as a user does, and compare with their masks."""
-    held_out = json.loads((data / "splits.json").read_text())["validation"]
-    labels = load_model(model).labels
-    with TemporaryDirectory() as temporary:
-        scans, results = Path(temporary) / "scans", Path(temporary) / "results"
-        scans.mkdir()
-        for case in held_out:
-            shutil.copy(data / "images" / f"{case}.nii.gz", scans)
-        segment_folder(scans, model, results)
-        pairs = [
-            Pair(case, results / "cases" / case / "mask.nii.gz", data / "labels" / f"{case}.nii.gz")
-            for case in held_out
-        ]
-        return evaluate_pairs(pairs, labels)
-
-
 def keep(arm: str, config: ExperimentConfig, run_folder: Path, evaluation: Evaluation) -> None:
     """Write the results of one arm."""
     results = HERE / "results"
@@ -92,15 +75,6 @@ def keep(arm: str, config: ExperimentConfig, run_folder: Path, evaluation: Evalu
     }
     (results / f"{arm}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"{arm}: mean Dice {evaluation.mean_dice:.4f} after {config.training.steps} steps")
-
-
-def step_seconds(run_folder: Path) -> list[float]:
-    """Return the seconds a step took in each stretch between two log lines; a pause of the machine is one of them."""
-    lines = (run_folder / "fit" / "events.jsonl").read_text().splitlines()
-    steps = [event for event in map(json.loads, lines) if event["event"] == "step"]
-    return [
-        (b["elapsed_s"] - a["elapsed_s"]) / (b["step"] - a["step"]) for a, b in pairwise(steps) if b["step"] > a["step"]
-    ]
 
 
 if __name__ == "__main__":

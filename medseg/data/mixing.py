@@ -54,10 +54,7 @@ class MixedStream:
         paste: float,
     ) -> None:
         if not cases:
-            raise DatasetError(
-                "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
-                "unlabelled.method=supervised"
-            )
+            raise DatasetError("there is no unlabelled case to mix with the labelled ones")
         self.labelled, self.plan, self.paste = labelled, labelled.plan, paste
         self.randomness = randomness
         self.sampler = Sampler(cases, self.plan, training.foreground, randomness, (PATCHES, CASE_ORDER))

@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
-from medseg.errors import ModelError, OutputError
+from medseg.errors import DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
 from medseg.plan import Plan, load_plan, save_plan
 from medseg.planning import (
@@ -76,6 +76,11 @@ def _unlabelled(
     if not learns_unlabelled(config.unlabelled):
         return ()
     cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
+    if not cases:
+        raise DatasetError(
+            "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
+            "unlabelled.method=supervised"
+        )
     check_unlabelled(cases, train, held_out)
     return cases
 

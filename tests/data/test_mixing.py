@@ -111,5 +111,5 @@ def test_two_dimensional_patches_lose_the_slice_axis(stream_of, plan_of):
 
 
 def test_no_unlabelled_scan_is_one_sentence(stream_of):
-    with pytest.raises(DatasetError, match="no unlabelled scan to learn from: put scans without masks"):
+    with pytest.raises(DatasetError, match="no unlabelled case to mix"):
         stream_of(unlabelled=[])

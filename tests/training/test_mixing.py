@@ -242,6 +242,19 @@ def test_too_few_labelled_cases_fall_back_and_say_so(experiment, tmp_path, caplo
     assert '"weight": 0.5' in (tmp_path / "run/labelled_weight.json").read_text()
 
 
+def test_the_labelled_weight_is_chosen_once_by_cross_validation(experiment, tmp_path):
+    config = with_unlabelled(experiment, {"steps": 4}, method="mix-teacher")
+    dataset = config.dataset.model_copy(update={"train": [f"case_{n}" for n in range(4)], "validation": []})
+    config = config.model_copy(update={"dataset": dataset})
+    first = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert [trial.weight for trial in first.weight.trials] == [1.0, 0.8, 0.5, 0.3]
+    assert all(set(trial.dice) == {f"case_{n}" for n in range(4)} for trial in first.weight.trials)
+    written = (tmp_path / "run/labelled_weight.json").stat().st_mtime_ns
+    again = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert again.weight == first.weight
+    assert (tmp_path / "run/labelled_weight.json").stat().st_mtime_ns == written
+
+
 def test_an_unlabelled_copy_of_a_held_out_scan_is_refused(experiment, blobs, tmp_path):
     folder = tmp_path / "data"
     for kind in ("images", "labels"):
