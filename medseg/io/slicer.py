@@ -156,7 +156,9 @@ def write_volume_nrrd(path: Path, volume: Volume) -> None:
         If the file can't be written, or what was written is not what was meant.
     """
     scan = volume.array[0]
-    stored = scan.astype(np.int16) if np.array_equal(scan, scan.astype(np.int16)) else scan
+    with np.errstate(invalid="ignore"):  # what int16 can't hold is unequal, and stays float32
+        whole = scan.astype(np.int16)
+    stored = whole if np.array_equal(scan, whole) else scan
     with atomic_file(path) as temporary:
         _write(temporary, stored, volume.grid, [])
         raw = temporary.read_bytes()

@@ -17,7 +17,7 @@ from medseg.geometry import Grid
 from medseg.io import slicer
 from medseg.io.label_tables import CSV_COLUMNS, write_colour_csv, write_colour_table
 from medseg.io.nifti import read_mask, write_mask, write_volume
-from medseg.io.slicer import Segment, read_seg_nrrd, write_seg_nrrd
+from medseg.io.slicer import Segment, read_seg_nrrd, write_seg_nrrd, write_volume_nrrd
 from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
 
@@ -126,6 +126,72 @@ def test_what_slicer_writes_is_read(tmp_path):
     assert [(s.id, s.value, s.status) for s in found.segments] == [
         ("Segment_2", 2, "notstarted"), ("Segment_5", 5, "notstarted"), ("Segment_9", 9, "notstarted"),
     ]  # fmt: skip
+
+
+def as_slicer_wrote(path, layers, pairs):
+    """Write layers (L, X, Y, Z) with the list axis first, as Slicer does where segments overlap."""
+    sizes = " ".join(map(str, layers.shape))
+    kind = {"uint8": "unsigned char", "int16": "short", "uint32": "unsigned int"}[layers.dtype.name]
+    lines = [
+        "NRRD0004", f"type: {kind}", "dimension: 4", "space: left-posterior-superior", f"sizes: {sizes}",
+        "space directions: none (1,0,0) (0,2,0) (0,0,3)", "kinds: list domain domain domain", "endian: little",
+        "encoding: raw", "space origin: (5,6,7)", *(f"{key}:={value}" for key, value in pairs.items()),
+    ]  # fmt: skip
+    path.write_bytes(("\n".join(lines) + "\n\n").encode() + layers.tobytes(order="F"))
+
+
+def segment_pairs(number, name, **more):
+    start = f"Segment{number}_"
+    return {f"{start}ID": f"S{number}", f"{start}Name": name, f"{start}Color": "1 0 0"} | {
+        start + key: value for key, value in more.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32])
+def test_overlapping_segments_are_read_from_their_layers(tmp_path, dtype):
+    layers = np.zeros((2, 3, 4, 5), dtype)
+    layers[0, :2], layers[1, 1:] = 7, 1
+    pairs = segment_pairs(0, "organ", Layer=0, LabelValue=7, Tags="Segmentation.Status:completed|own:x|")
+    as_slicer_wrote(tmp_path / "a.seg.nrrd", layers, pairs | segment_pairs(1, "lesion"))  # layer 1, value 1
+    found = read_seg_nrrd(tmp_path / "a.seg.nrrd")
+    organ, lesion = found.segments
+    assert (organ.status, organ.tags, lesion.layer, lesion.value) == ("completed", {"own": "x"}, 1, 1)
+    assert np.array_equal(found.region(organ), layers[0] == 7)
+    assert np.array_equal(found.region(lesion), layers[1] == 1)
+    np.testing.assert_allclose(found.grid.affine, np.diag([-1.0, -2, 3, 1]) + np.outer([-5, -6, 7, 0], [0, 0, 0, 1]))
+    with pytest.raises(ScanError, match="overlap") as caught:
+        _ = found.mask
+    assert caught.value.code == ReasonCode.NOT_3D
+    other = slicerio.read_segmentation(str(tmp_path / "a.seg.nrrd"))
+    assert np.array_equal(np.asarray(other["voxels"]), layers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pairs", "code"),
+    [
+        (np.zeros((1, 2, 2, 2), np.uint8), segment_pairs(0, "a", Layer=1), ReasonCode.UNREADABLE),
+        (np.zeros((1, 2, 2, 2), np.uint8), segment_pairs(0, "a", Layer=-1), ReasonCode.UNREADABLE),
+        (np.full((1, 2, 2, 2), -3, np.int16), segment_pairs(0, "a"), ReasonCode.UNSUPPORTED_PIXELS),
+        (np.full((1, 2, 2, 2), 70000, np.uint32), segment_pairs(0, "a"), ReasonCode.UNSUPPORTED_PIXELS),
+    ],
+)
+def test_layers_that_can_not_be_are_refused(tmp_path, layers, pairs, code):
+    as_slicer_wrote(tmp_path / "a.seg.nrrd", layers, pairs)
+    with pytest.raises(ScanError) as caught:
+        read_seg_nrrd(tmp_path / "a.seg.nrrd")
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("values", [np.arange(60) - 30.0, np.linspace(-1, 1, 60), np.arange(60) + 40000.0])
+@pytest.mark.parametrize("kind", ["oblique", "sheared"])
+def test_scans_are_read_by_itk_as_they_were(tmp_path, kind, values):
+    array = values.astype(np.float32).reshape(1, 3, 4, 5)
+    volume = Volume(array, Grid((3, 4, 5), affine_of(kind)))
+    write_volume_nrrd(tmp_path / "scan.nrrd", volume)
+    image = sitk.ReadImage(str(tmp_path / "scan.nrrd"))
+    assert np.array_equal(sitk.GetArrayFromImage(image).transpose(2, 1, 0), array[0])
+    world = np.diag([-1, -1, 1, 1]) @ volume.grid.affine @ [2, 3, 4, 1]
+    assert image.TransformIndexToPhysicalPoint([2, 3, 4]) == pytest.approx(world[:3], abs=1e-9)
 
 
 def test_hostile_names_stay_within_their_line(tmp_path):
