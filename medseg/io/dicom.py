@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
 
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.io.dicom_geometry import interpolate_planes
@@ -24,10 +26,14 @@ from medseg.io.dicom_series import Refusal, Series, arrange
 from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.nifti_header import MAX_VALUES
+from medseg.io.streams import BoundedReader
 from medseg.volume import Repair, Source, Volume
 
 DECODE_THREADS = 2
 """Slices decoded at a time; more do not help, because parsing holds Python's lock."""
+
+SAFE_DECODERS = ("pylibjpeg", "pyjpegls")
+"""Used wherever they can: on a damaged JPEG 2000 stream GDCM, pydicom's first choice, ends the whole process."""
 
 AIR = {CT: -1024.0}
 """What pixels outside the field of view are set to, in the modality's units; 0 for the others."""
@@ -141,9 +147,14 @@ def pixel_digest(path: Path) -> bytes:
 @lru_cache(maxsize=4096)
 def _digest_once(path: Path, modified: int, size: int) -> bytes:
     try:
-        return sha256(dcmread(path, force=True).PixelData).digest()
+        return sha256(_parse(path).PixelData).digest()
     except Exception:  # reported as undecodable when the slice is read; here it only equals nothing
         return f"{path} {modified} {size}".encode()
+
+
+def _parse(path: Path) -> Dataset:
+    with BoundedReader(path) as stream:
+        return dcmread(stream, force=True)
 
 
 def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> bool:
@@ -157,7 +168,11 @@ def _decode_frames(series: Series, stack: NDArray[np.float32]) -> list[bool]:
 
 def _pixels(series: Series, number: int) -> NDArray:
     try:
-        return np.asarray(dcmread(series.slices[number].path, force=True).pixel_array)
+        dataset = _parse(series.slices[number].path)
+        available = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
+        plugin = next((name for name in SAFE_DECODERS if name in available), "")
+        dataset.pixel_array_options(decoding_plugin=plugin)
+        return np.asarray(dataset.pixel_array)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # decoders are foreign code; a panic of those in Rust is no Exception

@@ -25,6 +25,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
 from medseg.errors import ReasonCode, UnsupportedScanError
+from medseg.io.streams import BoundedReader
 
 CT, MR, PT = "CT", "MR", "PT"
 UID_ROOT = "1.2.840.10008.5.1.4.1.1."
@@ -149,7 +150,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
         `UNREADABLE` if it claims to be DICOM but can't be parsed.
     """
     try:
-        with path.open("rb") as stream:
+        with BoundedReader(path) as stream:
             head = stream.read(HEAD_BYTES)
             start = _meta_start(head)
             if start is None:

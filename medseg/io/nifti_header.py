@@ -188,7 +188,7 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
         raise UnsupportedScanError(code, f"{name} has no NIfTI header in its first {len(raw)} bytes")
     try:
         fields.check_fix(logger=_SILENT, error_level=40)
-    except (nib.spatialimages.HeaderDataError, ValueError) as error:
+    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError) as error:  # infinite where a byte is named
         raise UnsupportedScanError(
             ReasonCode.UNREADABLE, f"{name} has a contradictory NIfTI header ({error}); the file is damaged"
         ) from None

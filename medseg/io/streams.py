@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader, FileIO
+from os import fstat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,23 @@ DEFLATE_LIMIT = 1032
 
 TRAILING_LIMIT = 64 << 20
 """Decompressed bytes tolerated after the wanted ones; more is a bomb, or a header that lies."""
+
+
+class BoundedReader(BufferedReader):
+    """A file that is never asked for more bytes than it has.
+
+    Python allocates what a read asks for before it reads, and a parser asks for what a length field claims:
+    up to 4 GiB for an element of a DICOM file of some kilobytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self.size = fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes, all that are left if it is negative or None."""
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 class ShortFileError(Exception):

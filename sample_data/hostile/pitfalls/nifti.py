@@ -189,6 +189,14 @@ def nifti_claims_a_terabyte(folder: Path) -> list[Truth]:
 
 
 @pitfall("UNREADABLE")
+def nifti_starts_at_infinity(folder: Path) -> list[Truth]:
+    """The voxels are said to begin at an infinite byte."""
+    truths = save(folder / "scan.nii")
+    patch(folder / "scan.nii", _put("vox_offset", np.inf))
+    return truths
+
+
+@pitfall("UNREADABLE")
 def nifti_negative_size(folder: Path) -> list[Truth]:
     """The field dim claims -12 slices."""
     return _claiming(folder, 3, -12)
