@@ -199,11 +199,17 @@ def _reads_back(path: Path, meant: Frames) -> bool:
     """Whether the file holds `meant`, each frame in its place: the frames it leaves out are empty there."""
     file = hd.seg.segread(path)
     found = np.zeros_like(meant.array)
-    for frame, group in zip(file.pixel_array, file.PerFrameFunctionalGroupsSequence, strict=True):
-        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+    shared = file.SharedFunctionalGroupsSequence[0]
+    pixels = file.pixel_array.reshape(-1, *meant.array.shape[1:])  # of a single frame pydicom drops the first axis
+    for frame, group in zip(pixels, file.PerFrameFunctionalGroupsSequence, strict=True):
+        plane, segment = (
+            (group.get(name) or shared.get(name))[0]
+            for name in ("PlanePositionSequence", "SegmentIdentificationSequence")
+        )
+        position = np.array(plane.ImagePositionPatient, dtype=float)
         distances = np.linalg.norm(meant.positions - position, axis=1)
         place = int(distances.argmin())
         if distances[place] > SAME_PLACE_MM:
             return False
-        found[place][frame != 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[place][frame != 0] = segment.ReferencedSegmentNumber
     return bool(np.array_equal(found, meant.array))

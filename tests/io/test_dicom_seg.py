@@ -154,6 +154,17 @@ def test_it_says_what_made_it_and_refers_to_its_series(tmp_path, series):
     assert spleen.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
 
 
+@pytest.mark.parametrize("slices", [slice(3, 4), slice(2, 6)])
+def test_one_label_on_one_slice_or_several(tmp_path, series, dcmqi, slices):
+    """What all frames share stands elsewhere in the file than what differs between them."""
+    source, grid = series(TURN)
+    array = np.zeros(SHAPE, np.uint8)
+    array[3:7, 2:8, slices] = 7
+    assert write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, ALGORITHM) == ("Läsion",)
+    image, names = dcmqi(tmp_path / "seg.dcm")
+    assert np.array_equal(renamed(on_grid(image, grid), names), array)
+
+
 def test_the_same_result_is_the_same_object(tmp_path, series):
     source, grid = series()
 
