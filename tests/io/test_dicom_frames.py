@@ -1,11 +1,14 @@
 """Enhanced multi-frame files give the same volume as highdicom's own reader, or a named refusal."""
 
+from dataclasses import replace
+
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
 from pydicom.sequence import Sequence
 
+from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.dicom import inspect_series, read_series
 from medseg.volume import Source
@@ -94,6 +97,34 @@ def test_unsound_multi_frame_file_is_refused(enhanced, change, code):
     with pytest.raises(ScanError) as caught:
         inspect_series(source)
     assert caught.value.code == code
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_missing_frame_is_repaired_as_a_missing_slice_is(enhanced, assert_in_place):
+    def lose_one_of_shuffled(data):
+        drop_frame(data)
+        shuffle(data)
+
+    source, grid = enhanced(lose_one_of_shuffled)
+    volume = read_series(replace(source, policy=IngestConfig(missing_slice="repair")))
+    assert_in_place(volume, grid)
+    assert ReasonCode.MISSING_SLICE in volume.flags
+
+
+def drift(data):
+    """Tilt the gantry: each frame begins a little further back than the last."""
+    for number, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        group.PlanePositionSequence[0].ImagePositionPatient = [position[0], position[1] + 0.5 * number, position[2]]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tilted_frames_lie_on_a_sheared_grid(enhanced):
+    source, grid = enhanced(drift)
+    volume = read_series(source)
+    assert ReasonCode.GANTRY_TILT in volume.flags
+    assert abs(volume.grid.affine[1, 2]) == pytest.approx(0.5)
+    assert volume.grid.shape == grid.shape
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
