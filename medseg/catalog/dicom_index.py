@@ -76,7 +76,8 @@ def _read(found: Sequence[Found], run: IndexRun) -> Iterator[tuple[Path, Result]
         with suppress(ScanError):  # its file is missed, and refused, when it is read
             run.fetch(item.path)
     for item, result in zip(unknown, read_many([item.path for item in unknown]), strict=True):
-        if not isinstance(result, ScanError):  # an error may pass by itself, such as a missing permission
+        # an error is not remembered: it may pass by itself, such as a missing permission
+        if run.memory.keeps(item) and not isinstance(result, ScanError):
             run.memory.keep(item, run.places, HEADERS, tuple(replace(header, path=Path()) for header in result))
         yield item.path, result
 

@@ -94,9 +94,13 @@ class Memory:
             self._write(item, place, kind, row[0])
         return facts
 
+    def keeps(self, item: Found) -> bool:
+        """Whether facts about a file are remembered: not if it changed only just now."""
+        return self.new is not None and item.modified < self.settled
+
     def keep(self, item: Found, places: Places, kind: Kind[T], facts: T) -> None:
-        """Remember facts about a file, unless it changed only just now."""
-        if self.new is not None and item.modified < self.settled:
+        """Remember facts about a file where that may be done."""
+        if self.keeps(item):
             self._write(item, places.of(item.path), kind, kind.adapter.dump_json(facts, exclude_defaults=True))
 
     def _write(self, item: Found, place: Path, kind: Kind[T], facts: bytes) -> None:
@@ -159,4 +163,4 @@ def _open(path: Path, made: str) -> tuple[sqlite3.Connection | None, str]:
 
 
 def _state(item: Found) -> str:
-    return f"{item.size} {item.modified} {item.inode}"
+    return f"{item.size} {item.modified} {item.inode} {item.packed}"

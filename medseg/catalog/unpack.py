@@ -75,4 +75,4 @@ class Archives:
 
 def _found(member: Member, folder: Path, archive: Found) -> Found:
     code = member.code or ReasonCode.NOT_A_SCAN
-    return Found(folder / member.name, member.obstacle, code, member.size, archive.modified, archive.inode)
+    return Found(folder / member.name, member.obstacle, code, member.size, archive.modified, archive.inode, archive.size)

@@ -25,6 +25,7 @@ class Found:
     code : the reason that goes with it; any but `NOT_A_SCAN` means that there might be scans behind it.
     size, modified, inode : bytes, nanoseconds since 1970, and the file's number on its disk. Of a file in an
         archive its own size, and time and number of the archive.
+    packed : size of the archive that it is in, if it is in one.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Found:
     size: int = 0
     modified: int = 0
     inode: int = 0
+    packed: int = 0
 
 
 def walk_files(root: Path) -> list[Found]:
