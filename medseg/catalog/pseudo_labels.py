@@ -88,10 +88,12 @@ class PseudoLabelMaps:
 
     Attributes
     ----------
+    grid : the scan's.
     label : label values; 255 is ignored.
     confidence, uncertainty, weight : uint8, 0 to 255.
     """
 
+    grid: Grid
     label: NDArray[np.uint8] | NDArray[np.uint16]
     confidence: NDArray[np.uint8]
     uncertainty: NDArray[np.uint8]
@@ -113,15 +115,14 @@ def scan_digest(case: Case) -> str:
 
 
 def write_pseudo_label(
-    folder: Path, case: Case, grid: Grid, maps: PseudoLabelMaps | None, record: PseudoLabelRecord, labels: LabelMap
+    folder: Path, case: Case, maps: PseudoLabelMaps | None, record: PseudoLabelRecord, labels: LabelMap
 ) -> PseudoLabelRecord:
     """Write the folder of one case, replacing what is there, and return the record with its files' digests.
 
     Parameters
     ----------
     folder : of all pseudo-labels.
-    grid : the scan's; the files get the scan's own header.
-    maps : None: the scan was left out before anything was predicted.
+    maps : the files get the scan's own header; None: the scan was left out before anything was predicted.
 
     Raises
     ------
@@ -133,9 +134,9 @@ def write_pseudo_label(
     check_ignore_is_free(labels)
     with atomic_folder(folder / case.id) as temporary:
         if maps is not None:
-            write_mask(temporary / LABEL, Mask(maps.label, grid), case.images[0], labels)
+            write_mask(temporary / LABEL, Mask(maps.label, maps.grid), case.images[0], labels)
             for name, array in ((CONFIDENCE, maps.confidence), (UNCERTAINTY, maps.uncertainty), (WEIGHT, maps.weight)):
-                write_mask(temporary / name, Mask(array, grid), case.images[0])
+                write_mask(temporary / name, Mask(array, maps.grid), case.images[0])
         record = record.model_copy(update={"files": digest_maps(temporary)})
         (temporary / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return record

@@ -45,11 +45,16 @@ def write_scan(path, affine, shape=SHAPE):
     return Case(path.name.split(".")[0], (Source("nifti", (path,)),))
 
 
-def some_maps(shape=SHAPE, seed=0):
+def grid_of(case):
+    return inspect_scan(case.images[0]).grid
+
+
+def some_maps(grid, seed=0):
+    shape = grid.shape
     rng = np.random.default_rng(seed)
     label = rng.choice(np.array([0, 3, 7, 255], np.uint8), shape)
     confidence, uncertainty, weight = (rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(3))
-    return PseudoLabelMaps(label, confidence, uncertainty, np.where(label == 255, 0, weight).astype(np.uint8))
+    return PseudoLabelMaps(grid, label, confidence, uncertainty, np.where(label == 255, 0, weight).astype(np.uint8))
 
 
 def some_record(case, **fields):
@@ -71,12 +76,11 @@ def folder(tmp_path, dataset):
     """Three pseudo-labels: u0 scores 0.5, u1 scores 0.9, u2 was left out before anything was predicted."""
     folder = tmp_path / "pseudo"
     for number, case in enumerate(dataset.cases[:2]):
-        grid = inspect_scan(case.images[0]).grid
         record = some_record(case, score=(0.5, 0.9)[number], kept={"organ": 0.7, "tumour": 0.4})
-        write_pseudo_label(folder, case, grid, some_maps(seed=number), record, LABELS)
+        write_pseudo_label(folder, case, some_maps(grid_of(case), number), record, LABELS)
     left_out = dataset.cases[2]
     record = some_record(left_out, status="left-out", reason="another organ")
-    write_pseudo_label(folder, left_out, inspect_scan(left_out.images[0]).grid, None, record, LABELS)
+    write_pseudo_label(folder, left_out, None, record, LABELS)
     write_summary(folder, read_records(folder))
     return folder
 
@@ -116,8 +120,8 @@ def test_maps_lie_exactly_on_their_scan(tmp_path_factory, turn, spacing, order, 
     affine[:3, 3] = (-31, 17.5, 4)
     tmp_path = tmp_path_factory.mktemp("store")
     case = write_scan(tmp_path / "scan.nii.gz", affine)
-    grid, maps = inspect_scan(case.images[0]).grid, some_maps()
-    record = write_pseudo_label(tmp_path / "out", case, grid, maps, some_record(case), LABELS)
+    maps = some_maps(grid_of(case))
+    record = write_pseudo_label(tmp_path / "out", case, maps, some_record(case), LABELS)
     scan = nibabel.load(case.images[0].files[0])
     for name, array in zip(record.files, (maps.label, maps.confidence, maps.uncertainty, maps.weight), strict=True):
         written = nibabel.load(tmp_path / "out" / case.id / name)
@@ -127,13 +131,13 @@ def test_maps_lie_exactly_on_their_scan(tmp_path_factory, turn, spacing, order, 
             scan.header["qform_code"],
             scan.header["sform_code"],
         )
-        assert read_mask(tmp_path / "out" / case.id / name).grid.matches(grid)
+        assert read_mask(tmp_path / "out" / case.id / name).grid.matches(maps.grid)
     assert read_record(tmp_path / "out", case.id) == record
 
 
 def test_a_second_library_reads_the_same_voxels(folder):
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "u0" / LABEL))).T
-    np.testing.assert_array_equal(array, some_maps(seed=0).label)
+    np.testing.assert_array_equal(array, some_maps(Grid(SHAPE, np.eye(4))).label)
 
 
 def test_cases_come_ready_for_training(folder, dataset):
@@ -287,7 +291,6 @@ def test_a_decision_that_was_interrupted_is_finished(folder, dataset, monkeypatc
 def test_255_as_a_label_is_refused(tmp_path, dataset):
     labels = LabelMap.parse({"organ": 255})
     case = dataset.cases[0]
-    grid = Grid(SHAPE, np.diag([1, 2, 3, 1.0]))
     with pytest.raises(LabelError, match="255 is a label"):
-        write_pseudo_label(tmp_path / "out", case, grid, some_maps(), some_record(case), labels)
+        write_pseudo_label(tmp_path / "out", case, some_maps(grid_of(case)), some_record(case), labels)
     assert not (tmp_path / "out" / case.id).exists()

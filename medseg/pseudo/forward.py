@@ -1,0 +1,204 @@
+"""One look of all teachers at a scan: their logits, a second opinion from their features, and how they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.config import InferenceConfig
+from medseg.inference.forward import EnsembleForward
+from medseg.inference.restore import decide
+from medseg.inference.uncertainty import Agreement
+from medseg.inference.window import Slab, stream_logits, tile
+from medseg.labels import IGNORE_INDEX, LabelMap
+from medseg.outputs import NetworkOutput
+from medseg.plan import Plan
+from medseg.preprocessing.prepare import Prepared, pad_values, surround
+from medseg.pseudo.prototypes import similarity
+from medseg.pseudo.teachers import Teachers
+
+
+class Showing(nn.Module):
+    """A network that keeps the features of its first call since the last `take`: those of the scan as it is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._features: Tensor | None = None
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Return what the network does."""
+        output: NetworkOutput = self.network(image)
+        if self._features is None:
+            self._features = output.features
+        return output
+
+    def take(self) -> Tensor | None:
+        """Return the features (B, F, *coarse) and forget them."""
+        features, self._features = self._features, None
+        return features
+
+
+class Decisions(Agreement):
+    """Keeps what single passes decide, instead of counting."""
+
+    def __init__(self, labels: LabelMap) -> None:
+        super().__init__(labels)
+        self.passes: list[Tensor] = []
+
+    def add(self, passes: Sequence[Tensor], average: Tensor) -> None:
+        """Keep the decisions of passes over the same windows."""
+        self.passes += passes
+
+
+class Views:
+    """Dice of each two views (teachers, mirrorings) of a scan; windows that overlap count as often as they are seen."""
+
+    def __init__(self, labels: LabelMap) -> None:
+        self.labels = labels
+        self._common: Tensor | None = None
+
+    def add(self, decided: Sequence[Tensor]) -> None:
+        """Count what V views decide of the same windows."""
+        views = torch.stack([view.reshape(-1) for view in decided])
+        views = views[:, (views != 0).any(0)]
+        targets = range(1, len(self.labels.targets) + 1)
+        members = ((views == target).float() for target in targets)
+        common = torch.stack([member @ member.T for member in members]).double().cpu()
+        self._common = common if self._common is None else self._common + common
+
+    def dice(self) -> float | None:
+        """Return the mean Dice over pairs and targets; None with a single view, or where no view finds anything."""
+        if self._common is None or self._common.shape[1] < 2:
+            return None
+        sizes = self._common.diagonal(dim1=1, dim2=2)
+        total = sizes[:, :, None] + sizes[:, None, :]
+        pairs = torch.ones_like(total[0]).triu(1).bool() & (total > 0)
+        return float((2 * self._common / total)[pairs].mean()) if pairs.any() else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What was seen besides the logits, once they are all read.
+
+    Attributes
+    ----------
+    agreement : mean Dice of each two views.
+    features : of each teacher, (F,) mean of all features, of length 1; empty where they are not shown.
+    """
+
+    agreement: float | None
+    features: tuple[Tensor, ...]
+
+
+class TeachersForward:
+    """Maps windows to the logits of every teacher, and to similarities of their features to class prototypes.
+
+    Each teacher's logits are averaged over its mirrorings, as in inference. Channels: K logits a teacher, then, with
+    prototypes, one similarity a decision, averaged over the teachers.
+
+    Parameters
+    ----------
+    config : precision, flips.
+    prototypes : of each teacher, (decisions, F); None: no second opinion.
+    """
+
+    def __init__(
+        self,
+        teachers: Teachers,
+        config: InferenceConfig,
+        device: torch.device,
+        prototypes: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.teachers, self.config, self.device, self.prototypes = teachers, config, device, prototypes
+        self._shown = [Showing(member.network.to(device).eval()) for member in teachers.members]
+        self._decisions = Decisions(teachers.labels)
+        plan = teachers.plan
+        self._forwards = [EnsembleForward([shown], plan, config, device, self._decisions) for shown in self._shown]
+        self._views = Views(teachers.labels)
+        self._sums: list[Tensor] = []
+
+    @property
+    def outputs(self) -> int:
+        """Number of channels."""
+        labels = self.teachers.labels
+        opinions = len(labels.targets) + 1 if self.prototypes is not None else 0
+        return len(self._forwards) * labels.outputs + opinions
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Return (B, outputs, X, Y, Z) float32 of windows (B, C, X, Y, Z)."""
+        logits, opinions, decided = [], [], []
+        for number, (shown, forward) in enumerate(zip(self._shown, self._forwards, strict=True)):
+            logits.append(forward(windows))
+            features = shown.take()
+            decided += self._take_decisions(logits[-1], len(windows))
+            if features is None:
+                continue
+            features = self._with_slice_axis(features[: len(windows)].float())
+            self._pool(number, features)
+            if self.prototypes is not None:
+                opinions.append(similarity(features, self.prototypes[number], windows.shape[2:]))
+        self._views.add(decided)
+        if opinions:
+            logits.append(torch.stack(opinions).mean(0))
+        return torch.cat(logits, 1)
+
+    def finish(self) -> Look:
+        """Return what was seen since the last call."""
+        look = Look(self._views.dice(), tuple(functional.normalize(sums, dim=0).cpu() for sums in self._sums))
+        self._views, self._sums = Views(self.teachers.labels), []
+        return look
+
+    def _take_decisions(self, logits: Tensor, windows: int) -> list[Tensor]:
+        passes, self._decisions.passes = self._decisions.passes, []
+        if not passes:
+            return [decide(logits.transpose(0, 1), self.teachers.labels)]
+        return [single[:windows] for single in passes]
+
+    def _pool(self, number: int, features: Tensor) -> None:
+        total = features.flatten(2).sum((0, 2))
+        if number < len(self._sums):
+            self._sums[number] += total
+        else:
+            self._sums.append(total)
+
+    def _with_slice_axis(self, features: Tensor) -> Tensor:
+        plan = self.teachers.plan
+        return features.unsqueeze(2 + plan.slice_axis) if plan.dimensions == 2 else features
+
+
+def stream(forward: TeachersForward, prepared: Prepared) -> Iterator[Slab]:
+    """Yield the channels of `forward` over a whole scan, slab by slab; memory doesn't grow with the scan."""
+    plan, config = forward.teachers.plan, forward.config
+    tiling = tile(prepared.grid.shape, plan, config.overlap)
+    image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
+    return stream_logits(image.to(forward.device), forward, tiling, outputs=forward.outputs, batch=config.window_batch)
+
+
+def streamed_axis(prepared: Prepared, plan: Plan) -> int:
+    """Return the axis of a scan that slabs follow each other along."""
+    return tile(prepared.grid.shape, plan, 0.0).axis
+
+
+def windows_of(prepared: Prepared, truth: NDArray[np.uint8], plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield windows that cover a scan, as images (C, *spatial) and decisions (*spatial); of a 2D plan, slices.
+
+    Decisions outside the scan are 255.
+    """
+    tiling = tile(prepared.grid.shape, plan, 0.0)
+    image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
+    around = torch.full(tiling.shape, IGNORE_INDEX, dtype=torch.uint8)
+    inside = tuple(slice(b, b + n) for b, n in zip(tiling.before, truth.shape, strict=True))
+    around[inside] = torch.from_numpy(truth)
+    for origin in tiling.origins:
+        x, y, z = (slice(start, start + size) for start, size in zip(origin, tiling.window, strict=True))
+        window, decided = image[:, x, y, z], around[x, y, z]
+        if plan.dimensions == 2:
+            window, decided = window.squeeze(1 + plan.slice_axis), decided.squeeze(plan.slice_axis)
+        yield window, decided
