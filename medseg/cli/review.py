@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medseg.cli.options import Policies
 from medseg.cli.screen import console, show_error
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def export(
     ] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only so many cases, the most doubtful.")] = None,
     priority: Annotated[float, typer.Option(min=0, max=1, help="Only cases of at least this priority.")] = 0.0,
+    policy: Policies = None,
     key: KeyFile = None,
 ) -> None:
     """Make a folder in which people review masks with 3D Slicer, the most doubtful case first.
@@ -36,10 +38,12 @@ def export(
 
     Example: `medseg review export results/liver --scans scans/ --first 20`
     """
+    from medseg.config import BatchConfig, parse_policies
     from medseg.review.export import Selection, export_review
 
+    config = BatchConfig(key=key, ingest=parse_policies(policy or ()))
     with console().status("exporting"):
-        summary = export_review(results, scans, output or results / "review", Selection(priority, first), key=key)
+        summary = export_review(results, scans, output or results / "review", Selection(priority, first), config=config)
     show_export(summary)
     raise typer.Exit(summary.exit_code)
 

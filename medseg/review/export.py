@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+from medseg.batch.intake import open_catalog
 from medseg.batch.listing import list_cases
+from medseg.batch.places import check_places
 from medseg.batch.record import MASK, CaseRecord
 from medseg.catalog.anonymous import without_names
+from medseg.catalog.entries import Catalog
 from medseg.catalog.identity import load_key, pseudonym
-from medseg.catalog.index import index_scans
-from medseg.errors import ConfigError, LabelError, OutputError, ScanError
+from medseg.config import BatchConfig
+from medseg.errors import LabelError, ScanError
 from medseg.io.files import atomic_file
 from medseg.io.nifti import read_mask, write_volume
 from medseg.io.scan import read_case, source_files
@@ -94,7 +97,7 @@ def export_review(
     folder: Path,
     selection: Selection | None = None,
     *,
-    key: Path | None = None,
+    config: BatchConfig | None = None,
     watcher: Watcher | None = None,
 ) -> ExportSummary:
     """Write a review folder.
@@ -108,7 +111,7 @@ def export_review(
     scans : where the scans are now; recognised by their contents.
     folder : the review folder; made if needed.
     selection : which cases; default: all.
-    key : key file of the pseudonyms, the one that the results were made with.
+    config : key file and ingest policies, those that the results were made with.
     watcher : told of each case.
 
     Raises
@@ -118,22 +121,24 @@ def export_review(
     ConfigError
         If `scans` is missing.
     """
-    _check_places(scans, folder)
+    config = config or BatchConfig()
+    check_places(scans, folder, what="review folder")
     review = review_results(results)
     chosen = (selection or Selection()).of(review)
     entered = entered_verdicts(folder / WORKLIST)
     earlier = {case.case: case for case in open_review(folder).manifest.cases} if (folder / MANIFEST).exists() else {}
-    exporter = _Exporter(review, folder, load_key(key), earlier)
-    sources = _find_scans(scans, [case.record for case in chosen], key)
+    exporter = _Exporter(review, folder, load_key(config.key), earlier)
     exported, problems = list[ReviewCase](), list[tuple[str, str]]()
-    for number, case in enumerate(chosen, start=1):
-        name = case.record.case
-        try:
-            exported.append(exporter.export(case, sources.get(name)))
-        except (ScanError, LabelError, ReviewError) as error:
-            problems.append((name, printable(str(error))))
-        if watcher:
-            watcher(name, number, len(chosen))
+    with open_catalog(scans, folder, config) as catalog:
+        sources = _named_scans(catalog, [case.record for case in chosen], config.key)
+        for number, case in enumerate(chosen, start=1):
+            name = case.record.case
+            try:
+                exported.append(exporter.export(case, sources.get(name)))
+            except (ScanError, LabelError, ReviewError) as error:
+                problems.append((name, printable(str(error))))
+            if watcher:
+                watcher(name, number, len(chosen))
     names = {case.case for case in exported}
     kept = [case for case in earlier.values() if case.case not in names and _is_worked_on(folder, case.case)]
     manifest = Manifest(
@@ -197,6 +202,11 @@ class _Exporter:
                 Refusal.CHANGED_PREDICTION, f"{record.case}: {MASK} is not what its record says; segment again"
             )
         mask = read_mask(original)
+        if not mask.grid.matches(volume.grid):
+            raise ReviewError(
+                Refusal.CHANGED_SCAN,
+                f"{record.case}: its scan is read otherwise than when it was segmented; give the same --policy",
+            )
         images = self._write_scan(record.case, volume)
         shown = images[0]
         if not volume.grid.is_orthogonal:
@@ -258,10 +268,9 @@ def _digest(*paths: Path) -> str:
         return ""
 
 
-def _find_scans(scans: Path, records: list[CaseRecord], key: Path | None) -> dict[str, Case]:
-    """Return the scans below a folder by the names that a run gives them, by files and by pseudonyms."""
+def _named_scans(catalog: Catalog, records: list[CaseRecord], key: Path | None) -> dict[str, Case]:
+    """Return the scans of a catalogue by the names that a run gives them, by files and by pseudonyms."""
     channels = max((len(record.features.channels) for record in records if record.features), default=1)
-    catalog = index_scans(scans, key=key)
     found = {case.id: case for case in list_cases(catalog, channels).cases}
     if any(record.case not in found for record in records):
         hidden = list_cases(without_names(catalog, key), channels)
@@ -292,11 +301,3 @@ def _handed_in(folder: Path, case: str) -> Iterator[Path]:
 
 def _is_worked_on(folder: Path, case: str) -> bool:
     return (folder / REVIEWS / case).exists() or any(_handed_in(folder, case))
-
-
-def _check_places(scans: Path, folder: Path) -> None:
-    if not scans.exists():
-        raise ConfigError(f"{scans}: there is no such file or folder; give the folder of scans that was segmented")
-    inside = folder.resolve()
-    if inside == scans.resolve() or inside.is_relative_to(scans.resolve()):
-        raise OutputError(f"the review folder {folder} lies among the scans {scans}; choose one outside")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medseg.batch.record import Geometry, Inputs
+from medseg.config import BatchConfig
 from medseg.geometry import Grid
 from medseg.io.nifti import write_mask, write_volume
 from medseg.io.slicer import COMPLETED, Segment, label_terminology, segment_id, segment_name
@@ -97,7 +98,7 @@ def exported(tmp_path_factory) -> Path:
     """A folder with scans/, results/, review/ and the key, to be copied."""
     folder = tmp_path_factory.mktemp("exported")
     make_results(folder / "results", folder / "scans")
-    export_review(folder / "results", folder / "scans", folder / "review", key=folder / "key")
+    export_review(folder / "results", folder / "scans", folder / "review", config=BatchConfig(key=folder / "key"))
     return folder
 
 

@@ -16,7 +16,19 @@ from .test_import import verdict
 
 def test_a_round_from_a_real_batch(medseg, model, scans, tmp_path):  # noqa: F811
     results, folder = tmp_path / "out", tmp_path / "review"
-    words = ("segment", scans, "-m", model, "-o", results, "--no-pictures", "--no-report", "--pseudonymize")
+    words = (
+        "segment",
+        scans,
+        "-m",
+        model,
+        "-o",
+        results,
+        "--no-pictures",
+        "--no-report",
+        "--pseudonymize",
+        "--workers",
+        0,
+    )
     assert medseg(*words).exit_code == 0
     done = medseg("review", "export", results, "--scans", scans, "-o", folder, "--first", 2)
     assert done.exit_code == 0, done.stderr

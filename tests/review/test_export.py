@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from medseg.batch.record import MASK, Geometry, Inputs
 from medseg.catalog.index import index_scans
+from medseg.config import BatchConfig
 from medseg.errors import ConfigError, OutputError
 from medseg.io.dicom_seg import Algorithm, write_dicom_seg
 from medseg.io.dicom_write import write_series
@@ -33,7 +34,8 @@ from .test_import import files_below, take, verdict
 
 def export(results, folder=None, selection=None, scans=None):
     root = results.parent
-    return export_review(results, scans or root / "scans", folder or root / "review", selection, key=root / "key")
+    config = BatchConfig(key=root / "key")
+    return export_review(results, scans or root / "scans", folder or root / "review", selection, config=config)
 
 
 def test_the_folder_is_complete(review):
@@ -195,7 +197,7 @@ def test_dicom_series_come_as_nifti_and_their_segmentations_go_back(tmp_path):
 
 
 def test_wrong_places_are_refused(results, tmp_path):
-    with pytest.raises(OutputError, match="lies among the scans"):
+    with pytest.raises(OutputError, match="review folder .* lies inside the scan folder"):
         export(results, tmp_path / "scans" / "review")
     with pytest.raises(ConfigError, match="no such file or folder"):
         export(results, scans=tmp_path / "nowhere")
