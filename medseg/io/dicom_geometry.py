@@ -30,6 +30,9 @@ LARGEST_MULTIPLE = 10
 TILT_TOLERANCE = 1e-3
 """Largest sideways drift per mm along the normal that is still rounding (0.06 degrees)."""
 
+LARGEST_TILT = 45.0
+"""Degrees beyond which no gantry tilts (most reach 30): the positions must be wrong."""
+
 LINE_TOLERANCE = 0.1
 """Largest distance of a slice from its place on the straight line, as a part of the slice distance."""
 
@@ -157,10 +160,13 @@ def _tilt(drift: NDArray[np.float64], length: float) -> Fault | None:
     if size <= TILT_TOLERANCE or size * length <= GAP_TOLERANCE_MM:
         return None
     angle = np.degrees(np.arctan(size))
+    repair = (
+        f"kept the slices where they are, sheared by {angle:.1f} degrees; networks see them straight to half a voxel"
+    )
     return Fault(
         ReasonCode.GANTRY_TILT,
         f"was taken with a tilted gantry ({angle:.1f} degrees): its slices are sheared",
-        f"kept the slices where they are, sheared by {angle:.1f} degrees; networks see them straightened",
+        repair if angle <= LARGEST_TILT else None,
     )
 
 

@@ -69,7 +69,7 @@ class Findings:
         if grid.is_orthogonal:
             return
         try:
-            straight = grid.straightened()
+            grid.straightened()
         except GeometryError as error:
             raise GeometryError(error.code, f"{subject} {error}") from None
         if ReasonCode.GANTRY_TILT in self.flags:
@@ -79,9 +79,7 @@ class Findings:
         self.note(
             ReasonCode.NONORTHONORMAL_AFFINE,
             f"{subject} axes that are {angle:.2g} degrees from perpendicular",
-            f"kept the voxels where they are, sheared by {angle:.2g} degrees; networks see them straightened"
-            if straight is not grid
-            else "kept the voxels where they are: sheared by less than half a voxel in all",
+            f"kept the voxels where they are, sheared by {angle:.2g} degrees; networks see them straight to half a voxel",
         )
 
     def check_values(self, array: NDArray[np.float32], modality: str, name: str) -> None:

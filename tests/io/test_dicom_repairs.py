@@ -168,6 +168,11 @@ def test_gap_tilt_and_uneven_spacing_at_once(phantom):
     assert np.abs(volume.array[0] - (200 + world @ [2.0, 3.0, 5.0])).max() <= 1.51
 
 
+def test_more_than_any_gantry_tilts_is_a_mistake(phantom):
+    series = phantom().move(lambda number: [0, 3.0 * number, 0])
+    assert code_of(series) is ReasonCode.GANTRY_TILT
+
+
 def test_slices_off_the_line_are_never_repaired(phantom):
     series = phantom().move(lambda number: [0, 2.0 * (number == 4), 0])
     assert code_of(series, REPAIR) is ReasonCode.VARIABLE_SPACING
@@ -183,7 +188,7 @@ def test_a_mask_of_a_tilted_series_is_written_on_its_voxels(phantom, tmp_path):
     again = read_nifti(tmp_path / "scan.nii.gz")
     assert again.grid.matches(volume.grid)
     assert again.flags == (ReasonCode.NONORTHONORMAL_AFFINE,)
-    assert "straightened" in what(again, ReasonCode.NONORTHONORMAL_AFFINE)
+    assert "straight to half a voxel" in what(again, ReasonCode.NONORTHONORMAL_AFFINE)
 
 
 # Values ----------------------------------------------------------------------------------------------------
