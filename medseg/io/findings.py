@@ -79,7 +79,8 @@ class Findings:
         self.note(
             ReasonCode.NONORTHONORMAL_AFFINE,
             f"{subject} axes that are {angle:.2g} degrees from perpendicular",
-            f"kept the voxels where they are, sheared by {angle:.2g} degrees; networks see them straight to half a voxel",
+            f"kept the voxels where they are, sheared by {angle:.2g} degrees; networks see them straight to half a "
+            "voxel",
         )
 
     def check_values(self, array: NDArray[np.float32], modality: str, name: str) -> None:
