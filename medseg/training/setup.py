@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
 from medseg.errors import DatasetError, ModelError, OutputError
@@ -75,7 +76,11 @@ def _unlabelled(
     """Return the unlabelled cases where the method learns from them."""
     if not learns_unlabelled(config.unlabelled):
         return ()
-    cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
+    folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
+    if folder is not None:
+        cases = read_pseudo_labels(folder, dataset)
+    else:
+        cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
     if not cases:
         raise DatasetError(
             "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
