@@ -19,7 +19,7 @@ from medseg.quality.page import render_page
 from medseg.quality.thumbnails import thumbnail
 
 MOST_PICTURES = 2000
-"""Scans that get a picture, the first ones: about 15 MB."""
+"""Scans that get a picture, the first ones: about 8 MB."""
 
 LEVELS: dict[Status, str] = {"accepted": "good", "skipped": "fair", "refused": "bad"}
 STATUSES: dict[Status, str] = {"accepted": "accepted", "refused": "refused", "skipped": "not chosen"}

@@ -23,8 +23,13 @@ MOST_PICTURES = 2000
 SIZES = ((1200, 78), (960, 74), (760, 68), (560, 60), (400, 50), (280, 40))
 """Width in pixels and quality that are tried until a picture fits."""
 
+AMPLE = 512 << 10
+"""Bytes for a picture from which its size is no matter (reports of up to 60 cases): it is a JPEG then, which
+takes twice the bytes of WebP and an eighth of the time (4 ms in place of 30 for 1200 pixels)."""
+AMPLE_SIZE = (1200, 84)
+
 THUMBNAIL = (264, 55)
-SCAN_THUMBNAIL = (192, 60)
+SMALL_QUALITY = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,9 @@ def embed_pictures(paths: Iterable[Path]) -> list[Pictures]:
     return found + [Pictures()] * (len(wanted) - len(found))
 
 
-def embed_thumbnail(picture: Image.Image) -> str:
-    """Return a picture of at most `SCAN_THUMBNAIL` pixels as a data URI."""
-    return _uri(_encode(picture, *SCAN_THUMBNAIL))
+def embed_picture(picture: Image.Image) -> str:
+    """Return a small picture, as it is, as a data URI."""
+    return _uri(_encode(picture, max(picture.size), SMALL_QUALITY))
 
 
 def _embed(path: Path, room: int) -> Pictures:
@@ -56,27 +61,27 @@ def _embed(path: Path, room: int) -> Pictures:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return Pictures()
     small = _encode(picture, *THUMBNAIL)
-    large = next((data for data in _smaller_and_smaller(picture) if len(data) + len(small) <= room), b"")
+    large = next((data for data in _smaller_and_smaller(picture, room) if len(data) + len(small) <= room), b"")
     return Pictures(_uri(large), _uri(small))
 
 
-def _smaller_and_smaller(picture: Image.Image) -> Iterator[bytes]:
+def _smaller_and_smaller(picture: Image.Image, room: int) -> Iterator[bytes]:
+    if room >= AMPLE:
+        yield _encode(picture, *AMPLE_SIZE, kind="JPEG")
     for width, quality in SIZES:
         yield _encode(picture, width, quality)
 
 
-def _encode(picture: Image.Image, width: int, quality: int) -> bytes:
+def _encode(picture: Image.Image, width: int, quality: int, kind: str = "") -> bytes:
     """Return the picture at most `width` pixels wide, as WebP (or JPEG, a third larger, where Pillow has none)."""
+    kind = kind or ("WEBP" if features.check("webp") else "JPEG")
     copy = picture.copy()
     copy.thumbnail((width, width), Image.Resampling.BICUBIC, reducing_gap=2.0)
     stream = BytesIO()
-    copy.save(stream, _format(), quality=quality, **({"method": 2} if _format() == "WEBP" else {}))
+    copy.save(stream, kind, quality=quality, **({"method": 2} if kind == "WEBP" else {}))
     return stream.getvalue()
 
 
-def _format() -> str:
-    return "WEBP" if features.check("webp") else "JPEG"
-
-
 def _uri(data: bytes) -> str:
-    return f"data:image/{_format().lower()};base64,{base64.b64encode(data).decode('ascii')}" if data else ""
+    kind = "jpeg" if data.startswith(b"\xff\xd8") else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}" if data else ""

@@ -12,12 +12,12 @@ from medseg.catalog.entries import CatalogEntry
 from medseg.errors import ScanError
 from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.io.scan import read_scan
-from medseg.quality.pictures import embed_thumbnail
+from medseg.quality.pictures import embed_picture
 from medseg.quality.slices import display_window, in_grey, planes_of
 from medseg.volume import Source, Volume
 
-LARGEST = 192
-"""Pixels along the longer side."""
+LARGEST = 144
+"""Pixels along the longer side: 2 to 3 kB of a real scan, 16 kB of noise."""
 
 
 def thumbnail(entry: CatalogEntry, fetch: Callable[[Path], None]) -> str:
@@ -34,7 +34,7 @@ def thumbnail(entry: CatalogEntry, fetch: Callable[[Path], None]) -> str:
     kind: Literal["nifti", "dicom"] = "nifti" if file.name.lower().endswith(NIFTI_ENDINGS) else "dicom"
     try:
         fetch(file)
-        return embed_thumbnail(middle_slice(read_scan(Source(kind, (file,)))))
+        return embed_picture(middle_slice(read_scan(Source(kind, (file,)))))
     except (ScanError, OSError):  # the catalogue says why
         return ""
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from medseg.io.dicom_write import write_series
 from medseg.provenance import digest_files
 from medseg.volume import Volume
 
+from ..catalog.studies import write_study
 from .conftest import write_scan
 
 DATA = os.environ.get("MEDSEG_DATA")
@@ -239,3 +241,87 @@ def test_real_series_lie_where_simpleitk_sees_them(medseg, tmp_path, folder):
     assert medseg("convert", Path(DATA) / folder, "-o", tmp_path / "out").exit_code == 0
     (volume,) = (tmp_path / "out").glob("*.nii.gz")
     assert_same_in_space(sitk.ReadImage(str(volume)), read_series(Path(DATA) / folder))
+
+
+def pack(archive, folder):
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            target.write(path, f"CANARY/{path.relative_to(folder)}")
+
+
+def test_scans_in_an_archive_are_converted_once_wherever_it_is_unpacked(medseg, scans, tmp_path):
+    source = make_series(tmp_path / "series", np.eye(3))
+    pack(scans / "export.zip", tmp_path / "series")
+    pack(scans / "brains.zip", scans / "a")
+    output = tmp_path / "out"
+    assert medseg("convert", scans, "-o", output, "--workdir", tmp_path / "one").exit_code == 0
+    assert list((tmp_path / "one").iterdir()) == []
+    (case,) = (path.name[: -len(".nii.gz")] for path in output.glob("case-*.nii.gz"))
+    assert json.loads((output / f"{case}.json").read_text())["source_digest"] == digest_files(source.files)
+    np.testing.assert_array_equal(
+        nib.load(output / "brains_000001.nii.gz").get_fdata(), nib.load(scans / "a" / "scan.nii.gz").get_fdata()
+    )
+    rows = {row["case"]: row["source"] for row in csv.DictReader((output / "sources.csv").read_text().splitlines())}
+    assert (rows[case], rows["brains_000001"]) == ("export.zip", "brains.zip/000001.nii.gz")
+
+    again = medseg("convert", scans, "-o", output, "--workdir", tmp_path / "two")
+    assert (again.exit_code, again.stdout.count("by an earlier run")) == (0, 5)
+    unpacked = medseg("convert", tmp_path / "series", "-o", output)
+    assert unpacked.stdout.count("by an earlier run") == 1
+    whole = medseg("convert", scans / "export.zip", "-o", output)
+    assert whole.stdout.count("by an earlier run") == 1
+
+
+def test_pseudonyms_hide_the_names_of_files(medseg, scans, tmp_path):
+    write_scan(scans / "CANARY" / "CANARY.nii", 7)
+    cut = write_scan(scans / "CANARY_cut.nii.gz", 5)
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    (scans / "CANARY_junk.nii").write_bytes(b"junk" * 300)
+    pack(scans / "CANARY.zip", scans / "a")
+    output = tmp_path / "out"
+    words = ["convert", scans, "-o", output, "--pseudonymize"]
+    result = medseg(*words)
+    assert result.exit_code == 1
+    rows = table(output / "conversion.csv")
+    assert sorted(row["status"] for row in rows.values()) == ["done"] * 5 + ["rejected"] * 2
+    assert all(case.startswith("case-") for case in rows)
+    written = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "sources.csv"}
+    written["screen"] = result.output.encode()
+    assert [name for name, content in written.items() if b"CANARY" in content or "CANARY" in name] == []
+    assert medseg(*words).stdout.count("by an earlier run") == 5
+    named = medseg("convert", scans, "-o", tmp_path / "named")
+    assert named.exit_code == 1
+    mixed = medseg("convert", scans, "-o", tmp_path / "named", "--pseudonymize")
+    assert (mixed.exit_code, "cases called by their files' names" in mixed.stderr) == (2, True)
+
+
+def test_rules_convert_one_series_of_each_study_and_refuse_to_guess(medseg, tmp_path):
+    scans, output = tmp_path / "scans", tmp_path / "out"
+    write_study(scans, "CANARY thin", study="1.2.1", spacing=1.0)
+    write_study(scans, "CANARY thick", study="1.2.1", spacing=4.0)
+    write_study(scans, "CANARY one", study="1.2.2")
+    write_study(scans, "CANARY two", study="1.2.2")
+    (tmp_path / "rules.yaml").write_text("rules: [{description: canary}]")
+    result = medseg("convert", scans, "-o", output, "--series-rule", tmp_path / "rules.yaml")
+    assert result.exit_code == 1
+    assert "left out: 12 files, NOT_SELECTED" in result.stdout
+    assert len(list(output.glob("*.nii.gz"))) == 1
+    rows = table(output / "conversion.csv")
+    assert sorted((row["status"], row["reason"]) for row in rows.values()) == [
+        ("done", ""), ("rejected", "AMBIGUOUS_SERIES"), ("rejected", "AMBIGUOUS_SERIES"),
+    ]  # fmt: skip
+    chosen = list(csv.DictReader((output / "selection.csv").read_text(encoding="utf-8").splitlines()))
+    assert sorted((row["choice"], row["rank"]) for row in chosen) == [
+        ("ambiguous", "1"), ("ambiguous", "1"), ("chosen", "1"), ("not chosen", "2"),
+    ]  # fmt: skip
+    assert [row["why"] for row in chosen if row["choice"] == "not chosen"] == ["its slices are 4 mm apart, another's 1"]
+    assert len({row["study"] for row in chosen}) == 2
+    assert all(row["spacing_mm"] and row["shape"] and row["axcodes"] for row in chosen)
+    written = {path.name: path.read_bytes() for path in output.glob("*.[jc]s*") if path.name != "sources.csv"}
+    assert [name for name, content in written.items() if b"CANARY" in content] == []
+
+
+def test_a_workdir_among_the_scans_is_refused(medseg, scans, tmp_path):
+    result = medseg("convert", scans, "-o", tmp_path / "out", "--workdir", scans / "work")
+    assert (result.exit_code, "folder for unpacked archives" in result.stderr) == (2, True)
+    assert not (scans / "work").exists()

@@ -107,3 +107,23 @@ class Browser:
         self.process.terminate()
         self.process.wait(20)
         os.close(self.from_browser)
+
+
+NAMES = "[...document.querySelectorAll('#cases > details')].filter(r => !r.hidden).map(r => r.dataset.name)"
+"""Script: the names of the rows that a page of medseg shows, in order."""
+
+
+def choose(browser: Browser, selector: str, value: str, event: str) -> None:
+    """Set a field of the page as a person would."""
+    browser.run(
+        f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('{event}')); }})"
+        f"(document.querySelector('{selector}'))"
+    )
+
+
+def wait_until(browser: Browser, condition: str, seconds: float = 20) -> None:
+    """Wait until a condition holds in the page."""
+    until = time.monotonic() + seconds
+    while not browser.run(condition):
+        assert time.monotonic() < until, condition
+        time.sleep(0.05)

@@ -21,7 +21,7 @@ from medseg.quality.range_plot import Dot, Scale, case_bar, volume_plot
 from medseg.quality.report import write_report
 from medseg.quality.review import GRAVE_PRIORITY, review_results
 
-from .browser import CHROMIUM, Browser
+from .browser import NAMES, choose, wait_until
 from .results import LABELS, VOLUMES, doubt, features, record, reference, spread, structure, write_results
 
 HOSTILE = "<script>document.title='owned'</script>"
@@ -142,6 +142,8 @@ def test_pictures_keep_to_the_budget(tmp_path, monkeypatch):
     monkeypatch.setattr("medseg.quality.pictures.BUDGET", 100_000)
     (small,) = embed_pictures([tmp_path / "noise.png"])
     assert len(small.large) + len(small.small) < 140_000 < len(large.large)
+    assert large.large.startswith("data:image/jpeg")  # quick where there is room
+    assert small.large.startswith("data:image/webp")
     monkeypatch.setattr("medseg.quality.pictures.BUDGET", 100)
     (none,) = embed_pictures([tmp_path / "noise.png"])
     assert none.large == ""
@@ -190,32 +192,6 @@ def test_plots_show_the_unusual_as_links_and_escape_names():
     assert volume_plot("liver", "#ff0000", dots, None).count("<circle") == 0
     assert "odd" in case_bar(900.0, "#ff0000", spread(100.0))
     assert "odd" not in case_bar(100.0, "#ff0000", spread(100.0))
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if not CHROMIUM:
-        pytest.skip("Chromium is not installed (apt-get install chromium): the page was not opened")
-    opened = Browser(tmp_path / "profile")
-    yield opened
-    opened.close()
-
-
-NAMES = "[...document.querySelectorAll('#cases > details')].filter(r => !r.hidden).map(r => r.dataset.name)"
-
-
-def choose(browser, selector, value, event):
-    browser.run(
-        f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('{event}')); }})"
-        f"(document.querySelector('{selector}'))"
-    )
-
-
-def wait_until(browser, condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not browser.run(condition):
-        assert time.monotonic() < until, condition
-        time.sleep(0.05)
 
 
 def test_in_a_browser_it_sorts_filters_and_stays_at_home(tmp_path, picture, browser):
