@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.errors import OutputError, ScanError
@@ -36,6 +37,11 @@ MANIFEST = "review.json"
 WORKLIST = "worklist.csv"
 SCANS, MASKS, CORRECTED, REVIEWS, DATASET = "scans", "masks", "corrected", "reviews", "dataset"
 
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""How case ids look; a folder that comes back must not make us read or write outside of it."""
+
+Inside = Annotated[str, StringConstraints(pattern=r"^(scans|masks)/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
 CASE_TAG = "medseg.Case"
 """Tag of every segment that says which case it belongs to; Slicer keeps it."""
 
@@ -47,10 +53,10 @@ class _Part(BaseModel):
 class ReviewCase(_Part):
     """One case to review. Paths are relative to the review folder."""
 
-    case: str = Field(description="Case id")
-    images: tuple[str, ...] = Field(description="The scan, one NIfTI file a channel")
-    shown: str = Field(description="The file that Slicer opens: the first image, as NRRD where its grid is sheared")
-    mask: str = Field(description="The prediction as .seg.nrrd")
+    case: str = Field(pattern=PLAIN_NAME, description="Case id")
+    images: tuple[Inside, ...] = Field(min_length=1, description="The scan, one NIfTI file a channel")
+    shown: Inside = Field(description="The file that Slicer opens: the first image, as NRRD where its grid is sheared")
+    mask: Inside = Field(description="The prediction as .seg.nrrd")
     mask_digest: str = Field(description="Digest of that file, as it was exported")
     patient: str = Field("", description="Who was scanned, as a pseudonym; equal for the cases of one person")
     priority: float = Field(description="0 to 1, the larger the sooner a person should look")

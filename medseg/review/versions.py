@@ -111,7 +111,7 @@ class Choice(_Part):
     """A person's choice between versions of a case."""
 
     version: int = Field(description="Number of the chosen version")
-    among: int = Field(description="Number of versions there were; later ones were not considered")
+    among: int = Field(description="Number of the last version there was; later ones were not considered")
     chosen: str = Field(description="When, UTC")
 
 
@@ -132,7 +132,7 @@ def store(review: ReviewFolder, case: ReviewCase, version: Version, mask: Mask |
         If it can't be written.
     """
     folder = review.path / REVIEWS / case.case
-    number = len(versions_of(review.path, case.case)) + 1
+    number = max((known.number for known in versions_of(review.path, case.case)), default=0) + 1
     incoming = folder / f".incoming-{secrets.token_hex(4)}"
     try:
         while True:
@@ -160,7 +160,12 @@ def standing(review: ReviewFolder, case: str) -> Standing:
     """Return what holds of a case."""
     versions = versions_of(review.path, case)
     choice = _read_choice(review, case)
-    considered = versions if choice is None else (versions[choice.version - 1], *versions[choice.among :])
+    considered = versions
+    if choice:
+        chosen = [version for version in versions if version.number == choice.version]
+        if not chosen:
+            raise OutputError(f"{case}: {CHOICE} names version {choice.version}, which is not there; choose again")
+        considered = (*chosen, *(version for version in versions if version.number > choice.among))
     latest = tuple({version.reviewer: version for version in considered}.values())  # of each reviewer the last
     if len({version.mask or version.status for version in latest}) > 1:
         return Standing(None, latest)
@@ -181,7 +186,7 @@ def choose(review: ReviewFolder, case: str, number: int) -> None:
     if number not in {version.number for version in versions}:
         there = ", ".join(version.name for version in versions) or "none"
         raise ConfigError(f"{case} has no version {number}; its versions are: {there}")
-    choice = Choice(version=number, among=len(versions), chosen=timestamp())
+    choice = Choice(version=number, among=versions[-1].number, chosen=timestamp())
     with atomic_file(review.path / REVIEWS / case / CHOICE) as temporary:
         temporary.write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
