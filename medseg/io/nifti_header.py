@@ -186,6 +186,7 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
     else:
         code = ReasonCode.TRUNCATED if 0 < len(raw) < 348 else ReasonCode.NOT_A_SCAN
         raise UnsupportedScanError(code, f"{name} has no NIfTI header in its first {len(raw)} bytes")
+    _check_voxel_sizes(fields, name)
     try:
         fields.check_fix(logger=_SILENT, error_level=40)
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError) as error:  # infinite where a byte is named
@@ -193,6 +194,19 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
             ReasonCode.UNREADABLE, f"{name} has a contradictory NIfTI header ({error}); the file is damaged"
         ) from None
     return fields
+
+
+def _check_voxel_sizes(fields: nib.Nifti1Header, name: str) -> None:
+    """Refuse sizes that are not positive where the qform needs them; nibabel takes 1 for 0, ITK 1 for -2."""
+    if int(fields["sform_code"]) > 0 or int(fields["qform_code"]) == 0:
+        return
+    sizes = [float(size) for size, voxels in zip(fields["pixdim"][1:4], fields["dim"][1:4], strict=True) if voxels > 1]
+    if not all(size > 0 for size in sizes):
+        raise GeometryError(
+            ReasonCode.BAD_ORIENTATION,
+            f"{name} gives voxel sizes of {', '.join(f'{size:g}' for size in sizes)} and no sform; "
+            "convert the scan again from its source",
+        )
 
 
 def _check_pixels(header: NiftiHeader, *, is_pair: bool) -> None:

@@ -370,6 +370,18 @@ def test_singular_affine_is_refused(tmp_path):
     assert code_of(path) == ReasonCode.BAD_ORIENTATION
 
 
+@pytest.mark.parametrize("size", [0, -2, np.nan])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_voxel_size_that_is_none_is_refused(tmp_path, axis, size):
+    """nibabel would read 0 as 1, and -2 as 2; ITK -2 as 1."""
+    array = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    path = save(tmp_path / "scan.nii", array, codes=(1, 0))
+    content = bytearray(path.read_bytes())
+    content[76 + 4 * axis : 80 + 4 * axis] = np.array([size], "<f4").tobytes()
+    path.write_bytes(bytes(content))
+    assert code_of(path) == code_of(path, inspect_nifti) == ReasonCode.BAD_ORIENTATION
+
+
 def test_analyze_is_refused_because_it_cannot_tell_left_from_right(tmp_path):
     nib.save(nib.AnalyzeImage(np.zeros((4, 3, 2), np.int16), np.eye(4)), tmp_path / "scan.img")
     assert code_of(tmp_path / "scan.img") == ReasonCode.NO_SPATIAL_CODES
