@@ -197,8 +197,8 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
 
 
 def _check_voxel_sizes(fields: nib.Nifti1Header, name: str) -> None:
-    """Refuse sizes that are not positive where the qform needs them; nibabel takes 1 for 0, ITK 1 for -2."""
-    if int(fields["sform_code"]) > 0 or int(fields["qform_code"]) == 0:
+    """Refuse sizes that are not positive where no sform says them; nibabel takes 1 for 0, ITK 1 for -2."""
+    if int(fields["sform_code"]) > 0:
         return
     sizes = [float(size) for size, voxels in zip(fields["pixdim"][1:4], fields["dim"][1:4], strict=True) if voxels > 1]
     if not all(size > 0 for size in sizes):
