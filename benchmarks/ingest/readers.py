@@ -144,6 +144,8 @@ def _from_nifti(folder: Path) -> list[Placed]:
 
 def _volumes(array: np.ndarray, affine: np.ndarray) -> list[Placed]:
     """Return (X, Y, Z) volumes: a plane has one slice, a fourth axis holds volumes."""
+    if array.dtype.names:
+        raise TypeError("colours are no volume")
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 3:

@@ -166,3 +166,57 @@ def pretends_to_be_nifti_beside(folder: Path) -> list[Truth]:
     """A slice of another series is named scan.nii, as if it were a volume."""
     write(folder, make_slices("other", count=1), ["scan.nii"])
     return sound(folder, make_slices())
+
+
+@pitfall("right")
+def uids_blank(folder: Path) -> list[Truth]:
+    """An export blanked every UID, the kind of object's included."""
+    slices = make_slices()
+    for each in slices:
+        for keyword in (
+            "SOPClassUID",
+            "SOPInstanceUID",
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "FrameOfReferenceUID",
+        ):
+            setattr(each, keyword, "")
+        each.file_meta.MediaStorageSOPClassUID = each.file_meta.MediaStorageSOPInstanceUID = ""
+        each.save_as(folder / f"{each.InstanceNumber:04d}.dcm", enforce_file_format=False)
+    return [truth_of(slices)]
+
+
+@pitfall("right")
+def foreign_characters(folder: Path) -> list[Truth]:
+    """Names are in a character set that the file does not name rightly."""
+    slices = make_slices()
+    for each in slices:
+        each.add_new("PatientComments", "UN", "患者 Ärztin".encode("utf-16"))
+        each.add_new("SeriesDescription", "UN", "頭部".encode("shift_jis"))
+        each.add_new("SpecificCharacterSet", "UN", b"ISO_IR 999")
+    return sound(folder, slices)
+
+
+@pitfall("right")
+def long_header(folder: Path) -> list[Truth]:
+    """A private element of 100 kB and sequences within sequences stand before the pixels."""
+    slices = make_slices()
+    for each in slices:
+        nested = Dataset()
+        for _ in range(30):
+            outer = Dataset()
+            outer.ReferencedImageSequence = [nested]
+            nested = outer
+        each.ReferencedImageSequence = [nested]
+        block = each.private_block(0x29, "MEDSEG PHANTOM", create=True)
+        block.add_new(0x10, "OB", bytes(100_000))
+    return sound(folder, slices)
+
+
+@pitfall("right")
+def padded_at_the_end(folder: Path) -> list[Truth]:
+    """Something follows the pixels: the trailing padding that the standard allows."""
+    slices = make_slices()
+    for each in slices:
+        each.DataSetTrailingPadding = bytes(3000)
+    return sound(folder, slices)

@@ -175,6 +175,16 @@ def gantry_tilt(folder: Path) -> list[Truth]:
     return sound(folder, make_slices(directions=directions, step=(0, 0, SPACING[2])))
 
 
+@pitfall("MISSING_SLICE", repair="MISSING_SLICE")
+def gantry_tilt_missing_slice(folder: Path) -> list[Truth]:
+    """The gantry was tilted the other way, and a slice is missing."""
+    tilt = np.radians(-20)
+    directions = ((1, 0, 0), (0, np.cos(tilt), -np.sin(tilt)))
+    slices = make_slices(directions=directions, step=(0, 0, SPACING[2]))
+    write(folder, slices[:8] + slices[9:])
+    return [truth_of(slices)]
+
+
 @pitfall("right", studied=True)
 def thickness_varies(folder: Path) -> list[Truth]:
     """SliceThickness changes inside the series; the positions do not care."""
@@ -253,6 +263,29 @@ def pixel_spacing_zero(folder: Path) -> list[Truth]:
 def pixel_spacing_negative(folder: Path) -> list[Truth]:
     """PixelSpacing is negative."""
     return _with_spacing(folder, [-1.5, -1])
+
+
+@pitfall("NO_POSITION")
+def pixel_spacing_with_commas(folder: Path) -> list[Truth]:
+    """PixelSpacing is printed with decimal commas."""
+    slices = make_slices()
+    truth = [truth_of(slices)]
+    for each in slices:
+        _raw(each, "PixelSpacing", b"1,5\\1,0 ")
+    write(folder, slices)
+    return truth
+
+
+@pitfall("right")
+def numbers_padded(folder: Path) -> list[Truth]:
+    """Numbers are printed with exponents, signs, leading and trailing blanks."""
+    slices = make_slices()
+    truth = [truth_of(slices)]
+    for each in slices:
+        _raw(each, "PixelSpacing", b" +1.50E+00 \\ 10e-1")
+        _raw(each, "RescaleIntercept", b"-1.024e3 ")
+    write(folder, slices)
+    return truth
 
 
 @pitfall("MIXED_MATRIX")
