@@ -63,16 +63,19 @@ def fill(polygons: list[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
     Along each line of pixels the parity changes where an edge crosses it; an edge has its lower end but not
     its upper one, so that a corner on the line counts once.
     """
-    changes = np.zeros((shape[0] + 1, shape[1]), np.int64)
-    for polygon in polygons:
-        for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-            low, high = sorted((y0, y1))
-            lines = np.arange(max(0, int(np.ceil(low))), min(shape[1], int(np.ceil(high))))
-            if len(lines):
-                crossings = x0 + (lines - y0) * (x1 - x0) / (y1 - y0)
-                np.add.at(changes, (np.clip(np.ceil(crossings), 0, shape[0]).astype(int), lines), 1)
-    filled: NDArray[np.bool_] = changes.cumsum(axis=0)[:-1] % 2 == 1
-    return filled
+    changes = np.zeros((shape[0] + 1, shape[1]), np.uint8)
+    if polygons:
+        start = np.concatenate(polygons)
+        end = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+        first = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1])), 0, shape[1]).astype(int)
+        last = np.clip(np.ceil(np.maximum(start[:, 1], end[:, 1])), 0, shape[1]).astype(int)
+        count = last - first
+        edge = np.repeat(np.arange(len(start)), count)
+        line = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+        (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+        crossing = np.clip(np.ceil(x0 + (line - y0) * (x1 - x0) / (y1 - y0)), 0, shape[0]).astype(int)
+        np.bitwise_xor.at(changes, (crossing, line), 1)
+    return np.bitwise_xor.accumulate(changes, axis=0)[:-1].astype(bool)
 
 
 def _without_straight(ring: Polygon) -> Polygon:

@@ -18,8 +18,9 @@ import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
-from pydicom.valuerep import DSfloat
 
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.geometry import reorder
@@ -39,6 +40,10 @@ STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 
 ORGAN = "ORGAN"
 """Interpreted type of a label that is no lesion. A lesion gets none: to call it GTV is a physician's decision."""
+
+CONTOUR_DATA = Tag("ContourData")
+DECIMALS = 5
+"""Of the points' coordinates, mm: a hundredth of a thousandth of a pixel, within DICOM's 16 characters."""
 
 Slices = list[tuple[SliceHeader, NDArray]]
 """Source images with their part of the mask (column, row)."""
@@ -180,8 +185,21 @@ def _contours(value: int, slices: Slices) -> Iterator[Dataset]:
                 ContourNumber=number, ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(polygon)
             )
             contour.ContourImageSequence = [_quote(header)]
-            contour.ContourData = [DSfloat(part, auto_format=True) for part in _to_space(polygon, header).ravel()]
+            contour[CONTOUR_DATA] = _numbers(_to_space(polygon, header))
             yield contour
+
+
+def _numbers(points: NDArray[np.float64]) -> RawDataElement:
+    """Return numbers as they stand in an implicit transfer syntax: pydicom makes an object of each, for seconds."""
+    value = "\\".join(f"{part:.{DECIMALS}f}" for part in points.ravel().tolist()).encode()
+    value += b" " * (len(value) % 2)
+    return RawDataElement(CONTOUR_DATA, "DS", len(value), value, 0, is_implicit_VR=True, is_little_endian=True)
+
+
+def _points(contour: Dataset) -> NDArray[np.float64]:
+    """Return the points (N, 3) of a contour, LPS mm, read without pydicom's objects, too."""
+    value = contour.get_item(CONTOUR_DATA).value
+    return np.array(value.decode().split("\\"), np.float64).reshape(-1, 3)
 
 
 def _quote(header: SliceHeader) -> Dataset:
@@ -217,8 +235,7 @@ def _reads_back(path: Path, present: list[Label], slices: Slices) -> bool:
         for contour in region.ContourSequence:
             (image,) = contour.ContourImageSequence
             header = by_image[image.ReferencedSOPInstanceUID, image.get("ReferencedFrameNumber", 1)]
-            points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
-            polygons.setdefault(header, []).append(_to_pixels(points, header))
+            polygons.setdefault(header, []).append(_to_pixels(_points(contour), header))
         for header, array in slices:
             if not np.array_equal(fill(polygons.get(header, []), array.shape), array == label.value):
                 return False

@@ -46,7 +46,7 @@ def filled(path: Path, source: Source, grid: Grid) -> np.ndarray:
             assert len(points) == contour.NumberOfContourPoints
             row, column = np.array(image.ImageOrientationPatient, float).reshape(2, 3)
             offsets = points - np.array(image.ImagePositionPatient, float)
-            assert np.abs(offsets @ np.cross(row, column)).max() < 1e-6  # mm from the image's plane
+            assert np.abs(offsets @ np.cross(row, column)).max() < 1e-4  # mm from the image's plane
             index = points @ to_index[:3, :3].T + to_index[:3, 3]
             (slice_index,) = set(np.rint(index[:, 2]).astype(int))
             centres = np.argwhere(np.ones(grid.shape[:2], bool))
@@ -117,7 +117,7 @@ def test_the_same_result_is_the_same_object(tmp_path, series):
 
 def test_contours_beyond_64_kib_are_written_whole(tmp_path, make_series):
     """The numbers of an explicit transfer syntax would not fit into one element."""
-    array = np.zeros((300, 300, 1), np.uint8)
+    array = np.zeros((400, 300, 1), np.uint8)
     array[::2, :, 0] = array[:, 150, 0] = 3  # a comb: one long outline
     source, grid = make_series(array.shape, GEOMETRIES["oblique"])
     write_rtstruct(tmp_path / "contours.dcm", Mask(array, grid), LABELS, source, ALGORITHM)
