@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from medseg.catalog.index import index_scans
-from medseg.config import InferenceConfig
+from medseg.config import InferenceConfig, IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.inference.predictor import Prediction, Predictor
@@ -21,6 +21,7 @@ def segment(
     *,
     config: InferenceConfig | None = None,
     device: str = "auto",
+    ingest: IngestConfig | None = None,
 ) -> Prediction:
     """Segment one scan; the mask of the result lies on the scan's own grid.
 
@@ -30,6 +31,7 @@ def segment(
     model : model folder, or a loaded model: load it once with `load_model` to segment several scans.
     config : how the model is applied; default: as it was validated.
     device : auto, cpu, cuda, or one GPU such as cuda:1.
+    ingest : what is done about faults of the scan's files; default: `IngestConfig`'s defaults.
 
     Raises
     ------
@@ -40,13 +42,13 @@ def segment(
     fit_threads()
     chosen = choose_device(device)
     loaded = model if isinstance(model, Model) else load_model(Path(model), chosen)
-    volume = scan if isinstance(scan, Volume) else read_one(Path(scan))
+    volume = scan if isinstance(scan, Volume) else read_one(Path(scan), ingest)
     return Predictor(loaded, config, chosen).predict(volume)
 
 
-def read_one(path: Path) -> Volume:
+def read_one(path: Path, ingest: IngestConfig | None = None) -> Volume:
     """Read the only scan at `path`; raises `ScanError` where there is none, or more than one."""
-    catalog = index_scans(path)
+    catalog = index_scans(path, policy=ingest)
     cases = catalog.cases()
     if len(cases) == 1:
         return read_case(cases[0])[0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import medseg
+from medseg.config import IngestConfig
 from medseg.errors import MedsegError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
@@ -52,6 +53,14 @@ def test_every_way_in_gives_the_same_mask(model, volume, tmp_path):
     assert series.grid.canonical().matches(volume.grid.canonical(), tolerance_mm=1e-3)
     canonical = [mask.grid.to_canonical().apply(mask.array) for mask in (series, expected)]
     assert np.array_equal(*canonical)
+
+
+def test_a_gap_is_repaired_where_it_may_be(model, volume, tmp_path):
+    write_series(volume, tmp_path / "series").files[4].unlink()
+    with pytest.raises(ScanError, match="lacks 1 slice"):
+        medseg.segment(tmp_path / "series", model)
+    repaired = medseg.segment(tmp_path / "series", model, ingest=IngestConfig(missing_slice="repair"))
+    assert repaired.mask.grid.shape == volume.grid.shape
 
 
 def test_a_folder_of_several_scans_is_ambiguous(model, volume, tmp_path):
