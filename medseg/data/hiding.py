@@ -18,7 +18,7 @@ from medseg.config import AugmentationConfig, PretrainingConfig
 from medseg.data.batches import Batch, one_thread, stack
 from medseg.data.sampling import Randomness, Sampler
 from medseg.data.spatial import PatchSource, SpatialDrawer, read_patch
-from medseg.errors import DatasetError
+from medseg.errors import ConfigError, DatasetError
 from medseg.plan import Plan, Sizes
 
 PATCHES, CASE_ORDER = 5, 6
@@ -42,6 +42,8 @@ class HidingStream:
     ------
     DatasetError
         If there is no case.
+    ConfigError
+        If one block covers the whole patch.
     """
 
     def __init__(
@@ -55,6 +57,9 @@ class HidingStream:
         if not cases:
             raise DatasetError("there is no scan to pre-train on; add scans to the dataset, they need no masks")
         self.plan, self.share, self.block = plan, config.hidden, block_sizes(config.block, plan)
+        if all(edge >= size for edge, size in zip(self.block, plan.patch, strict=True)):
+            patch = "x".join(map(str, plan.patch))
+            raise ConfigError(f"pretraining.block {config.block} covers the whole patch {patch}; choose a smaller one")
         self.sampler = Sampler(cases, plan, 0.0, randomness, (PATCHES, CASE_ORDER))
         self.spatial = SpatialDrawer(augmentation, plan)
 
@@ -83,7 +88,7 @@ def block_sizes(edge: int, plan: Plan) -> Sizes:
 
 
 def hide(patch: Sizes, block: Sizes, share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return which voxels (*patch) are `HIDDEN`: a random share of its blocks, at least one and not all of them.
+    """Return which voxels (*patch) are `HIDDEN`: a random share of its blocks, at least one, and not all of several.
 
     Blocks at the far ends are cut where the patch is no multiple of the block.
     """

@@ -26,6 +26,9 @@ MEMBER = 0.1
 TOP = 0.1
 """Share of a region's voxels, the most doubtful, whose mean entropy is its doubt."""
 
+BLOCK = 1 << 22
+"""Logits whose probabilities are computed together."""
+
 BINS = 1000
 """Steps of the entropy from 0 to 1 in which voxels are counted."""
 
@@ -108,6 +111,11 @@ class DoubtMeter:
 
     def add(self, logits: Tensor) -> None:
         """Count a slab of logits (K, X, Y, Z)."""
+        layers = max(1, BLOCK * logits.shape[1] // logits.numel())
+        for block in torch.split(logits, layers, 1):
+            self._add(block)
+
+    def _add(self, logits: Tensor) -> None:
         targets = len(self.labels.targets)
         self._voxels += torch.bincount(decide(logits, self.labels).flatten(), minlength=targets + 1).cpu()
         probabilities, entropies = _look(logits, self.labels)

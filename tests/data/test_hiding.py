@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medseg.config import AugmentationConfig, PretrainingConfig
 from medseg.data.hiding import HIDDEN, HidingStream, block_sizes, hide
 from medseg.data.sampling import Randomness
-from medseg.errors import DatasetError
+from medseg.errors import ConfigError, DatasetError
 
 
 def stream_of(cases, plan, **config):
@@ -82,3 +82,8 @@ def test_a_2d_plan_loses_its_slice_axis(case_of, plan_of):
 def test_no_scan_is_one_sentence(plan_of):
     with pytest.raises(DatasetError, match="no scan to pre-train on"):
         stream_of([], plan_of())
+
+
+def test_a_block_as_large_as_the_patch_is_one_sentence(case_of, plan_of):
+    with pytest.raises(ConfigError, match=r"pretraining\.block 16 covers the whole patch 16x16x16"):
+        stream_of([case_of()], plan_of(), block=16)
