@@ -220,8 +220,8 @@ class TrainingConfig(Stage):
     ce_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy")
     batch_dice: bool | None = Field(
         None,
-        description="Dice over the whole batch instead of each patch; default: in 2D, and where boxes are pasted, "
-        "because parts of patches lack classes",
+        description="Dice over the whole batch instead of each patch; default: in 2D, and where labelled and unlabelled "
+        "patches are mixed, because parts of patches lack classes",
     )
     validate_every: int = Field(0, ge=0, description="Steps between whole-volume validations; 0: only at the end")
     patience: int = Field(0, ge=0, description="Validations without a better Dice before stopping; 0: never stop early")
@@ -262,7 +262,8 @@ class UnlabelledConfig(Stage):
         2 / 3,
         ge=0,
         lt=1,
-        description="Edge of the box pasted between labelled and unlabelled patches, of the patch's; 0: none",
+        description="Edge of the box pasted between labelled and unlabelled patches, as a share of the patch's; "
+        "0: whole patches of either kind take turns",
     )
     threshold: float = Field(
         0.0, ge=0, lt=1, description="Least probability of a temporary label; below it the voxel is ignored"
@@ -316,7 +317,9 @@ class PseudoLabelConfig(Stage):
     leave_out: bool = Field(True, description="Leave out scans that don't seem to belong")
     first_share: float = Field(0.5, gt=0, le=1, description="Share of the scans, the best, that the first round uses")
     rounds: int = Field(2, ge=1, le=3, description="Rounds of pseudo-labels and fresh students, at most")
-    folds: int = Field(4, ge=2, description="Folds of the teachers; with fewer than four labelled patients, one teacher")
+    folds: int = Field(
+        4, ge=2, description="Folds of the teachers; with fewer than four labelled patients, one teacher"
+    )
     gate_steps: float = Field(
         1.0,
         gt=0,
@@ -365,7 +368,8 @@ class BatchConfig(Stage):
     )
     redo: bool = Field(False, description="Do again what is already done")
     series_rule: Path | None = Field(
-        None, description="Rules file that chooses one series of each DICOM study; default: every sound series is a case"
+        None,
+        description="Rules file that chooses one series of each DICOM study; default: every sound series is a case",
     )
     workdir: Path | None = Field(
         None, description="Where zip archives are unpacked while the batch runs; default: the system's temporary folder"

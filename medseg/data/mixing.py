@@ -35,7 +35,7 @@ class MixedStream:
     Parameters
     ----------
     cases : unlabelled cases, or cases with pseudo-labels.
-    paste : edge of the pasted box as a share of the patch's; 0: nothing is pasted.
+    paste : edge of the pasted box as a share of the patch's; 0: whole patches of either kind take turns.
 
     Raises
     ------
@@ -76,12 +76,15 @@ class MixedStream:
     def _paste(self, step: int, position: int) -> torch.Tensor:
         """Return where the mixed patch shows the labelled scan; the directions take turns."""
         box = draw_box(self.plan.patch, self.paste, self.randomness.generator(PASTE, step, position))
-        return box if (step + position) % 2 else ~box
+        return ~box if (step + position) % 2 else box
 
 
 def draw_box(patch: Sizes, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return a mask (*patch) that is True in one box at a random place, its edges `share` of the patch's."""
-    sizes = [max(1, round(share * n)) for n in patch]
+    """Return a mask (*patch) that is True in one box at a random place, its edges `share` of the patch's.
+
+    Without a share it is False everywhere.
+    """
+    sizes = [max(1, round(share * n)) if share else 0 for n in patch]
     starts = [int(rng.integers(0, n - size + 1)) for n, size in zip(patch, sizes, strict=True)]
     mask = torch.zeros(patch, dtype=torch.bool)
     mask[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))] = True

@@ -47,12 +47,12 @@ def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher
 def _loss(config: ExperimentConfig, labels: LabelMap, plan: Plan) -> SegmentationLoss:
     """Return the loss; Dice over the batch where patches often lack a class, which would cost a whole Dice each.
 
-    Slices lack classes (nnU-Net's choice), and so do the parts of a patch that boxes cut.
+    Slices lack classes (nnU-Net's choice), and so do the labelled parts of mixed patches.
     """
     training = config.training
     if training.batch_dice is None:
-        cut = learns_unlabelled(config.unlabelled) and config.unlabelled.paste > 0
-        training = training.model_copy(update={"batch_dice": plan.dimensions == 2 or cut})
+        parts = plan.dimensions == 2 or learns_unlabelled(config.unlabelled)
+        training = training.model_copy(update={"batch_dice": parts})
     return SegmentationLoss(labels, training)
 
 

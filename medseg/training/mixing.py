@@ -26,7 +26,7 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelMap
 from medseg.losses.affinity import SAMPLES, AffinityLoss, balanced_sample
 from medseg.losses.prototypes import coarse, coarse_voxels
-from medseg.losses.segmentation import Losses, SegmentationLoss
+from medseg.losses.segmentation import SegmentationLoss
 from medseg.outputs import NetworkOutput
 from medseg.training.methods import Terms
 from medseg.training.temporary_labels import Labeller, TemporaryLabels, ignored_where
@@ -40,18 +40,16 @@ class _Lesson(NamedTuple):
 
     Attributes
     ----------
-    image : (N, C, *spatial).
-    target : (N, *spatial) true and temporary labels together.
-    weight : (N, *spatial) how much each voxel counts; 1 where a person labelled.
-    labelled : (N, *spatial) bool, where the labelled scan is shown.
-    rows : which of the N show any of a labelled scan, and which any of an unlabelled one.
+    image : (B, C, *spatial).
+    target : (B, *spatial) true and temporary labels together.
+    weight : (B, *spatial) how much each voxel counts; 1 where a person labelled.
+    labelled : (B, *spatial) bool, where the labelled scan is shown.
     """
 
     image: Tensor
     target: Tensor
     weight: Tensor
     labelled: Tensor
-    rows: tuple[slice, slice]
 
 
 class MixedMethod(nn.Module):
@@ -81,9 +79,10 @@ class MixedMethod(nn.Module):
         """Return `loss` and its terms for one batch."""
         unlabelled = batch["unlabelled"]
         temporary = self._label(unlabelled)
-        lesson = self._mixed(batch, temporary) if self.config.paste else self._side_by_side(batch, temporary)
+        lesson = _mixed(batch, temporary)
         output: NetworkOutput = network(lesson.image)
-        labelled, pseudo = self._losses(output, lesson)
+        labelled = self.loss(output, ignored_where(~lesson.labelled, lesson.target))
+        pseudo = self.loss(output, ignored_where(lesson.labelled, lesson.target), lesson.weight)
         terms = {"dice": labelled.dice, "ce": labelled.ce, "pseudo_dice": pseudo.dice, "pseudo_ce": pseudo.ce}
         learnt = pseudo.total
         if self.affinity is not None:
@@ -96,42 +95,11 @@ class MixedMethod(nn.Module):
         total = share * labelled.total + (1 - share) * ramp(progress, self.config.ramp) * learnt
         return {"loss": total, **terms, "pseudo_weight": temporary.weight.mean()}
 
-    def _losses(self, output: NetworkOutput, lesson: _Lesson) -> tuple[Losses, Losses]:
-        """Return what was made of the labelled and of the unlabelled scans."""
-        ours, others = lesson.rows
-        labelled = ignored_where(~lesson.labelled, lesson.target)[ours]
-        unlabelled = ignored_where(lesson.labelled, lesson.target)[others]
-        return (
-            self.loss(_part(output, ours), labelled),
-            self.loss(_part(output, others), unlabelled, lesson.weight[others]),
-        )
-
     def _label(self, unlabelled: Unlabelled) -> TemporaryLabels:
         if self.teacher is None or self.labeller is None:
             return TemporaryLabels(unlabelled["target"], unlabelled["weight"])
         labels: TemporaryLabels = self.labeller(self.teacher(unlabelled["weak"]))
         return labels
-
-    def _mixed(self, batch: Batch, temporary: TemporaryLabels) -> _Lesson:
-        unlabelled = batch["unlabelled"]
-        paste = unlabelled["paste"]
-        return _Lesson(
-            mix(batch["image"], unlabelled["strong"], paste),
-            mix(batch["target"], temporary.target, paste),
-            mix(torch.ones_like(temporary.weight), temporary.weight, paste),
-            paste,
-            (slice(None), slice(None)),
-        )
-
-    def _side_by_side(self, batch: Batch, temporary: TemporaryLabels) -> _Lesson:
-        ones = torch.ones_like(temporary.weight)
-        return _Lesson(
-            torch.cat((batch["image"], batch["unlabelled"]["strong"])),
-            torch.cat((batch["target"], temporary.target)),
-            torch.cat((ones, temporary.weight)),
-            torch.cat((ones, torch.zeros_like(ones))).bool(),
-            (slice(len(ones)), slice(len(ones), None)),
-        )
 
     def _affinity(self, loss: AffinityLoss, output: NetworkOutput, lesson: _Lesson) -> Tensor:
         """Compare voxels of the student's features, as many of each class and scan."""
@@ -148,8 +116,15 @@ class MixedMethod(nn.Module):
         return similar
 
 
-def _part(output: NetworkOutput, rows: slice) -> NetworkOutput:
-    return output._replace(logits=output.logits[rows], coarse=tuple(maps[rows] for maps in output.coarse))
+def _mixed(batch: Batch, temporary: TemporaryLabels) -> _Lesson:
+    unlabelled = batch["unlabelled"]
+    paste = unlabelled["paste"]
+    return _Lesson(
+        mix(batch["image"], unlabelled["strong"], paste),
+        mix(batch["target"], temporary.target, paste),
+        mix(torch.ones_like(temporary.weight), temporary.weight, paste),
+        paste,
+    )
 
 
 def ramp(progress: float, share: float) -> float:

@@ -85,7 +85,10 @@ def test_both_views_show_the_same_place_and_only_the_strong_one_is_changed(strea
 def test_the_directions_take_turns(stream_of):
     stream = stream_of(paste=0.5)
     shares = [[float(p.float().mean()) for p in stream.batch(step)["unlabelled"]["paste"]] for step in (0, 1)]
-    assert shares == [[pytest.approx(0.875), pytest.approx(0.125)], [pytest.approx(0.125), pytest.approx(0.875)]]
+    assert shares == [[pytest.approx(0.125), pytest.approx(0.875)], [pytest.approx(0.875), pytest.approx(0.125)]]
+    whole = stream_of(paste=0.0)
+    turns = [[bool(p.all()) for p in whole.batch(step)["unlabelled"]["paste"]] for step in (0, 1)]
+    assert turns == [[False, True], [True, False]]
 
 
 def test_stored_weights_count_from_zero_to_one(stream_of, case_of):

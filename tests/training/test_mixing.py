@@ -64,34 +64,34 @@ def test_the_ramp_is_mean_teachers():
     assert ramp(0.4, 0.4) == ramp(0.8, 0.4) == 1.0
 
 
-@pytest.mark.parametrize("paste", [0.5, 0.0])
-def test_the_loss_is_lambda_of_one_and_the_rest_of_the_other(paste):
+def test_the_loss_is_lambda_of_one_and_the_rest_of_the_other():
     batch, network = batch_of(), Small()
     labelled, pseudo, both = (
-        method_of(labelled_weight=share, paste=paste).step(network, batch, 1.0)["loss"] for share in (1.0, 0.0, 0.3)
+        method_of(labelled_weight=share).step(network, batch, 1.0)["loss"] for share in (1.0, 0.0, 0.3)
     )
     torch.testing.assert_close(both, 0.3 * labelled + 0.7 * pseudo)
-    early = method_of(labelled_weight=0.3, paste=paste, ramp=0.4).step(network, batch, 0.2)["loss"]
+    early = method_of(labelled_weight=0.3, ramp=0.4).step(network, batch, 0.2)["loss"]
     torch.testing.assert_close(early, 0.3 * labelled + 0.7 * math.exp(-1.25) * pseudo)
 
 
-def test_side_by_side_the_labelled_loss_is_the_supervised_one():
+def test_the_labelled_part_has_the_supervised_loss():
     batch, network = batch_of(), Small()
-    mixed = method_of(labelled_weight=1.0, paste=0.0).step(network, batch, 1.0)
+    everywhere = torch.ones(2, *SIZE, dtype=torch.bool)
+    batch["unlabelled"]["paste"] = everywhere
+    mixed = method_of(labelled_weight=1.0).step(network, batch, 1.0)
     alone = SegmentationLoss(LABELS, TrainingConfig())(network(batch["image"]), batch["target"])
     torch.testing.assert_close(mixed["loss"], alone.total)
 
 
-@pytest.mark.parametrize("paste", [0.5, 0.0])
 @pytest.mark.parametrize("silenced", ["weight", "ignore"])
-def test_weight_zero_and_ignored_voxels_have_no_gradient(paste, silenced):
+def test_weight_zero_and_ignored_voxels_have_no_gradient(silenced):
     batch = batch_of()
     if silenced == "weight":
         batch["unlabelled"]["weight"] = torch.zeros(2, *SIZE)
     else:
         batch["unlabelled"]["target"] = torch.full((2, *SIZE), 255, dtype=torch.uint8)
-    assert gradient(method_of(labelled_weight=0.0, paste=paste), batch).abs().max() == 0
-    assert gradient(method_of(labelled_weight=0.0, paste=paste), batch_of()).abs().max() > 0
+    assert gradient(method_of(labelled_weight=0.0), batch).abs().max() == 0
+    assert gradient(method_of(labelled_weight=0.0), batch_of()).abs().max() > 0
 
 
 def test_what_an_ignored_voxel_is_labelled_changes_nothing():
