@@ -48,7 +48,8 @@ def open_catalog(scans: Path, output: Path, config: BatchConfig) -> Iterator[Cat
     with Archives(config.workdir) as archives:
         catalog = index_scans(scans, key=config.key, policy=config.ingest, rules=rules, archives=archives)
         if scans.is_dir():  # a single scan may lie beside its results
-            check_links((file for entry in catalog.entries for file in entry.files), output)
+            files = (file for entry in catalog.entries for file in entry.files)
+            check_links((file for file in files if file.parent not in catalog.archives), output)
         yield without_names(catalog, config.key) if config.pseudonymize else catalog
 
 

@@ -95,7 +95,7 @@ def index_scans(
     run = IndexRun(places, key, policy or IngestConfig(), rules, archives, memory)
     found = walk_files(root)
     if archives is not None:
-        found = [file for item in found for file in archives.expand(item, places, memory)]
+        found = archives.expand_all(found, places, memory)
     scans: list[Found] = []
     others: list[Found] = []
     for item in found:

@@ -27,14 +27,12 @@ class Choice:
     ----------
     series : the series.
     rank : its place, 1 for the chosen one; series that are equally good share one.
-    of : number of series in its study.
     why : why it was chosen or not, in words.
     is_chosen, is_ambiguous : whether it is the one, or one of several that would do.
     """
 
     series: Series
     rank: int
-    of: int
     why: str
     is_chosen: bool = False
     is_ambiguous: bool = False
@@ -101,18 +99,18 @@ def _choose(study: list[Series], rules: SeriesRules) -> Iterator[Choice]:
         lost += [(one.series, words) for one, words in going if words]
         left = [one for one, words in going if not words]
     for place, (series, words) in enumerate(reversed(lost), start=len(left) + 1):
-        yield Choice(series, place, len(study), words)
-    yield from _best(left, len(study))
+        yield Choice(series, place, words)
+    yield from _best(left)
 
 
-def _best(left: list[_Candidate], of: int) -> Iterator[Choice]:
+def _best(left: list[_Candidate]) -> Iterator[Choice]:
     if len(left) == 1:
-        yield Choice(left[0].series, 1, of, f"meets rule {left[0].number + 1}: {left[0]}", is_chosen=True)
+        yield Choice(left[0].series, 1, f"meets rule {left[0].number + 1}: {left[0]}", is_chosen=True)
         return
     listed = "; ".join(f"{number}. {one}" for number, one in enumerate(left, start=1))
     for number, one in enumerate(left, start=1):
         why = f"{len(left)} series of its study would do ({listed}), this is number {number}; make the rules narrower"
-        yield Choice(one.series, 1, of, why, is_ambiguous=True)
+        yield Choice(one.series, 1, why, is_ambiguous=True)
 
 
 def _steps(margin: float) -> tuple[Step, ...]:

@@ -6,6 +6,7 @@ called by the archive's path and their number in it, so that the catalogue is th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 
 from medseg.catalog.entries import Places
 from medseg.catalog.memory import Kind, Memory
-from medseg.catalog.walk import Found
+from medseg.catalog.walk import Found, check_count
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.archives import Member, list_archive, unpack_archive
 from medseg.io.scratch import scratch_folder
@@ -42,8 +43,25 @@ class Archives:
     def __exit__(self, *error: object) -> None:
         self.scratch.close()
 
-    def expand(self, item: Found, places: Places, memory: Memory) -> list[Found]:
-        """Return the files of a zip archive, unpacked unless the memory knows what it holds; another file as it is."""
+    def expand_all(self, found: Sequence[Found], places: Places, memory: Memory) -> list[Found]:
+        """Return files with those of zip archives in the archives' places.
+
+        Archives are unpacked, unless the memory knows what they hold.
+
+        Raises
+        ------
+        DatasetError
+            If there are too many files.
+        OutputError
+            If the scratch folder can't be written.
+        """
+        files: list[Found] = []
+        for item in found:
+            files += self._expand(item, places, memory)
+            check_count(places.base, len(files))
+        return files
+
+    def _expand(self, item: Found, places: Places, memory: Memory) -> list[Found]:
         if item.obstacle or item.path.suffix.lower() != ENDING:
             return [item]
         self.folder = self.folder or self.scratch.enter_context(scratch_folder(self.workdir))
@@ -75,4 +93,6 @@ class Archives:
 
 def _found(member: Member, folder: Path, archive: Found) -> Found:
     code = member.code or ReasonCode.NOT_A_SCAN
-    return Found(folder / member.name, member.obstacle, code, member.size, archive.modified, archive.inode, archive.size)
+    return Found(
+        folder / member.name, member.obstacle, code, member.size, archive.modified, archive.inode, archive.size
+    )

@@ -54,9 +54,14 @@ def walk_files(root: Path) -> list[Found]:
     found: list[Found] = []
     for item in _walk(root):
         found.append(item)
-        if len(found) > MAX_FILES:
-            raise DatasetError(f"{root} holds more than {MAX_FILES} files; index its subfolders one by one")
+        check_count(root, len(found))
     return sorted(found, key=lambda item: str(item.path))  # comparing paths takes ten times as long
+
+
+def check_count(root: Path, files: int) -> None:
+    """Refuse more than `MAX_FILES` files."""
+    if files > MAX_FILES:
+        raise DatasetError(f"{root} holds more than {MAX_FILES} files; index its subfolders one by one")
 
 
 def _walk(root: Path) -> Iterator[Found]:

@@ -112,6 +112,10 @@ def _judged() -> Iterator[None]:
         yield
     except MedsegError:
         raise
+    except OSError as error:
+        raise UnsupportedScanError(
+            ReasonCode.UNREADABLE, f"a zip archive can't be read ({error.strerror or type(error).__name__})"
+        ) from None
     except Exception as error:  # a parser of hostile files may fail in any way
         raise UnsupportedScanError(
             ReasonCode.UNREADABLE, f"a zip archive is damaged ({type(error).__name__}); export it again"
@@ -132,7 +136,8 @@ def _opened(archive: Path) -> Iterator[ZipFile]:
 def _members(opened: ZipFile, archive: Path) -> list[tuple[Member, ZipInfo]]:
     """Return the files, after judging the whole archive."""
     files = [(number, info) for number, info in enumerate(opened.infolist(), start=1) if _parts(info)[-1]]
-    _check_size([info for _, info in files], archive.stat().st_size)
+    with _judged():
+        _check_size([info for _, info in files], archive.stat().st_size)
     for _, info in files:
         _check_entry(info)
     members: list[tuple[Member, ZipInfo]] = []

@@ -69,6 +69,7 @@ def render_catalog(catalog: Catalog, fetch: Callable[[Path], None]) -> str:
         counts=Counter(word for row in rows for word in (row.entry.status, *row.flags)),
         statuses=STATUSES,
         meanings=_meanings(rows),
+        meaning=meaning,
         left_out=left_out.most_common(),
     )
 

@@ -12,10 +12,11 @@ import pydicom
 import pytest
 from pydicom.fileset import FileSet
 
+from medseg.catalog import walk
 from medseg.catalog.anonymous import without_names
 from medseg.catalog.index import index_scans
 from medseg.catalog.unpack import Archives
-from medseg.errors import ReasonCode
+from medseg.errors import DatasetError, ReasonCode
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import write_volume
@@ -168,3 +169,10 @@ def test_a_dicomdir_is_no_scan_and_is_not_believed(tmp_path, packed):
         assert [(e.status, e.reason, len(e.files)) for e in entries] == [
             ("accepted", None, 4), ("skipped", ReasonCode.SKIPPED_SOP_CLASS, 1),
         ]  # fmt: skip
+
+
+def test_files_of_all_archives_together_are_bounded(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "MAX_FILES", 8)
+    with Archives(tmp_path / "work") as archives, pytest.raises(DatasetError, match="more than 8 files"):
+        index(scans, tmp_path, archives)
+    assert list((tmp_path / "work").iterdir()) == []
