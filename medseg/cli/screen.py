@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from medseg.text import printable
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from medseg.batch.run import Watcher
-    from medseg.batch.summary import CaseResult
 
 
 def console() -> Console:
@@ -29,18 +27,8 @@ def show_error(message: str) -> None:
     sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
 
 
-@contextmanager
-def case_progress() -> Iterator[Watcher]:
-    """Show a bar of finished cases and a line for each that was not done; give the function to tell it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def case_progress() -> AbstractContextManager[Watcher]:
+    """Show how far a batch is, and each case that was not done; gives the function to tell it."""
+    from medseg.cli.progress import show_bar, show_lines
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-
-        def watch(result: CaseResult, ended: int, total: int) -> None:
-            progress.update(task, description="segmenting", completed=ended, total=total)
-            if not result.is_done:
-                progress.console.print(f"{result.status} {result.case}: {result.message}", style="yellow")
-
-        yield watch
+    return show_bar() if console().is_terminal else show_lines()

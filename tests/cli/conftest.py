@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,15 @@ def medseg() -> Callable:
 
     def run(*words: object):
         wide = {"COLUMNS": "200"}  # so that no line of a table is broken
-        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False, env=wide)
+        return CliRunner().invoke(app, in_one_process(map(str, words)), catch_exceptions=False, env=wide)
 
     return run
+
+
+def in_one_process(words: Iterable[str]) -> list[str]:
+    """Return a command that starts no worker processes, unless it says how many: a start takes two seconds."""
+    command = list(words)
+    return [*command, "--workers", "0"] if "segment" in command and "--workers" not in command else command
 
 
 @pytest.fixture(scope="session")

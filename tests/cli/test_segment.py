@@ -6,9 +6,12 @@ import csv
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -165,12 +168,47 @@ def test_two_channels_for_a_model_of_one_are_rejected(medseg, model, scans, tmp_
     assert [rows[case]["status"] for case in ("a_scan", "b_scan", "other")] == ["done"] * 3
 
 
+def test_one_process_and_several_give_the_same_masks(medseg, model, scans, tmp_path):
+    masks = {}
+    for workers in (0, 2):
+        output = tmp_path / f"out_{workers}"
+        assert medseg("segment", scans, "-m", model, "-o", output, "--workers", workers).exit_code == 0
+        masks[workers] = {path.parent.name: path.read_bytes() for path in output.glob("cases/*/mask.nii.gz")}
+    assert len(masks[0]) == 3
+    assert masks[0] == masks[2]
+
+
+def test_a_stopped_run_ends_its_workers_and_is_gone_on_with(model, scans, tmp_path):
+    for number in range(30):
+        write_scan(scans / f"more_{number}.nii.gz", number)
+    output = tmp_path / "out"
+    command = list(map(str, [sys.executable, "-m", "medseg", "segment", scans, "-m", model, "-o", output]))
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not list(output.glob("cases/*/case.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.send_signal(signal.SIGINT)
+    assert "the same command goes on from what is done" in run.communicate()[1]
+    assert run.returncode == 130
+    assert children
+    assert not [number for number in children if Path(f"/proc/{number}").exists()]
+    log = [json.loads(line) for line in (output / "audit.jsonl").read_text().splitlines()]
+    assert log[-1]["ended_by"] == "KeyboardInterrupt"
+    done = {path.parent.name for path in output.glob("cases/*/case.json")}
+    assert 0 < len(done) < 33
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "33 of 33 cases done" in again.stdout
+    assert f"{len(done)} of them by an earlier run" in again.stdout
+
+
 def test_inference_does_not_load_monai(model, tmp_path):
     """It costs two to three seconds, which is more than segmenting a small scan takes."""
     scan = write_scan(tmp_path / "scan.nii.gz")
     code = (
         "import sys\nfrom medseg.cli.app import app\n"
-        f"words = ['segment', {str(scan)!r}, '-m', {str(model)!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        f"words = ['segment', {str(scan)!r}, '-m', {str(model)!r}, '-o', {str(tmp_path / 'out')!r}, '--workers', '0']\n"
         "app(words, standalone_mode=False)\n"
         "heavy = ('monai', 'lightning_fabric', 'matplotlib', 'polars', 'tensorboard')\n"
         "print('loaded', [name for name in heavy if name in sys.modules])"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..cli.conftest import _own_home, medseg, model, scans  # noqa: F401
+from ..cli.conftest import _own_home, in_one_process, medseg, model, scans  # noqa: F401
 
 GUARD = """
 import json, sys
@@ -53,10 +53,13 @@ class Guarded:
 
 @pytest.fixture
 def guarded(tmp_path) -> Callable[..., Guarded]:
-    """Return a function that runs medseg commands, one list of words each, without sockets."""
+    """Return a function that runs medseg commands, one list of words each, without sockets.
+
+    All in one process, which the hook sees; worker processes run the same code.
+    """
 
     def run(*commands: list[object], folder: Path = tmp_path) -> Guarded:
-        words = json.dumps([[str(word) for word in command] for command in commands])
+        words = json.dumps([in_one_process(map(str, command)) for command in commands])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))}
         program = [sys.executable, "-c", GUARD, words]
         done = subprocess.run(

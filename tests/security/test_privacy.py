@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from medseg.batch.listing import list_cases
+from medseg.batch.summary import DONE
 from medseg.catalog.anonymous import PSEUDONYM, without_names
 from medseg.catalog.index import index_scans
 from medseg.geometry import Grid
@@ -166,7 +167,7 @@ def test_pseudonyms_keep_names_of_files_and_folders_in_one_table(guarded, model,
     assert MARK not in done.screen
     assert told(output, (MARK,), but=("dicom/segmentation.dcm", "sources.csv")) == []
     rows = list(csv.DictReader((output / "cases.csv").read_text(encoding="utf-8").splitlines()))
-    assert sum(row["status"] == "done" for row in rows) == 4
+    assert sum(row["status"] in DONE for row in rows) == 4
     assert len({row["case"] for row in rows}) == len(rows) == 15
     assert all(row["case"].startswith(("case-", "unreadable_")) for row in rows)
     sources = list(csv.DictReader((output / "sources.csv").read_text(encoding="utf-8").splitlines()))

@@ -1,0 +1,76 @@
+"""How far a batch is: a bar on a terminal, a line now and then elsewhere. Loads rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from medseg.cli.screen import console
+
+if TYPE_CHECKING:
+    from medseg.batch.run import Watcher
+    from medseg.batch.summary import CaseResult
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines where there is no terminal: a log of a night's run stays readable."""
+
+
+class RateColumn(ProgressColumn):
+    """Cases in a minute."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{60 * speed:.0f} cases/min" if speed else "", style="cyan")
+
+
+@contextmanager
+def show_bar() -> Iterator[Watcher]:
+    """Show a bar with cases a minute and time left, and a line for each case that was not done."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console(), transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def watch(result: CaseResult, ended: int, total: int) -> None:
+            progress.update(task, description="segmenting", completed=ended, total=total)
+            if not result.is_done:
+                progress.console.print(f"{result.status} {result.case}: {result.message}", style="yellow")
+
+        yield watch
+
+
+@contextmanager
+def show_lines() -> Iterator[Watcher]:
+    """Print a line every `LINE_SECONDS`, and one for each case that was not done."""
+    screen, began = console(), monotonic()
+    last = began
+
+    def watch(result: CaseResult, ended: int, total: int) -> None:
+        nonlocal last
+        now = monotonic()
+        if not result.is_done:
+            screen.print(f"{result.status} {result.case}: {result.message}")
+        if now - last >= LINE_SECONDS:
+            last = now
+            screen.print(describe_progress(ended, total, now - began))
+
+    yield watch
+
+
+def describe_progress(ended: int, total: int, seconds: float) -> str:
+    """Return how far a batch is after so many seconds, as a line.
+
+    Examples
+    --------
+    >>> describe_progress(30, 200, 600)
+    '30 of 200 cases, 3 a minute, 57 min left'
+    """
+    left = seconds / ended * (total - ended)
+    return f"{ended} of {total} cases, {60 * ended / seconds:.2g} a minute, {left / 60:.0f} min left"

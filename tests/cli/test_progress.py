@@ -1,0 +1,54 @@
+"""What is shown while a batch runs, with a terminal and without."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from medseg.batch.summary import CaseResult
+from medseg.cli import progress
+from medseg.cli.screen import case_progress
+
+DONE, CRASHED = CaseResult("a", "done"), CaseResult("b", "crashed", "SIGSEGV", "b: it crashed")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Return a function that makes the console one with a terminal or without, and gives what it shows."""
+
+    def make(terminal: bool) -> io.StringIO:
+        stream = io.StringIO()
+        shown = Console(file=stream, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+        monkeypatch.setattr("medseg.cli.screen.console", lambda: shown)
+        monkeypatch.setattr("medseg.cli.progress.console", lambda: shown)
+        return stream
+
+    return make
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(screen, monkeypatch):
+    stream = screen(terminal=False)
+    clock = iter([0.0, 3.0, 10.0, 12.0, 60.0])
+    monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
+    with case_progress() as watch:
+        for ended, result in enumerate([DONE, DONE, CRASHED, DONE], start=1):
+            watch(result, ended, 10)
+    assert stream.getvalue().splitlines() == [
+        "2 of 10 cases, 12 a minute, 1 min left",
+        "crashed b: b: it crashed",
+        "4 of 10 cases, 4 a minute, 2 min left",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_rate(screen):
+    stream = screen(terminal=True)
+    with case_progress() as watch:
+        for ended in range(1, 5):
+            watch(DONE, ended, 4)
+        watch(CRASHED, 4, 4)
+    shown = stream.getvalue()
+    assert "cases/min" in shown
+    assert "4/4" in shown
+    assert "crashed b: b: it crashed" in shown
