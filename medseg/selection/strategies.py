@@ -105,7 +105,10 @@ def _doubtful_and_different(candidates: Candidates, count: int, rng: np.random.G
     pool = np.argsort(-noisy, kind="stable")[: POOL * count]
     centres = k_centres(candidates.points[pool], count, candidates.covered, first=0)
     found = [(int(pool[centre.row]), centre) for centre in centres]
-    return [Choice(i, float(doubts[i]), f"{_doubted(candidates.views[i])}; {_place(centre)}") for i, centre in found]
+    return [
+        Choice(i, float(doubts[i]), f"{_doubted(candidates.views[i])}; {_place(centre, 'chosen first')}")
+        for i, centre in found
+    ]
 
 
 def _foreground_random(views: Sequence[View], count: int, rng: np.random.Generator) -> list[Choice]:
@@ -126,7 +129,7 @@ def _foreground_random(views: Sequence[View], count: int, rng: np.random.Generat
 
 
 def _different(centre: Centre) -> Choice:
-    return Choice(centre.row, centre.distance, _place(centre))
+    return Choice(centre.row, centre.distance, _place(centre, "in the middle of all scans"))
 
 
 def _doubted(view: View) -> str:
@@ -137,7 +140,7 @@ def _doubted(view: View) -> str:
     return f"doubt {view.score:.2f} of 1, most about {target}"
 
 
-def _place(centre: Centre) -> str:
+def _place(centre: Centre, alone: str) -> str:
     if centre.distance is None:
-        return "the first of its kind"
+        return alone
     return f"{centre.distance:.2f} away from the nearest scan that is labelled or above"

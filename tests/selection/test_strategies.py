@@ -56,7 +56,7 @@ def test_without_a_model_scans_are_spread_out():
     chosen = chosen_of(spread, 3)
     assert rows(chosen) == [1, 2, 3]  # the middle one, then the farthest each time
     assert [choice.score for choice in chosen] == [None, 8.0, 4.0]
-    assert chosen[0].why == "the first of its kind"
+    assert chosen[0].why == "in the middle of all scans"
 
 
 def test_random_is_a_permutation_and_every_scan_as_likely():
