@@ -104,11 +104,12 @@ def _doubtful_and_different(candidates: Candidates, count: int, rng: np.random.G
     noisy = np.log(np.maximum(doubts, LEAST_DOUBT)) + rng.gumbel(size=len(doubts)) / sharpness
     pool = np.argsort(-noisy, kind="stable")[: POOL * count]
     centres = k_centres(candidates.points[pool], count, candidates.covered, first=0)
-    found = [(int(pool[centre.row]), centre) for centre in centres]
-    return [
-        Choice(i, float(doubts[i]), f"{_doubted(candidates.views[i])}; {_place(centre, 'chosen first')}")
-        for i, centre in found
-    ]
+    choices = []
+    for centre in centres:
+        index = int(pool[centre.row])
+        why = f"{_doubted(candidates.views[index])}; {_place(centre, 'chosen first')}"
+        choices.append(Choice(index, float(doubts[index]), why))
+    return choices
 
 
 def _foreground_random(views: Sequence[View], count: int, rng: np.random.Generator) -> list[Choice]:
