@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.boxes import label_boxes
 from medseg.errors import GeometryError, LabelError, ReasonCode, ScanError
 from medseg.io.nifti import read_mask
 from medseg.io.slicer import COMPLETED, Segment, Segmentation, read_seg_nrrd
@@ -104,12 +105,12 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
 
 def _used(segmentation: Segmentation) -> list[Segment]:
     """Return the segments that have voxels."""
-    present = [set(np.unique(layer).tolist()) for layer in segmentation.layers]
-    return [segment for segment in segmentation.segments if segment.value and segment.value in present[segment.layer]]
+    present = [label_boxes(layer) for layer in segmentation.layers]
+    return [segment for segment in segmentation.segments if segment.value in present[segment.layer]]
 
 
 def _check_values(mask: Mask, labels: LabelMap) -> None:
-    unknown = sorted(set(np.unique(mask.array).tolist()) - {0, *labels.values, labels.ignore})
+    unknown = sorted(set(label_boxes(mask.array)) - {*labels.values, labels.ignore})
     if unknown:
         raise ReviewError(
             Refusal.UNKNOWN_SEGMENT, f"the mask holds the values {unknown[:8]}; the labels are {labels.describe()}"
@@ -138,7 +139,7 @@ def _check_status(used: list[Segment]) -> None:
 
 def _check_complete(segmentation: Segmentation, labels: LabelMap, prediction: Mask, terms: Terms) -> None:
     """Refuse a file in which a structure that the model drew has no segment: deleted or merged, who knows."""
-    drawn = set(np.unique(prediction.array).tolist())
+    drawn = set(label_boxes(prediction.array))
     there = labels_with_segments(segmentation.segments, labels, terms.renamed)
     lacking = [label.name for label in labels.labels if label.value in drawn - there]
     if lacking:

@@ -75,7 +75,7 @@ def write_dataset(review: ReviewFolder, original: Path | None = None) -> tuple[C
     rows = [
         [
             case.id,
-            case.patient,
+            "" if case.patient == case.id else case.patient,  # what `dataset.patients` finds in the name
             *(_path(source, folder) for source in case.images),
             relpath(case.mask, folder) if case.mask else "",
             *([splits.get(case.id, "")] if splits else []),

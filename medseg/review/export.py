@@ -139,14 +139,7 @@ def export_review(
                 problems.append((name, printable(str(error))))
             if watcher:
                 watcher(name, number, len(chosen))
-    names = {case.case for case in exported}
-    kept = [case for case in earlier.values() if case.case not in names and _is_worked_on(folder, case.case)]
-    manifest = Manifest(
-        exported=timestamp(),
-        model=str((review.run.get("model") or {}).get("name", "")),
-        labels=review.labels,
-        cases=tuple(sorted([*exported, *kept], key=lambda case: (-case.priority, case.case))),
-    )
+    manifest = exporter.manifest(exported)
     for name, target in SCRIPTS.items():
         with atomic_file(folder / target) as temporary:
             temporary.write_bytes(files("medseg.review").joinpath(name).read_bytes())
@@ -184,6 +177,18 @@ class _Exporter:
             )
         return _with_priority(self._write(record, scan), reviewed)
 
+    def manifest(self, exported: list[ReviewCase]) -> Manifest:
+        """Return the record of the export: these cases, and earlier ones that anybody has worked on."""
+        names = {case.case for case in exported}
+        others = (case for case in self.earlier.values() if case.case not in names)
+        kept = [case for case in others if _is_worked_on(self.folder, case.case)]
+        return Manifest(
+            exported=timestamp(),
+            model=str((self.review.run.get("model") or {}).get("name", "")),
+            labels=self.review.labels,
+            cases=tuple(sorted([*exported, *kept], key=lambda case: (-case.priority, case.case))),
+        )
+
     def _is_pending(self, case: ReviewCase) -> bool:
         """Whether something was handed in, and no version was made of this prediction yet."""
         taken = {version.prediction for version in versions_of(self.folder, case.case)}
@@ -207,11 +212,7 @@ class _Exporter:
                 Refusal.CHANGED_SCAN,
                 f"{record.case}: its scan is read otherwise than when it was segmented; give the same --policy",
             )
-        images = self._write_scan(record.case, volume)
-        shown = images[0]
-        if not volume.grid.is_orthogonal:
-            shown = f"{SCANS}/{record.case}.nrrd"
-            write_volume_nrrd(self.folder / shown, _channel(volume, 0))
+        images, shown = self._write_scan(record.case, volume)
         target = f"{MASKS}/{record.case}{ENDING}"
         write_seg_nrrd(self.folder / target, mask, self.review.labels, {CASE_TAG: record.case})
         return ReviewCase(
@@ -245,12 +246,17 @@ class _Exporter:
             )
         return scan
 
-    def _write_scan(self, case: str, volume: Volume) -> tuple[str, ...]:
+    def _write_scan(self, case: str, volume: Volume) -> tuple[tuple[str, ...], str]:
+        """Write a NIfTI file a channel; return them, and the file that Slicer opens."""
         single = volume.channels == 1
         names = tuple(f"{SCANS}/{case}{'' if single else f'_{n:04d}'}.nii.gz" for n in range(volume.channels))
         for number, name in enumerate(names):
             write_volume(self.folder / name, _channel(volume, number))
-        return names
+        if volume.grid.is_orthogonal:
+            return names, names[0]
+        sheared = f"{SCANS}/{case}.nrrd"
+        write_volume_nrrd(self.folder / sheared, _channel(volume, 0))
+        return names, sheared
 
     def _series(self, scan: Case) -> str:
         if scan.images[0].kind != "dicom":

@@ -271,6 +271,8 @@ def test_training_reads_the_reviewed_cases(review):
     assert len(write_dataset(review)) == 2
     dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
     assert dataset.train == ("alpha", "beta")
+    by_name = read_dataset(DatasetConfig(folder=review.path / "dataset", patients="^(.)"))
+    assert [case.patient for case in by_name.labelled] == ["a", "b"]
     assert dataset.labels == review.labels
     assert read_mask(dataset.labelled[0].mask).grid.matches(make_mask(0).grid)
 
