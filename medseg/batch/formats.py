@@ -89,14 +89,14 @@ class Formats:
         labels: LabelMap,
         source: Source,
         model: str,
-        measures: Sequence[Measures] = (),
+        measures: Sequence[Measures],
     ) -> dict[str, str]:
         """Write the formats of one case into its folder.
 
         Parameters
         ----------
         model : name of the model that made the mask.
-        measures : of the mask; without them there is no report.
+        measures : of the mask, which the report holds.
 
         Returns
         -------
