@@ -70,10 +70,10 @@ def enhanced_claims_more(folder: Path) -> list[Truth]:
 
 
 @pitfall("TRUNCATED")
-def enhanced_claims_a_million(folder: Path) -> list[Truth]:
-    """NumberOfFrames claims a million frames, a terabyte once each has a float's size."""
+def enhanced_claims_ten_thousand(folder: Path) -> list[Truth]:
+    """NumberOfFrames claims ten thousand frames, and there are pixels for twelve."""
     data = enhanced_ct(make_slices())
-    data.NumberOfFrames = 1_000_000
+    data.NumberOfFrames = 10_000
     return _written(folder, data)
 
 
