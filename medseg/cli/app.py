@@ -14,7 +14,20 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli import convert, demo, evaluate, index, next, plan, pretrain, report, review, segment, train
+from medseg.cli import (
+    convert,
+    demo,
+    evaluate,
+    index,
+    next,
+    plan,
+    pretrain,
+    pseudo_label,
+    report,
+    review,
+    segment,
+    train,
+)
 from medseg.cli.screen import show_error
 from medseg.errors import MedsegError
 
@@ -89,8 +102,8 @@ def page(docstring: str) -> str:
 
 
 VERBS = (
-    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train, next.next,
-    segment.segment, report.report, evaluate.evaluate, demo.demo,
+    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train,
+    pseudo_label.pseudo_label, next.next, segment.segment, report.report, evaluate.evaluate, demo.demo,
 )  # fmt: skip
 
 for verb in VERBS:

@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from medseg.config import InferenceConfig, PseudoLabelConfig
 from medseg.errors import DatasetError
+from medseg.inference.forward import EnsembleForward
 from medseg.io.scan import read_case
 from medseg.labels import IGNORE_INDEX
 from medseg.preprocessing.prepare import prepare_image, prepare_mask
 from medseg.pseudo.belonging import Appearance, Expected, describe_appearance, expect
 from medseg.pseudo.calibration import Calibration, calibrate
 from medseg.pseudo.exam import Exam, LabelledScan, examine, surroundings
-from medseg.pseudo.forward import TeachersForward, windows_of
+from medseg.pseudo.forward import Showing, TeachersForward, windows_of, with_slice_axis
 from medseg.pseudo.probability import true_decisions
 from medseg.pseudo.prototypes import PrototypeSums
 from medseg.pseudo.reliability import PartRange, part_ranges, part_volumes
@@ -187,7 +188,9 @@ class _Study:
     """What one teacher's features are like on labelled scans: of each class where it learnt, and as a whole."""
 
     def __init__(self, member: Teacher, teachers: Teachers, device: torch.device) -> None:
-        self.network = member.network.to(device).eval()
+        self.shown = Showing(member.network.to(device).eval())
+        plain = teachers.inference.model_copy(update={"flips": False})
+        self.forward = EnsembleForward([self.shown], teachers.plan, plain, device)
         self.learnt = {case.id for case in member.learnt}
         self.teachers, self.device = teachers, device
         self.sums = PrototypeSums(len(teachers.labels.targets) + 1)
@@ -200,12 +203,14 @@ class _Study:
         truth[~surroundings((truth != 0) & (truth != IGNORE_INDEX))] = IGNORE_INDEX
         total: Tensor | None = None
         for image, decided in windows_of(scan.prepared, truth, self.teachers.plan):
-            features = self.network(image[None].to(self.device)).features
+            self.forward(image)
+            features = self.shown.take()
             if features is None:
                 return
+            features = with_slice_axis(features[:1].float(), self.teachers.plan)
             if scan.case in self.learnt:
-                self.sums.add(features, decided[None].to(self.device))
-            pooled = features.float().flatten(2).sum((0, 2))
+                self.sums.add(features, decided.to(self.device))
+            pooled = features.flatten(2).sum((0, 2))
             total = pooled if total is None else total + pooled
         if total is not None:
             self.pooled.append(functional.normalize(total, dim=0).cpu())

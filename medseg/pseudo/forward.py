@@ -140,7 +140,7 @@ class TeachersForward:
             decided += self._take_decisions(logits[-1], len(windows))
             if features is None:
                 continue
-            features = self._with_slice_axis(features[: len(windows)].float())
+            features = with_slice_axis(features[: len(windows)].float(), self.teachers.plan)
             self._pool(number, features)
             if self.prototypes is not None:
                 opinions.append(similarity(features, self.prototypes[number], windows.shape[2:]))
@@ -168,10 +168,6 @@ class TeachersForward:
         else:
             self._sums.append(total)
 
-    def _with_slice_axis(self, features: Tensor) -> Tensor:
-        plan = self.teachers.plan
-        return features.unsqueeze(2 + plan.slice_axis) if plan.dimensions == 2 else features
-
 
 def stream(forward: TeachersForward, prepared: Prepared) -> Iterator[Slab]:
     """Yield the channels of `forward` over a whole scan, slab by slab; memory doesn't grow with the scan."""
@@ -186,11 +182,13 @@ def streamed_axis(prepared: Prepared, plan: Plan) -> int:
     return tile(prepared.grid.shape, plan, 0.0).axis
 
 
-def windows_of(prepared: Prepared, truth: NDArray[np.uint8], plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield windows that cover a scan, as images (C, *spatial) and decisions (*spatial); of a 2D plan, slices.
+def with_slice_axis(features: Tensor, plan: Plan) -> Tensor:
+    """Return features (B, F, *coarse) with three axes; those of a 2D network lack the slices'."""
+    return features.unsqueeze(2 + plan.slice_axis) if plan.dimensions == 2 else features
 
-    Decisions outside the scan are 255.
-    """
+
+def windows_of(prepared: Prepared, truth: NDArray[np.uint8], plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield windows that cover a scan, as images (1, C, X, Y, Z) and decisions (1, X, Y, Z), 255 outside the scan."""
     tiling = tile(prepared.grid.shape, plan, 0.0)
     image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
     around = torch.full(tiling.shape, IGNORE_INDEX, dtype=torch.uint8)
@@ -198,7 +196,4 @@ def windows_of(prepared: Prepared, truth: NDArray[np.uint8], plan: Plan) -> Iter
     around[inside] = torch.from_numpy(truth)
     for origin in tiling.origins:
         x, y, z = (slice(start, start + size) for start, size in zip(origin, tiling.window, strict=True))
-        window, decided = image[:, x, y, z], around[x, y, z]
-        if plan.dimensions == 2:
-            window, decided = window.squeeze(1 + plan.slice_axis), decided.squeeze(plan.slice_axis)
-        yield window, decided
+        yield image[None, :, x, y, z], around[None, x, y, z]

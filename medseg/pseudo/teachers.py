@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,13 +84,16 @@ class Run:
     teachers: Teachers
 
 
-def read_run(folder: Path, data: Path | None = None, device: torch.device | str = "cpu") -> Run:
+def read_run(
+    folder: Path, data: Path | None = None, overrides: Iterable[str] = (), device: torch.device | str = "cpu"
+) -> Run:
     """Read a training run and its networks as teachers.
 
     Parameters
     ----------
     folder : run folder of ``medseg train``, with ``config.yaml`` and ``model/``.
     data : where the dataset lies now; None: where it lay then.
+    overrides : changes of its configuration, such as ``pseudo.precision=0.97``.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def read_run(folder: Path, data: Path | None = None, device: torch.device | str 
         raise ModelError(f"{folder}: this is no run folder, it has no config.yaml; give the folder of medseg train")
     if not (folder / "model").is_dir():
         raise ModelError(f"{folder}: the run has no model yet; let medseg train finish it")
-    config = load_config(path)
+    config = load_config(path, overrides)
     if data is not None:
         config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"folder": data})})
     dataset = read_dataset(config.dataset)

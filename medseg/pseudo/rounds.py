@@ -1,0 +1,341 @@
+"""Self-training in rounds: teachers label, fresh students learn, and only what is not worse is promoted.
+
+::
+
+    OUTPUT/
+      teacher/                    supervised cross-validation, whose networks teach the first round
+      round_1/pseudo_labels/      by all teachers, for people to review and for the student
+      round_1/fold_0/             pseudo-labels by the one teacher that never saw fold 0, and the student of fold 0,
+                                  which is scored on it
+      round_1/round.json          how they did
+      student/                    the student of the last round that helped, if it is promoted
+      promotion.json              the decision, its reason, and every score
+
+A labelled scan that measures a student was seen by no network and no pseudo-label that the student learnt from, in any
+round. Students start from random weights each time; the next round's teachers are the fold students.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.catalog.pseudo_labels import REVIEWED, read_record, read_records
+from medseg.catalog.splits import Fold, k_folds
+from medseg.config import ExperimentConfig
+from medseg.errors import ConfigError
+from medseg.inference.hardware import choose_device
+from medseg.io.files import atomic_file, atomic_folder
+from medseg.provenance import digest_json
+from medseg.pseudo.evidence import Progress
+from medseg.pseudo.label import Labeller, Labelling, unlabelled_scans
+from medseg.pseudo.promotion import LEAST_CHURN, HeldOutScore, by_case, churn, compare, drifted, fell, held_out_scores
+from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
+from medseg.training.labelled_weight import FALLBACK, folds_for
+from medseg.training.run import RunOptions, TrainingRun, run_training
+
+Train = Callable[[ExperimentConfig, Path, RunOptions], TrainingRun]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsOptions:
+    """How rounds are carried out.
+
+    Attributes
+    ----------
+    max_seconds : stop after this time; the same call goes on.
+    pause : stop after each round's pseudo-labels, for people to review them; the same call goes on.
+    train : what trains a network; tests put something faster here.
+    """
+
+    device: str = "auto"
+    max_seconds: float | None = None
+    pause: bool = False
+    screen: bool = False
+    progress: Progress | None = None
+    train: Train = run_training
+
+
+class RoundReport(BaseModel):
+    """What ``round.json`` holds: how a round's students did on scans that were held out from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = Field(description="The round, from 1")
+    kept: bool = Field(description="Whether its students go on; if not, the rounds end before it")
+    reason: str = Field(description="Why")
+    scores: tuple[HeldOutScore, ...] = Field((), description="Of the fold students; empty: nothing was held out")
+    settings: str = Field("", description="Digest of what the round follows from")
+
+
+class Promotion(BaseModel):
+    """What ``promotion.json`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    promoted: bool = Field(description="Whether the student is the model to use; if not, the supervised one is")
+    verified: bool = Field(description="Whether held-out labelled scans decided; false: there were too few to hold out")
+    reason: str = Field(description="Why")
+    model: str = Field(description="The model folder to use, relative to this file")
+    labelled_weight: float = Field(description="Lambda of the students")
+    supervised: tuple[HeldOutScore, ...] = Field(description="Held-out scores of the supervised networks")
+    rounds: tuple[RoundReport, ...] = Field(description="Every round that was begun")
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTraining:
+    """What came of self-training.
+
+    Attributes
+    ----------
+    promotion : None: it stopped before the end; the same call goes on.
+    waiting : why it stopped.
+    """
+
+    promotion: Promotion | None
+    waiting: str = ""
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: time is up, or people are asked
+    """Ends the rounds for now; the message says what to do."""
+
+
+def self_train(config: ExperimentConfig, output: Path, options: RoundsOptions | None = None) -> SelfTraining:
+    """Train a teacher and students in rounds, or go on with what was begun, and decide what to use.
+
+    Parameters
+    ----------
+    config : the experiment; its `pseudo` section is about the rounds, `unlabelled` about the students.
+
+    Raises
+    ------
+    MedsegError
+        For every problem of configuration, data or disk that a user can mend.
+    """
+    dataset = read_dataset(config.dataset)
+    unlabelled_scans(dataset)
+    if config.unlabelled.labelled_weight == 1:
+        raise ConfigError("unlabelled.labelled_weight is 1, which leaves unlabelled scans out: nothing to do in rounds")
+    try:
+        return SelfTraining(_Rounds(config, dataset, output, options or RoundsOptions()).run())
+    except _Stopped as stop:
+        return SelfTraining(None, str(stop))
+
+
+class _Rounds:
+    """One self-training."""
+
+    def __init__(self, config: ExperimentConfig, dataset: Dataset, output: Path, options: RoundsOptions) -> None:
+        self.config, self.dataset, self.output, self.options = config, dataset, output, options
+        self.device = choose_device(options.device)
+        self.deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+        count = min(config.pseudo.folds, folds_for(dataset.labelled))
+        self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()
+        wish = config.unlabelled.labelled_weight
+        self.weight = FALLBACK if wish == "auto" else wish
+
+    def run(self) -> Promotion:
+        """Do the rounds and write the decision."""
+        supervised = self._train(self._supervised(), self.output / "teacher", len(self.folds))
+        baseline = held_out_scores(supervised.scores) if self.folds else ()
+        teachers = read_teachers(self.output / "teacher", self.dataset, self.config.training.seed, self.device)
+        reports: list[RoundReport] = []
+        best = baseline
+        for number in range(1, self.config.pseudo.rounds + 1):
+            report = self._round(number, teachers, best)
+            reports.append(report)
+            logger.info("round %d: %s", number, report.reason)
+            if not report.kept:
+                break
+            best = report.scores
+            if number < self.config.pseudo.rounds:
+                teachers = self._students(number)
+        promotion = self._promote(baseline, reports)
+        with atomic_file(self.output / "promotion.json") as path:
+            path.write_text(promotion.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return promotion
+
+    def _round(self, number: int, teachers: Teachers, best: tuple[HeldOutScore, ...]) -> RoundReport:
+        """Label, check, and train and score the fold students; a round that is done is read."""
+        folder = self.output / f"round_{number}"
+        labels = folder / "pseudo_labels"
+        labeller = Labeller(teachers, self.config.pseudo, self.device, self.options.progress)
+        labelling = self._label(number, labeller)
+        settings = self._settings(labelling)
+        done = _read_report(folder / "round.json", settings)
+        if done is not None:
+            return done
+        if self.options.pause and labelling.made:
+            raise _Stopped(f"review the pseudo-labels in {labels}, then give the same command again")
+        reason = self._brake(number, labelling)
+        report = RoundReport(number=number, kept=not reason, reason=reason, settings=settings)
+        if not reason and self.folds:
+            report = self._score(report, labeller, labelling, best)
+        elif not reason:
+            self._train_anew(self._student(self.config, labels), folder / "student", settings)
+            report = report.model_copy(update={"reason": "nothing could be held out to measure the student by"})
+        with atomic_file(folder / "round.json") as path:
+            path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return report
+
+    def _label(self, number: int, labeller: Labeller) -> Labelling:
+        """Return the round's pseudo-labels; what people decided in the round before stays decided."""
+        folder = self._labels(number)
+        if number > 1:
+            adopt_reviewed(self._labels(number - 1), folder)
+        share = self.config.pseudo.first_share if number == 1 else 1.0
+        return labeller.label(self.dataset, folder, share=share)
+
+    def _brake(self, number: int, labelling: Labelling) -> str:
+        """Return why the rounds should end before students are trained; "" if they should not."""
+        if not any(record.learnt_from for record in labelling.records):
+            return "no unlabelled scan is left to learn from: all were left out or rejected"
+        if number == 1:
+            return ""
+        before = read_records(self._labels(number - 1))
+        drift = drifted(labelling.records, before)
+        if drift.passed:
+            return f"rolled back: {drift.reason}"
+        share = churn(self._labels(number), self._labels(number - 1), [record.case for record in labelling.records])
+        return (
+            f"only {share:.2%} of the labels changed: another round learns nothing new" if share < LEAST_CHURN else ""
+        )
+
+    def _score(
+        self, report: RoundReport, labeller: Labeller, labelling: Labelling, best: tuple[HeldOutScore, ...]
+    ) -> RoundReport:
+        """Train a student without each fold, by labels without it, and score it there."""
+        scores: list[HeldOutScore] = []
+        for number, fold in enumerate(self.folds):
+            folder = self.output / f"round_{report.number}" / f"fold_{number}"
+            adopt_reviewed(labelling.folder, folder / "pseudo_labels")
+            share = self.config.pseudo.first_share if report.number == 1 else 1.0
+            own = labeller.label(self.dataset, folder / "pseudo_labels", share=share, alone=number)
+            if not any(record.learnt_from for record in own.records):
+                reason = f"the teacher of fold {number} leaves no unlabelled scan to learn from"
+                return report.model_copy(update={"kept": False, "reason": reason})
+            config = self._without(fold, self._student(self.config, folder / "pseudo_labels"))
+            scores += held_out_scores(self._train_anew(config, folder / "student", self._settings(own)).scores)
+        verdict = fell(by_case(scores), by_case(best))
+        reason = f"rolled back: {verdict.reason}" if verdict.passed else verdict.reason
+        return report.model_copy(update={"scores": tuple(scores), "kept": not verdict.passed, "reason": reason})
+
+    def _promote(self, baseline: tuple[HeldOutScore, ...], reports: list[RoundReport]) -> Promotion:
+        """Decide by the last round that was kept, and train its student if it is promoted."""
+        kept = [report for report in reports if report.kept]
+        promoted, reason = False, reports[-1].reason
+        if kept and self.folds:
+            verdict = compare(kept[-1].scores, baseline)
+            promoted, reason = verdict.passed, verdict.reason
+        elif kept:
+            labelled = len(self.dataset.labelled)
+            promoted, reason = (
+                True,
+                f"not verified: of {labelled} labelled scans none can be held out; look at its masks",
+            )
+        model = Path("teacher/model")
+        if promoted and self.folds:
+            config = self._student(self.config, self._labels(kept[-1].number))
+            self._train_anew(config, self.output / "student", kept[-1].settings)
+            model = Path("student/model")
+        elif promoted:
+            model = Path(f"round_{kept[-1].number}/student/model")
+        return Promotion(
+            promoted=promoted,
+            verified=bool(self.folds),
+            reason=reason,
+            model=str(model),
+            labelled_weight=self.weight,
+            supervised=baseline,
+            rounds=tuple(reports),
+        )
+
+    def _students(self, number: int) -> Teachers:
+        """Return a round's students as the next round's teachers."""
+        folder = self.output / f"round_{number}"
+        if not self.folds:
+            return gather_teachers([folder / "student"], [Fold(self.dataset.labelled, ())], self.device)
+        students = [folder / f"fold_{fold}" / "student" for fold in range(len(self.folds))]
+        return gather_teachers(students, self.folds, self.device)
+
+    def _train_anew(self, config: ExperimentConfig, folder: Path, settings: str) -> TrainingRun:
+        """Train a student or go on with it; one of other pseudo-labels, such as those before a review, is deleted."""
+        mark = folder / "follows_from"
+        if folder.is_dir() and (not mark.is_file() or mark.read_text(encoding="ascii") != settings):
+            shutil.rmtree(folder)
+        with atomic_file(mark) as path:
+            path.write_text(settings, encoding="ascii")
+        return self._train(config, folder)
+
+    def _train(self, config: ExperimentConfig, folder: Path, folds: int = 0) -> TrainingRun:
+        """Train or go on; every network has the teacher's plan."""
+        plan = self.output / "teacher" / "plan.yaml"
+        if plan.is_file() and not (folder / "plan.yaml").exists():
+            with atomic_file(folder / "plan.yaml") as path:
+                shutil.copyfile(plan, path)
+        left = None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())
+        run_options = RunOptions(
+            self.options.device, folds, left, cache=self.output / "cache", screen=self.options.screen
+        )
+        run = self.options.train(config, folder, run_options)
+        if run.model is None:
+            raise _Stopped("time is up; the same command goes on from the last checkpoint")
+        return run
+
+    def _supervised(self) -> ExperimentConfig:
+        unlabelled = self.config.unlabelled.model_copy(update={"method": "supervised", "pseudo_labels": None})
+        return self.config.model_copy(update={"unlabelled": unlabelled})
+
+    def _student(self, config: ExperimentConfig, labels: Path) -> ExperimentConfig:
+        changed = {"method": "pseudo-labels", "pseudo_labels": labels, "labelled_weight": self.weight}
+        return config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update=changed)})
+
+    def _without(self, fold: Fold, config: ExperimentConfig) -> ExperimentConfig:
+        """Return the experiment of a fold: its cases measure, and the steps are those of the gate."""
+        train, validation = [case.id for case in fold.train], [case.id for case in fold.validation]
+        steps = max(1, round(config.training.steps * config.pseudo.gate_steps))
+        return config.model_copy(
+            update={
+                "dataset": config.dataset.model_copy(update={"train": train, "validation": validation}),
+                "training": config.training.model_copy(update={"steps": steps, "validate_every": 0, "patience": 0}),
+            }
+        )
+
+    def _labels(self, number: int) -> Path:
+        return self.output / f"round_{number}" / "pseudo_labels"
+
+    def _settings(self, labelling: Labelling) -> str:
+        """Name what a round's result follows from."""
+        return digest_json(
+            {
+                "config": self.config.model_dump(mode="json", exclude={"name", "dataset", "inference"}),
+                "labels": [[record.made_from, record.status, record.files] for record in labelling.records],
+            }
+        )
+
+
+def adopt_reviewed(source: Path, target: Path) -> None:
+    """Copy the pseudo-labels that people decided on to another folder, unless they decided there, too."""
+    for record in read_records(source):
+        there = read_record(target, record.case)
+        if record.status in REVIEWED and (there is None or there.status not in REVIEWED):
+            with atomic_folder(target / record.case) as temporary:
+                shutil.copytree(source / record.case, temporary, dirs_exist_ok=True)
+
+
+def _read_report(path: Path, settings: str) -> RoundReport | None:
+    """Return the report of a round that was finished; None if it was not, or follows from something else."""
+    try:
+        report = RoundReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return report if report.settings == settings else None
