@@ -108,7 +108,8 @@ def meaning(code: str) -> str:
     Examples
     --------
     >>> meaning("MISSING_SLICE"), meaning("ARCHIVE_ENCRYPTED")
-    ('Slices are missing', 'archive encrypted')
+    ('slices are missing', 'archive encrypted')
     """
     field = IngestConfig.model_fields.get(ReasonCode(code).value.lower())
-    return (field.description or "").partition(";")[0] if field else code.lower().replace("_", " ")
+    words = (field.description or "").partition(";")[0] if field else code.lower().replace("_", " ")
+    return words[:1].lower() + words[1:]

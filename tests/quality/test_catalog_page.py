@@ -74,7 +74,7 @@ def test_every_scan_has_a_row_with_its_picture_and_nobody_is_named(scans, tmp_pa
     assert levels[names["CANARY gap"]] == "bad"
     assert page.count("data:image/") == 5  # all but the broken NIfTI file
     assert "lacks 1 slice" in page
-    assert "Slices are missing" in page
+    assert "slices are missing" in page
     assert "6 × 5 × 20" in page
     without_nifti = (
         page.replace("CANARY.nii", "").replace("CANARY_000001", "").replace(">CANARY<", "").replace('"CANARY"', "")
@@ -140,7 +140,7 @@ def test_a_scan_that_is_gone_has_no_picture(tmp_path):
 
 def test_every_code_has_words():
     assert all(meaning(code.value) for code in ReasonCode)
-    assert meaning("DUPLICATE") == "Slices are there twice"
+    assert meaning("DUPLICATE") == "slices are there twice"
 
 
 def test_a_place_that_can_not_be_written_is_said(tmp_path):
