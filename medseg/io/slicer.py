@@ -54,8 +54,9 @@ CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 STATUS = "Segmentation.Status"
 TERMINOLOGY = "TerminologyEntry"
-NOT_STARTED, IN_PROGRESS, COMPLETED, FLAGGED = "notstarted", "inprogress", "completed", "flagged"
-"""Review states of a segment, as Slicer's Segment Editor shows them."""
+NOT_STARTED, COMPLETED = "notstarted", "completed"
+"""Review status of a segment that nobody has looked at, and of one that is done; between them are inprogress and
+flagged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ computer, no header text of theirs is in it, and Slicer and training read the ve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -87,10 +87,6 @@ class ExportSummary:
         return 1 if self.problems else 0
 
 
-Watcher = Callable[[str, int, int], None]
-"""Called with each case as it ends, the number of ended cases and of all."""
-
-
 def export_review(
     results: Path,
     scans: Path,
@@ -98,7 +94,6 @@ def export_review(
     selection: Selection | None = None,
     *,
     config: BatchConfig | None = None,
-    watcher: Watcher | None = None,
 ) -> ExportSummary:
     """Write a review folder.
 
@@ -112,7 +107,6 @@ def export_review(
     folder : the review folder; made if needed.
     selection : which cases; default: all.
     config : key file and ingest policies, those that the results were made with.
-    watcher : told of each case.
 
     Raises
     ------
@@ -131,14 +125,12 @@ def export_review(
     exported, problems = list[ReviewCase](), list[tuple[str, str]]()
     with open_catalog(scans, folder, config) as catalog:
         sources = _named_scans(catalog, [case.record for case in chosen], config.key)
-        for number, case in enumerate(chosen, start=1):
+        for case in chosen:
             name = case.record.case
             try:
                 exported.append(exporter.export(case, sources.get(name)))
             except (ScanError, LabelError, ReviewError) as error:
                 problems.append((name, printable(str(error))))
-            if watcher:
-                watcher(name, number, len(chosen))
     manifest = exporter.manifest(exported)
     for name, target in SCRIPTS.items():
         with atomic_file(folder / target) as temporary:

@@ -6,7 +6,7 @@ masks from people is to call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +73,12 @@ class ImportSummary:
         return 1 if self.refused or self.conflicts else 0
 
 
-Watcher = Callable[[Taken | Refused], None]
-"""Called with each verdict, as it is taken or refused."""
-
-
 def import_review(
     folder: Path,
     place: Path | None = None,
     *,
     key: Path | None = None,
     renamed: Mapping[str, str] | None = None,
-    watcher: Watcher | None = None,
 ) -> ImportSummary:
     """Take everything that reviewers of a folder handed in.
 
@@ -93,7 +88,6 @@ def import_review(
     place : where they handed it in, if not in the folder itself: a copy of it, a folder of masks, or one mask.
     key : key file of the pseudonyms, made if missing.
     renamed : names of segments, and the names of the labels that they are.
-    watcher : told of each verdict.
 
     Raises
     ------
@@ -106,17 +100,13 @@ def import_review(
     terms = ImportTerms(load_key(key), _checked(renamed or {}, review))
     submissions, refused = collect(review, place)
     taken: list[Taken] = []
-    for refusal in refused:
-        _tell(watcher, refusal)
     for submission in submissions:
         result = _attempt(review, submission, terms)
-        _tell(watcher, result)
         if isinstance(result, Taken):
             taken.append(result)
         else:
             refused.append(result)
-    names = dict.fromkeys(one.version.case for one in taken)
-    rivals = {name: standing(review, name).rivals for name in names}
+    rivals = {case.case: standing(review, case.case).rivals for case in review.manifest.cases}
     return ImportSummary(review, tuple(taken), tuple(refused), {name: found for name, found in rivals.items() if found})
 
 
@@ -229,8 +219,3 @@ def _checked(renamed: Mapping[str, str], review: ReviewFolder) -> Mapping[str, s
     if unknown:
         raise ConfigError(f"no label is called {', '.join(unknown)}; the labels are {review.labels.describe()}")
     return renamed
-
-
-def _tell(watcher: Watcher | None, result: Taken | Refused) -> None:
-    if watcher:
-        watcher(result)

@@ -66,38 +66,40 @@ LAST_CODE = "medseg/reviewer"
 
 
 class Views:
-    """The scan and segmentation of one case in Slicer's views."""
+    """The scan and segmentation of one case in Slicer's views; `shown` is the case, "" while none is there."""
 
     def __init__(self) -> None:
-        self.volume: Any = None
+        self.shown = ""
         self.segmentation: Any = None
 
     def show(self, session: review_session.Session) -> None:
         """Load the current case, and look where its largest lesion or structure is."""
         case = session.current
+        self.shown = ""
         slicer.mrmlScene.Clear(0)
-        self.volume = slicer.util.loadVolume(str(session.folder / case.shown))
+        volume = slicer.util.loadVolume(str(session.folder / case.shown))
         for image in case.images[1:]:
             slicer.util.loadVolume(str(session.folder / image), {"show": False})
         self.segmentation = slicer.util.loadSegmentation(str(session.mask_to_show()))
         # Ctrl+S must not write over the prediction
         self.segmentation.GetStorageNode().SetFileName(str(session.work_path()))
-        self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
+        self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-        slicer.util.setSliceViewerLayers(background=self.volume, fit=True)
-        display = self.volume.GetDisplayNode()
+        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        display = volume.GetDisplayNode()
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(*case.window)
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         editor.setSegmentationNode(self.segmentation)
-        editor.setSourceVolumeNode(self.volume)
+        editor.setSourceVolumeNode(volume)
         centred = slicer.vtkMRMLSliceNode.CenteredJumpSlice
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *case.focus_mm, centred)
+        self.shown = case.case
 
     def is_edited(self) -> bool:
         """Whether the segmentation may have changed since it was loaded."""
-        return bool(self.segmentation is not None and self.segmentation.GetModifiedSinceRead())
+        return bool(self.shown and self.segmentation.GetModifiedSinceRead())
 
     def tag(self, tags: dict[str, str]) -> None:
         """Write tags into every segment; Slicer's status column shows one of them."""
@@ -175,6 +177,7 @@ class Panel:
         self.show()
 
     def _act(self, action: str) -> None:
+        self.session.check_signed_in()
         if action in review_session.STATUSES:
             self._decide(action)
             self.session.go(1)
@@ -184,7 +187,8 @@ class Panel:
         self.show()
 
     def _decide(self, status: str) -> None:
-        self.session.check_signed_in()
+        if self.views.shown != self.session.current.case:
+            raise review_session.SessionError("this case could not be shown; go on with Next")
         if status in review_session.SEGMENT_STATUS:
             self.views.tag(self.session.tags(status))
         self.session.decide(status, str(self.comment.text), self.views.save)

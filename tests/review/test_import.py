@@ -146,7 +146,7 @@ def test_an_accepted_mask_that_was_edited_counts_as_corrected(review):
     assert take(review).taken[0].version.status == "corrected"
 
 
-def test_two_reviewers_who_disagree_need_a_choice(review):
+def test_two_reviewers_who_disagree_need_a_choice(review, tmp_path):
     verdict(review, "alpha", "accepted", who="ab")
     verdict(review, "alpha", "corrected", corrected_of(make_mask(0)), who="cd")
     names = sorted(path.name for path in (review.path / "corrected").iterdir())
@@ -155,6 +155,8 @@ def test_two_reviewers_who_disagree_need_a_choice(review):
     assert (len(summary.taken), summary.exit_code, list(summary.conflicts)) == (2, 1, ["alpha"])
     assert standing(review, "alpha").version is None
     assert reviewed_cases(review) == ()
+    (tmp_path / "nothing").mkdir()
+    assert list(take(review, tmp_path / "nothing").conflicts) == ["alpha"]  # until somebody chooses
     choose(review, "alpha", 2)
     assert take(review).conflicts == {}
     (case,) = reviewed_cases(review)

@@ -135,8 +135,9 @@ def test_it_goes_on_where_the_reviewer_stopped(review, slicer):
 
 def test_nothing_happens_without_a_code(review, slicer):
     run(review)
-    slicer.press("Accept")
-    assert "enter your code" in slicer.message
+    for button in ("Accept", "Reject", "Next"):
+        slicer.press(button)
+        assert "enter your code" in slicer.message
     assert list((review.path / "corrected").iterdir()) == []
 
 
@@ -161,6 +162,25 @@ def test_a_missing_scan_is_said(review, slicer):
     slicer.type_code("ab")
     slicer.press("Begin, or go on")
     assert "Failed to load" in slicer.message
+    slicer.press("Accept")
+    assert "could not be shown" in slicer.message
+    assert list((review.path / "corrected").iterdir()) == []
+    slicer.press("Next")
+    slicer.press("Accept")
+    assert {path.name for path in (review.path / "corrected").iterdir()} == {"beta.json", "beta.seg.nrrd"}
+
+
+def test_what_was_shown_before_is_never_saved_for_a_case_that_can_not_be_shown(review, slicer):
+    (review.path / "scans" / "beta.nii.gz").unlink()
+    run(review)
+    slicer.type_code("ab")
+    slicer.press("Begin, or go on")
+    slicer.press("Accept")
+    slicer.edit = lambda layers: layers
+    for button in ("Accept", "Correct", "Flag", "Next"):
+        slicer.press(button)
+    assert {path.name for path in (review.path / "corrected").iterdir()} == {"gamma.2.json", "gamma.2.seg.nrrd"}
+    assert list((review.path / "session").glob("beta*")) == []
 
 
 def test_the_fake_raises_for_what_slicer_does_not_document(slicer):
