@@ -64,11 +64,6 @@ class Child:
         """Give the child a line to read."""
         self._outbox.put(line)
 
-    def finish(self) -> None:
-        """Tell the child that nothing more will come, by an empty line."""
-        self._outbox.put(b"\n")
-        self._outbox.put(None)
-
     def kill(self) -> None:
         """End the child at once, whatever it does."""
         self._outbox.put(None)

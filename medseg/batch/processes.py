@@ -123,8 +123,6 @@ class Processes:
             yield from self._hear()
             for post in self._posts:
                 yield from self._check_time(post)
-        for post in self._posts:
-            post.child.finish()
 
     def _join_others(self, facts: Facts) -> None:
         """Start a worker for each further GPU, if the configuration leaves their number open."""

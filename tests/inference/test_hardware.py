@@ -10,7 +10,16 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.inference import hardware
-from medseg.inference.hardware import choose_device, choose_dtype, cpu_has_bf16, fit_threads, keep_memory
+from medseg.inference.hardware import (
+    choose_device,
+    choose_dtype,
+    cpu_has_bf16,
+    fit_threads,
+    keep_memory,
+    peak_memory_mb,
+    reset_peak_memory,
+    usable_memory,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,3 +83,35 @@ def test_threads_are_lowered_never_raised():
         assert fit_threads(64) == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_each_worker_gets_the_next_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [choose_device(name, number) for name, number in (("auto", 0), ("auto", 1), ("cuda", 2))] == [
+        torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:0"),
+    ]  # fmt: skip
+    assert choose_device("cuda:1", 0) == torch.device("cuda:1")
+    assert choose_device("cpu", 1) == CPU
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1000000\n", 1_000_000), ("max\n", None)])
+def test_memory_is_what_the_container_grants(monkeypatch, tmp_path, text, expected):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(hardware, "MEMORY_LIMITS", ())
+    whole = usable_memory()
+    assert whole > 1e8
+    limit.write_text(text)
+    monkeypatch.setattr(hardware, "MEMORY_LIMITS", (tmp_path / "not there", limit))
+    assert usable_memory() == (expected or whole)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_the_peak_is_that_since_the_reset():
+    big = torch.ones(100_000_000)
+    del big
+    reset_peak_memory(CPU)
+    before = peak_memory_mb(CPU)["resident"]
+    again = torch.ones(50_000_000)
+    assert peak_memory_mb(CPU)["resident"] == pytest.approx(before + 200, abs=60)
+    assert again.sum() > 0

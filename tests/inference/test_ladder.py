@@ -13,6 +13,12 @@ import torch
 
 from medseg.config import InferenceConfig
 from medseg.inference.ladder import Rung, climb_down, is_out_of_memory, ladder
+from medseg.inference.predictor import Predictor
+from medseg.labels import LabelMap
+from medseg.networks.build import build_network
+from medseg.networks.model import Model
+from medseg.outputs import NetworkOutput
+from medseg.volume import Volume
 
 FULL, ONE, STITCH, CPU = Rung.FULL, Rung.ONE_WINDOW, Rung.STITCH_ON_CPU, Rung.CPU
 
@@ -91,6 +97,48 @@ def test_what_a_failed_rung_held_is_free_before_the_next():
 )
 def test_errors_that_say_that_memory_is_lacking(error, is_memory):
     assert is_out_of_memory(error) is is_memory
+
+
+class Hungry(torch.nn.Module):
+    """A network that has memory for one window at a time, and answers class 1 above 0."""
+
+    def forward(self, image: torch.Tensor) -> NetworkOutput:
+        if len(image) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return NetworkOutput(torch.cat([torch.zeros_like(image), image], 1))
+
+
+def test_a_scan_that_does_not_fit_as_configured_is_segmented_window_by_window(make_plan, labels, threshold, oblique):
+    grid = oblique((40, 33, 30))
+    volume = Volume(np.random.default_rng(0).uniform(-1, 1, (1, *grid.shape)).astype(np.float32), grid)
+    config = InferenceConfig(precision="bf16", window_batch=2)
+    short = Predictor(Model((Hungry(),), make_plan(), labels), config).predict(volume)
+    ample = Predictor(Model((threshold,), make_plan(), labels), config).predict(volume)
+    assert (short.rung, ample.rung) == (ONE, FULL)
+    np.testing.assert_array_equal(short.mask.array, ample.mask.array)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("megabytes", "rung"), [(20_000, FULL), (400, STITCH), (40, CPU)])
+def test_a_gpu_that_is_full_leaves_work_to_the_cpu(make_plan, oblique, megabytes, rung):
+    """On a real GPU of which torch may have only so much: its stitching takes 500 MB here, a window alone 64."""
+    labels = LabelMap.parse({f"structure {value}": value for value in range(1, 61)})
+    grid = oblique((160, 150, 140))
+    plan = make_plan(patch=(64, 64, 64))
+    model = Model((build_network(plan, labels.outputs),), plan, labels)
+    volume = Volume(np.random.default_rng(0).normal(0, 1, (1, *grid.shape)).astype(np.float32), grid)
+    device = torch.device("cuda", 0)
+    whole = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, megabytes * 1e6 / whole), device)
+    try:
+        found = Predictor(model, InferenceConfig(precision="float32"), device).predict(volume)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert list(Rung).index(found.rung) >= list(Rung).index(rung)
+    expected = Predictor(model, InferenceConfig(precision="float32"), torch.device("cpu")).predict(volume)
+    assert (found.mask.array == expected.mask.array).mean() > 0.999
 
 
 LIMITED = """

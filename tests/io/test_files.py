@@ -2,11 +2,14 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from medseg.errors import OutputError
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io import files
+from medseg.io.files import atomic_file, atomic_folder, remove_leftovers
 
 
 def test_file_appears_whole_and_keeps_its_ending(tmp_path):
@@ -89,3 +92,44 @@ def test_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, mon
     with pytest.raises(OutputError), atomic_folder(target) as temporary:
         (temporary / "a").write_text("new")
     assert (target / "a").read_text() == "old"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from medseg.io.files import atomic_file, atomic_folder
+target = Path(sys.argv[1])
+with atomic_folder(target / "case") as folder, atomic_file(target / "table.csv") as file:
+    (folder / "mask.nii.gz").write_bytes(b"half")
+    file.write_bytes(b"half")
+    os._exit(9)
+"""
+
+
+@pytest.fixture
+def leftovers(tmp_path):
+    """A folder and a file that a killed process left half-written."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    found = sorted(tmp_path.iterdir())
+    assert len(found) == 2
+    return found
+
+
+def test_what_a_killed_process_left_is_taken_away(tmp_path, leftovers):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / ".tmp-of-somebody").touch()
+    with atomic_folder(tmp_path / "case") as own:  # a process that runs is not disturbed
+        remove_leftovers(tmp_path)
+        assert own.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "case", ".tmp-of-somebody"}
+
+
+def test_what_other_machines_write_is_left_for_a_day(tmp_path, leftovers, monkeypatch):
+    monkeypatch.setattr(files, "_place", lambda: "elsewhere")
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == leftovers
+    yesterday = leftovers[0].stat().st_mtime - files.STALE_SECONDS - 1
+    for path in leftovers:
+        os.utime(path, (yesterday, yesterday))
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
