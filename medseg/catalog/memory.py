@@ -87,8 +87,10 @@ class Memory:
         try:
             row = self.old.execute(question, (os.fsencode(place), kind.name, _state(item))).fetchone()
             facts = None if row is None else kind.adapter.validate_json(row[0])
-        except (sqlite3.Error, ValidationError):
+        except sqlite3.Error:
             self.old, self.note = None, DAMAGED
+            return None
+        except ValidationError:  # a number that JSON does not know, say: this file is read again
             return None
         if facts is not None:
             self._write(item, place, kind, row[0])

@@ -9,7 +9,6 @@ from typing import Literal
 from PIL import Image
 
 from medseg.catalog.entries import CatalogEntry
-from medseg.errors import ScanError
 from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.io.scan import read_scan
 from medseg.quality.pictures import embed_picture
@@ -35,7 +34,7 @@ def thumbnail(entry: CatalogEntry, fetch: Callable[[Path], None]) -> str:
     try:
         fetch(file)
         return embed_picture(middle_slice(read_scan(Source(kind, (file,)))))
-    except (ScanError, OSError):  # the catalogue says why
+    except Exception:  # a refused file may make foreign decoders fail in any way; the catalogue says what is wrong
         return ""
 
 

@@ -156,11 +156,6 @@ def truncate(folder):
     folder.memory.write_bytes(folder.memory.read_bytes()[:9000])
 
 
-def spoil(folder):
-    with sqlite3.connect(folder.memory) as database:
-        database.execute("UPDATE facts SET facts = '[{\"path\": 3}]'")
-
-
 def open_to_others(folder):
     folder.memory.chmod(0o644)
 
@@ -180,7 +175,6 @@ def of_another_version(folder):
     [
         (damage, "damaged"),
         (truncate, "damaged"),
-        (spoil, "damaged"),
         pytest.param(
             open_to_others,
             "others can read",
@@ -198,6 +192,14 @@ def test_a_memory_that_is_not_to_be_believed_is_made_again(folder, change, note)
     assert {"0001.dcm", "a.nii"} <= opened
     assert found == folder.afresh()
     assert (folder.index(), folder.note) == ((found, {"broken.nii"}), "")
+
+
+def test_a_fact_that_makes_no_sense_costs_its_file_only(folder):
+    first, _ = folder.index()
+    with sqlite3.connect(folder.memory) as database:
+        database.execute("UPDATE facts SET facts = '[{\"path\": 3}]' WHERE place = CAST('a.nii' AS BLOB)")
+    assert folder.index() == (first, {"a.nii", "broken.nii"})
+    assert folder.index() == (first, {"broken.nii"})
 
 
 def test_another_policy_reads_again(folder):
