@@ -37,8 +37,8 @@ COOLEST, HOTTEST = 0.1, 10.0
 """Bounds of the temperature: beyond, the teachers know nothing, or there is nothing to learn from."""
 
 BLIND_THRESHOLD = 0.85
-"""Threshold of all classes where no scan was held out to choose by: TCSeg's (ICML 2026), which reports little
-change from 0.8 to 0.95."""
+"""Threshold of all classes where no scan was held out to choose by: TCSeg's (ICML 2026), whose results hardly depend
+on it."""
 
 LADDER = np.arange(201) / 200
 """Thresholds that are tried, those between the bounds. They don't follow the bounds: finer steps after a higher
