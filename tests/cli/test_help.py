@@ -10,7 +10,19 @@ import sys
 
 import pytest
 
-VERBS = ("index", "convert", "plan", "prepare", "pretrain", "train", "next", "segment", "evaluate", "demo")
+VERBS = (
+    "index",
+    "convert",
+    "plan",
+    "prepare",
+    "pretrain",
+    "train",
+    "pseudo-label",
+    "next",
+    "segment",
+    "evaluate",
+    "demo",
+)
 
 
 def test_help_names_every_verb(medseg):
