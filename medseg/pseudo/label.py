@@ -169,7 +169,7 @@ class _Desk:
         self.evidence, self.config, self.teachers = evidence, config, evidence.teachers
         self.labels = evidence.teachers.labels
         self.calibration: Calibration = evidence.calibration(config)
-        self.doubtable = evidence.doubtable(config)
+        self.doubtable = tuple(evidence.prototypes is not None and ok for ok in evidence.doubtable(config))
         self.parts, self.expected = evidence.parts(), evidence.expected()
         self.ranked_by, self.spearman = evidence.ranking()
         self.appearances = [case.appearance for case in evidence.cases]

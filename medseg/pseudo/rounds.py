@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.pseudo_labels import REVIEWED, read_record, read_records
-from medseg.catalog.splits import Fold, k_folds
+from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
@@ -38,7 +38,7 @@ from medseg.pseudo.evidence import Progress
 from medseg.pseudo.label import Labeller, Labelling, unlabelled_scans
 from medseg.pseudo.promotion import LEAST_CHURN, HeldOutScore, by_case, churn, compare, drifted, fell, held_out_scores
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
-from medseg.training.labelled_weight import FALLBACK, folds_for
+from medseg.training.labelled_weight import FALLBACK, FEWEST_PATIENTS
 from medseg.training.run import RunOptions, TrainingRun, run_training
 
 Train = Callable[[ExperimentConfig, Path, RunOptions], TrainingRun]
@@ -138,7 +138,8 @@ class _Rounds:
         self.config, self.dataset, self.output, self.options = config, dataset, output, options
         self.device = choose_device(options.device)
         self.deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
-        count = min(config.pseudo.folds, folds_for(dataset.labelled))
+        patients = len({patient_of(case) for case in dataset.labelled})
+        count = min(config.pseudo.folds, patients) if patients >= FEWEST_PATIENTS else 0
         self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()
         wish = config.unlabelled.labelled_weight
         self.weight = FALLBACK if wish == "auto" else wish
@@ -318,7 +319,7 @@ class _Rounds:
         return digest_json(
             {
                 "config": self.config.model_dump(mode="json", exclude={"name", "dataset", "inference"}),
-                "labels": [[record.made_from, record.status, record.files] for record in labelling.records],
+                "labels": [[r.made_from, r.status, r.held_back, r.files] for r in labelling.records],
             }
         )
 

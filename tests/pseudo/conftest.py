@@ -120,7 +120,7 @@ def teachers(dataset: Dataset) -> Teachers:
         dimensions=3,
         spacing=(1.5, 1.5, 2.0),
         slice_axis=2,
-        patch=(16, 16, 16),
+        patch=(24, 24, 24),
         batch=2,
         channels=("image",),
         normalisation=(ChannelNormalisation(kind="clip", low=-200, high=500, mean=0, std=1),),
