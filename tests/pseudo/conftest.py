@@ -90,7 +90,7 @@ def make_experiment() -> Callable[..., ExperimentConfig]:
 
 
 class Intensity(nn.Module):
-    """Knows that dim is about 100 and bright about 200; features are intensities at a quarter of the resolution.
+    """Knows that dim is about 100 and bright about 200; its features are intensities.
 
     Two of them with other gains see the same, and are unsure in other places.
     """
@@ -103,8 +103,8 @@ class Intensity(nn.Module):
         gain, limit = self.gain
         dim, bright = limit - (image - 100).abs(), limit - functional.relu(200 - image)
         logits = torch.cat([image * 0, dim, bright], 1) * gain
-        coarse = functional.avg_pool3d(image, 4) / 100
-        return NetworkOutput(logits, (), torch.cat([coarse, 1 - coarse, coarse * 0 + 0.5], 1))
+        scaled = image / 100
+        return NetworkOutput(logits, (), torch.cat([scaled, 1 - scaled, scaled * 0 + 0.5], 1))
 
 
 @pytest.fixture(scope="session")
