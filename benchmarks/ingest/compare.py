@@ -115,7 +115,7 @@ def page(record: dict) -> str:
     parts = [
         "# Who reads hostile folders right",
         f"Written by `compare.py` on {record['date']} with Python {record['python']}, {used}.",
-        "✓ every volume, whole, right to the voxel · ◐ nothing false, but only a part of it · "
+        "✓ every volume, whole, right to the voxel · ◐ nothing false, but volumes cut, left out or added · "
         "✗ silently wrong, with the largest error in HU (1 mm along x, y, z is 2, 3, 5) · – refused, crashed or hung.",
     ]
     for title, names in groups.items():

@@ -135,4 +135,5 @@ def test_the_judge_sees_what_is_wrong(hostile, change):
         values[..., [2, 3]] = values[..., [3, 2]]
     assert judge([placed], truths).word == "right"
     assert judge([Placed(values, affine)], truths).word == ("part" if change == "cut" else "wrong")
-    assert judge([placed, placed], truths).word == "wrong"
+    assert judge([placed, placed], truths).word == "part"
+    assert judge([], truths).word == "refused"

@@ -85,7 +85,7 @@ def nested_folders(folder: Path) -> list[Truth]:
 def duplicate_files(folder: Path) -> list[Truth]:
     """Every slice is there twice: the export was copied into itself."""
     slices = make_slices()
-    write(folder / "copy", slices)
+    write(folder, slices, [f"copy of {number + 1:04d}.dcm" for number in range(SLICES)])
     return sound(folder, slices)
 
 

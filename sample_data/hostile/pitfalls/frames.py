@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedCTImageStorage
 
 from pitfalls.registry import Truth, brighter_ramp, pitfall
-from pitfalls.slices import SLICES, SPACING, copy_of, make_slices, paint, truth_of, write
+from pitfalls.slices import SLICES, SPACING, copy_of, make_slices, paint, truth_of, uid, write
 
 ORDER = np.random.default_rng(2).permutation(SLICES)
 
@@ -26,6 +27,15 @@ def enhanced_shuffled(folder: Path) -> list[Truth]:
     """The frames of an enhanced CT are stored in no spatial order."""
     slices = make_slices()
     return _written(folder, enhanced_ct([slices[number] for number in ORDER]))
+
+
+@pitfall("right")
+def enhanced_numbers_not_spatial(folder: Path) -> list[Truth]:
+    """The frames' numbers within their stack have nothing to do with their positions."""
+    slices = make_slices()
+    for number, each in zip(ORDER, slices, strict=True):
+        each.InstanceNumber = int(number) + 1
+    return _written(folder, enhanced_ct(slices))
 
 
 @pitfall("right")
@@ -119,15 +129,27 @@ def enhanced_ct(slices: Sequence[Dataset]) -> Dataset:
     frame_type.FrameType = data.ImageType
     shared.CTImageFrameTypeSequence = [frame_type]
     data.SharedFunctionalGroupsSequence = [shared]
-    data.PerFrameFunctionalGroupsSequence = [_frame(number, each) for number, each in enumerate(slices)]
+    data.PerFrameFunctionalGroupsSequence = [_frame(each) for each in slices]
+    organization = Dataset()
+    organization.DimensionOrganizationUID = uid("dimensions")
+    data.DimensionOrganizationSequence = [organization]
+    data.DimensionIndexSequence = [_dimension("StackID"), _dimension("InStackPositionNumber")]
     data["PixelData"].VR = "OW"
     return data
 
 
-def _frame(number: int, plane: Dataset) -> Dataset:
+def _dimension(keyword: str) -> Dataset:
+    index = Dataset()
+    index.DimensionOrganizationUID = uid("dimensions")
+    index.DimensionIndexPointer = Tag(keyword)
+    index.FunctionalGroupPointer = Tag("FrameContentSequence")
+    return index
+
+
+def _frame(plane: Dataset) -> Dataset:
     content = Dataset()
-    content.StackID, content.InStackPositionNumber = "1", number + 1
-    content.FrameAcquisitionNumber = 1
+    content.StackID, content.InStackPositionNumber = "1", plane.InstanceNumber
+    content.DimensionIndexValues, content.FrameAcquisitionNumber = [1, plane.InstanceNumber], 1
     frame = Dataset()
     frame.FrameContentSequence = [content]
     frame.PlanePositionSequence = [_picked(plane, "ImagePositionPatient")]

@@ -35,7 +35,7 @@ class Verdict:
 
     Attributes
     ----------
-    word : "right": all volumes, whole and to the voxel; "part": nothing false, but not all of it;
+    word : "right": all volumes, whole and to the voxel; "part": nothing false, but volumes are cut, left out or added;
         "wrong": some voxel holds what belongs elsewhere; "refused": no volume.
     error : largest error of a voxel in HU, of the volumes that came out.
     """
@@ -54,9 +54,9 @@ def judge(volumes: Sequence[Placed], truths: Sequence[Truth]) -> Verdict:
         error, incomplete, best = min(matches, key=lambda match: (match[0] > TOLERANCE_HU, match[1], match[0]))
         left = [truth for truth in left if truth is not best]
         worst, whole = max(worst, error), whole and not incomplete
-    if not worst <= TOLERANCE_HU or len(volumes) > len(truths):
+    if not worst <= TOLERANCE_HU:
         return Verdict("wrong", worst)
-    return Verdict("right" if whole and not left else "part", worst)
+    return Verdict("right" if whole and len(volumes) == len(truths) else "part", worst)
 
 
 def error_of(volume: Placed, truth: Truth) -> float:
