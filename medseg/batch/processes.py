@@ -104,6 +104,7 @@ class Processes:
         self._posts = [_Post(child) for child in crew.children]
         self._cases: deque[Task] = deque()
         self._alone: deque[Task] = deque()
+        self._repeated: set[str] = set()
 
     def facts(self) -> Facts:
         """Wait for the first worker that is ready and return what it says."""
@@ -176,7 +177,7 @@ class Processes:
                 return
             post.is_alone = False
             # what this run wrote, and had not told before the process ended, is not an earlier run's
-            yield replace(message, was_done=message.was_done and task.attempt == 1)
+            yield replace(message, was_done=message.was_done and message.case not in self._repeated)
 
     def _bury(self, post: _Post) -> Iterator[CaseResult]:
         """Replace a process that ended by itself; blame the cases that it was at work on."""
@@ -213,6 +214,7 @@ class Processes:
         self._alone.extend(replace(task, attempt=task.attempt + 1) for task in again)
         innocent = [flight.task for flight in post.flights.values() if flight not in suspects]
         self._cases.extendleft(reversed(innocent))
+        self._repeated.update(post.flights)
         self._crew.children.remove(post.child)
         post.child = self._crew.start(post.child.job.number)
         post.facts, post.flights, post.is_alone = None, {}, False
