@@ -63,7 +63,9 @@ def _work(job: Job, lines: SimpleQueue[bytes], answer: int) -> None:
         tell(Refusal(type(error).__name__, str(error)))
     except Exception as error:
         logging.getLogger(__name__).debug("worker", exc_info=error)
-        tell(Refusal("WorkerError", f"a worker process can't work: {place_of(error)}; {SHOW}"))
+        limit = job.config.memory_limit_gb
+        within = f" within {limit:g} GB of memory" if limit else ""
+        tell(Refusal("WorkerError", f"a worker process can't work{within}: {place_of(error)}; {SHOW}"))
 
 
 def _listen(lines: SimpleQueue[bytes]) -> None:

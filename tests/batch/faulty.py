@@ -84,6 +84,8 @@ def open_worker(job: Job, picture) -> tuple[Worker, Facts]:
         raise ModelError(f"{job.model}: this is no model folder")
     if job.model.name == "deadly":
         os._exit(9)
+    if job.model.name == "greedy":
+        raise MemoryError
     facts = Facts("fake", "m", 1, LABELS, None, InferenceConfig(), "cpu", "", 0)
     return Worker(Faulty(), job.folder, "m", "s", picture, redo=job.config.redo), facts
 

@@ -106,11 +106,15 @@ def test_several_workers_share_the_cases(job, tasks):
 
 @pytest.mark.parametrize(
     ("model", "error", "words"),
-    [("broken", ModelError, "no model folder"), ("deadly", WorkerError, "3 times before it could work.*EXIT_9")],
+    [
+        ("broken", ModelError, "no model folder"),
+        ("deadly", WorkerError, "3 times before it could work.*EXIT_9"),
+        ("greedy", WorkerError, "can't work within 0.7 GB of memory: MemoryError in faulty.py, line"),
+    ],
 )
 def test_a_worker_that_can_not_start_ends_the_run(job, tasks, model, error, words):
     with pytest.raises(error, match=words):
-        run(job(model), tasks("a"))
+        run(job(model, memory_limit_gb=0.7), tasks("a"))
     assert not children()
 
 
