@@ -15,14 +15,14 @@ import warnings
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from medseg.errors import ReasonCode, UnsupportedScanError
 from medseg.io.streams import BoundedReader
@@ -76,6 +76,9 @@ HEAD_BYTES = 32768
 
 LONG_VALUE_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
 PIXEL_ELEMENT_BYTES = 12
+PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
+"""Float, double and integer pixel data (PS3.3 C.7.6.3, C.7.6.24): a header ends there."""
+
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -155,16 +158,16 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
             start = _meta_start(head)
             if start is None:
                 return ()
-            syntax = _transfer_syntax(head, start)
-            if syntax == DEFLATED:  # pydicom inflates the whole file without a bound
+            meta = _file_meta(head, start)
+            if meta.syntax == DEFLATED:  # pydicom inflates the whole file without a bound
                 raise UnsupportedScanError(
                     ReasonCode.UNREADABLE,
                     "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
                 )
-            dataset = _parse(stream, head)
-            header = _header(path, dataset)
+            dataset = _parse(stream, head, meta)
+            header = _header(path, dataset, meta)
             if header.supported and header.rows:
-                header = replace(header, problem=_pixel_problem(stream, dataset, syntax, header))
+                header = replace(header, problem=_pixel_problem(stream, dataset, meta.syntax, header))
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
     except UnsupportedScanError:
@@ -234,26 +237,41 @@ class Elements:
         return int.from_bytes(value, "little" if little else "big")
 
 
-def _parse(stream: BinaryIO, head: bytes) -> Dataset:
+def _parse(stream: BinaryIO, head: bytes, meta: FileMeta) -> Dataset:
     """Parse the header; leave `stream` at the element that follows it."""
-    buffer = BytesIO(head)
-    wanted = list(TAGS.values())
+    whole = len(head) < HEAD_BYTES
     try:
-        dataset = dcmread(buffer, stop_before_pixels=True, specific_tags=wanted, force=True)
-        is_whole = buffer.tell() + PIXEL_ELEMENT_BYTES <= len(head) or len(head) < HEAD_BYTES
+        buffer = BytesIO(head)
+        dataset = _read_dataset(buffer, meta)
+        whole = whole or buffer.tell() + PIXEL_ELEMENT_BYTES <= len(head)
     except Exception:  # the head may end in the middle of an element; the whole file decides
-        is_whole = False
-    if is_whole:
+        if whole:
+            raise
+    if whole:
         stream.seek(buffer.tell())
         return dataset
-    stream.seek(0)
-    return dcmread(stream, stop_before_pixels=True, specific_tags=wanted, force=True)
+    return _read_dataset(stream, meta)
 
 
-def _header(path: Path, dataset: Dataset) -> SliceHeader:
+def _read_dataset(stream: BinaryIO, meta: FileMeta) -> Dataset:
+    """Parse the wanted elements from where the dataset begins up to the pixels."""
+    stream.seek(meta.end)
+    return read_dataset(
+        stream,
+        is_implicit_VR=meta.syntax == IMPLICIT_LITTLE,
+        is_little_endian=meta.syntax != EXPLICIT_BIG,
+        stop_when=_at_pixels,
+        specific_tags=list(TAGS.values()),
+    )
+
+
+def _at_pixels(tag: BaseTag, value_type: str | None, length: int) -> bool:
+    return tag in PIXEL_TAGS
+
+
+def _header(path: Path, dataset: Dataset, meta: FileMeta) -> SliceHeader:
     read = Elements(dataset)
-    meta = dataset.file_meta
-    sop_class = read.text("SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", ""))
+    sop_class = read.text("SOPClassUID") or meta.sop_class
     modality = read.text("Modality")
     modality = modality if modality in MODALITIES else ""
     known = SINGLE_FRAME.get(sop_class) or MULTI_FRAME.get(sop_class)
@@ -285,7 +303,7 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader:
         contrast=bool(read.text("ContrastBolusAgent")),
         description=read.free_text("SeriesDescription")[:TEXT_LIMIT],
         kernel=read.free_text("ConvolutionKernel")[:TEXT_LIMIT],
-        instance=read.text("SOPInstanceUID") or str(meta.get("MediaStorageSOPInstanceUID", "")),
+        instance=read.text("SOPInstanceUID") or meta.instance,
         study=read.text("StudyInstanceUID"),
         series=read.text("SeriesInstanceUID"),
         frame_of_reference=read.text("FrameOfReferenceUID"),
@@ -325,17 +343,33 @@ def _meta_start(head: bytes) -> int | None:
     return 0 if head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI") else None
 
 
-def _transfer_syntax(head: bytes, position: int) -> str:
-    """Return the transfer syntax UID from the file meta information (always explicit, little endian)."""
+class FileMeta(NamedTuple):
+    """The file meta information, always explicit and little endian (PS3.10 7.1).
+
+    Attributes
+    ----------
+    syntax, sop_class, instance : UIDs of the transfer syntax, and of what the file holds; "" where not stated.
+    end : where the dataset begins.
+    """
+
+    syntax: str
+    sop_class: str
+    instance: str
+    end: int
+
+
+def _file_meta(head: bytes, position: int) -> FileMeta:
+    """Read the file meta information by itself: pydicom takes as long for its ten elements as for the whole header."""
+    found: dict[bytes, str] = {}
     while head[position : position + 2] == b"\x02\x00" and position + 12 <= len(head):
         wide = head[position + 4 : position + 6] in LONG_VALUE_TYPES
         layout, at = ("<I", position + 8) if wide else ("<H", position + 6)
         (length,) = struct.unpack_from(layout, head, at)
         start = position + (12 if wide else 8)
-        if head[position + 2 : position + 4] == b"\x10\x00":
-            return head[start : start + length].decode("latin-1").strip(" \0")
+        found[head[position + 2 : position + 4]] = head[start : start + length].decode("latin-1").strip(" \0")
         position = start + length
-    return ""
+    syntax, sop_class, instance = (found.get(element, "") for element in (b"\x10\x00", b"\x02\x00", b"\x03\x00"))
+    return FileMeta(syntax, sop_class, instance, position)
 
 
 def _pixel_problem(
