@@ -7,7 +7,7 @@ computer, no header text of theirs is in it, and Slicer and training read the ve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,24 +17,19 @@ from medseg.batch.places import check_places
 from medseg.batch.record import MASK, CaseRecord
 from medseg.catalog.anonymous import without_names
 from medseg.catalog.entries import Catalog
-from medseg.catalog.identity import load_key, pseudonym
+from medseg.catalog.identity import load_key
 from medseg.config import BatchConfig
 from medseg.errors import LabelError, ScanError
 from medseg.io.files import atomic_file
-from medseg.io.nifti import read_mask, write_volume
+from medseg.io.nifti import read_mask
 from medseg.io.scan import read_case, source_files
-from medseg.io.slicer import write_seg_nrrd, write_volume_nrrd
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import Review, ReviewedCase, review_results
-from medseg.quality.slices import display_window
-from medseg.review.focus import focus_of
+from medseg.review.entry import EntryWriter, Origin, with_priority
 from medseg.review.folder import (
-    CASE_TAG,
     CORRECTED,
     MANIFEST,
-    MASKS,
     REVIEWS,
-    SCANS,
     WORKLIST,
     Manifest,
     ReviewCase,
@@ -47,7 +42,7 @@ from medseg.review.session import ENDING, SEPARATOR
 from medseg.review.versions import versions_of
 from medseg.review.worklist import entered_verdicts, write_worklist
 from medseg.text import printable
-from medseg.volume import Case, Volume
+from medseg.volume import Case
 
 SCRIPTS = {"in_slicer.py": "review_in_slicer.py", "session.py": "review_session.py"}
 """Files of this package that run in Slicer, and what they are called in the review folder."""
@@ -160,14 +155,14 @@ class _Exporter:
         before = self.earlier.get(record.case)
         prediction = record.outputs.get(MASK, "")
         if before and before.prediction == prediction and self._is_whole(before):
-            return _with_priority(before, reviewed)
+            return with_priority(before, reviewed)
         if before and before.prediction != prediction and self._is_pending(before):
             raise ReviewError(
                 Refusal.NOT_IMPORTED,
                 f"{record.case}: it was segmented again, and {CORRECTED}/ holds a correction of the older mask; run "
                 "medseg review import first",
             )
-        return _with_priority(self._write(record, scan), reviewed)
+        return with_priority(self._write(record, scan), reviewed)
 
     def manifest(self, exported: list[ReviewCase]) -> Manifest:
         """Return the record of the export: these cases, and earlier ones that anybody has worked on."""
@@ -204,25 +199,8 @@ class _Exporter:
                 Refusal.CHANGED_SCAN,
                 f"{record.case}: its scan is read otherwise than when it was segmented; give the same --policy",
             )
-        images, shown = self._write_scan(record.case, volume)
-        target = f"{MASKS}/{record.case}{ENDING}"
-        write_seg_nrrd(self.folder / target, mask, self.review.labels, {CASE_TAG: record.case})
-        return ReviewCase(
-            case=record.case,
-            images=images,
-            shown=shown,
-            mask=target,
-            mask_digest=digest_files([self.folder / target]),
-            patient=source.patient,
-            priority=0.0,
-            window=display_window(volume, volume.array[0]),
-            focus_mm=focus_of(mask, self.review.labels),
-            geometry=record.geometry,
-            source=record.inputs.source,
-            prediction=record.outputs[MASK],
-            model=record.inputs.model,
-            series=self._series(source),
-        )
+        origin = Origin(record.inputs.source, record.outputs[MASK], record.inputs.model)
+        return EntryWriter(self.folder, self.review.labels, self.key).write(source, volume, mask, origin)
 
     def _checked(self, record: CaseRecord, scan: Case | None) -> Case:
         """Return the case's scan if it is the one that was segmented."""
@@ -237,25 +215,6 @@ class _Exporter:
                 Refusal.CHANGED_SCAN, f"{record.case}: its scan has changed since it was segmented; segment again"
             )
         return scan
-
-    def _write_scan(self, case: str, volume: Volume) -> tuple[tuple[str, ...], str]:
-        """Write a NIfTI file a channel; return them, and the file that Slicer opens."""
-        single = volume.channels == 1
-        names = tuple(f"{SCANS}/{case}{'' if single else f'_{n:04d}'}.nii.gz" for n in range(volume.channels))
-        for number, name in enumerate(names):
-            write_volume(self.folder / name, _channel(volume, number))
-        if volume.grid.is_orthogonal:
-            return names, names[0]
-        sheared = f"{SCANS}/{case}.nrrd"
-        write_volume_nrrd(self.folder / sheared, _channel(volume, 0))
-        return names, sheared
-
-    def _series(self, scan: Case) -> str:
-        if scan.images[0].kind != "dicom":
-            return ""
-        from medseg.io.dicom_seg_read import series_of  # pydicom costs 0.2 s that NIfTI scans need not pay
-
-        return pseudonym(self.key, series_of(scan.images[0].files[0]), "series")
 
 
 def _digest(*paths: Path) -> str:
@@ -274,21 +233,6 @@ def _named_scans(catalog: Catalog, records: list[CaseRecord], key: Path | None) 
         hidden = list_cases(without_names(catalog, key), channels)
         found = {**{case.id: case for case in hidden.cases}, **found}
     return found
-
-
-def _with_priority(case: ReviewCase, reviewed: ReviewedCase) -> ReviewCase:
-    findings = tuple(finding.sentence for finding in reviewed.findings)
-    changes = {
-        "priority": reviewed.priority,
-        "expected_dice": reviewed.expected_dice,
-        "flags": tuple(map(str, reviewed.flags)),
-        "findings": findings,
-    }
-    return case.model_copy(update=changes)
-
-
-def _channel(volume: Volume, number: int) -> Volume:
-    return replace(volume, array=volume.array[number : number + 1])
 
 
 def _handed_in(folder: Path, case: str) -> Iterator[Path]:
