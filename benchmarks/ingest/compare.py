@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections import Counter
 from datetime import datetime, timezone
+from math import isfinite
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def main() -> None:
             print(name, {each: row["verdict"] for each, row in results[name].items()}, flush=True)
     record = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "python": platform.python_version(),
-        "system": platform.platform(), "versions": versions(), "results": results,
+        "versions": versions(), "results": results,
     }  # fmt: skip
     (HERE / "results.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     (HERE / "results.md").write_text(page(record))
@@ -87,7 +88,7 @@ class Apart:
         if isinstance(answer, str):
             return {"verdict": "refused", "how": answer}
         verdict = judge(answer, truths)
-        return {"verdict": verdict.word, "error_hu": round(verdict.error, 3)}
+        return {"verdict": verdict.word, "error_hu": round(verdict.error, 3) if isfinite(verdict.error) else None}
 
 
 def serve(reader: Reader, pipe: Connection) -> None:
@@ -145,7 +146,8 @@ def details(results: dict, names: list[str]) -> str:
 
 def sign(result: dict) -> str:
     """Return a verdict as a sign."""
-    return SIGNS.get(result["verdict"]) or f"✗ {result['error_hu']:.3g}"
+    error = result.get("error_hu")
+    return SIGNS.get(result["verdict"]) or ("✗ ∞" if error is None else f"✗ {error:.3g}")
 
 
 if __name__ == "__main__":
