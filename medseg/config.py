@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medseg.errors import ConfigError, ReasonCode
 
@@ -395,6 +395,11 @@ class SegmentConfig(BatchConfig):
     memory_limit_gb: float | None = Field(
         None, gt=0, description="Memory that a worker process may take, GB (Linux); default: no limit"
     )
+    shard: tuple[int, int] | None = Field(
+        None,
+        description="Do one part of the cases, such as 3/8, the third of eight, and leave the others to other "
+        "commands into the same output folder; default: all",
+    )
     formats: tuple[Literal["nifti", "seg-nrrd", "dicom-seg", "rtstruct", "dicom-sr"], ...] = Field(
         ("nifti",),
         description="Formats: nifti (always written), seg-nrrd (3D Slicer); of DICOM series also dicom-seg "
@@ -404,6 +409,20 @@ class SegmentConfig(BatchConfig):
     lesions: tuple[str, ...] | None = Field(
         None, description="Labels whose connected parts are measured singly; default: those that the model marks"
     )
+
+    @field_validator("shard", mode="before")
+    @classmethod
+    def _read_shard(cls, value: object) -> object:
+        if value is None:
+            return None
+        parts = value.split("/") if isinstance(value, str) else value
+        try:
+            number, count = map(int, parts)  # type: ignore[call-overload]
+        except (TypeError, ValueError):
+            number = count = 0
+        if not 1 <= number <= count:
+            raise ValueError(f"{value} is none; write the third of eight as 3/8, the first as 1/8")
+        return number, count
 
     def inference(self, model: InferenceConfig) -> InferenceConfig:
         """Return the model's own inference with what this batch wants otherwise."""

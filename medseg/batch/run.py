@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from medseg.batch.audit import Audit
 from medseg.batch.engine import Engine
@@ -15,6 +16,7 @@ from medseg.batch.formats import write_tables
 from medseg.batch.intake import open_catalog, write_selection
 from medseg.batch.listing import list_cases
 from medseg.batch.places import check_names, check_places, check_writable
+from medseg.batch.shards import RUN, mark_of, share_of, tables_folder
 from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
@@ -44,19 +46,15 @@ class Request:
 def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) -> RunSummary:
     """Segment what is found; see `medseg.batch.segment_folder.segment_folder`."""
     started, began = timestamp(), perf_counter()
-    output, config = request.output, request.config
-    check_places(request.scans, output)
-    check_writable(output / "cases")
-    for folder in (output, output / "cases"):
-        remove_leftovers(folder)
-    if config.pseudonymize:
-        check_names(output / "cases")
-    with open_catalog(request.scans, output, config) as catalog:
+    config, tables = request.config, tables_folder(request.output, request.config.shard)
+    _prepare(request, tables)
+    with open_catalog(request.scans, request.output, config) as catalog:
         facts = engine.facts()
-        listing = list_cases(catalog, facts.channels)
+        everything = list_cases(catalog, facts.channels)
+        listing = share_of(everything, config.shard) if config.shard else everything
         results = list(listing.rejected)
         total = len(results) + len(listing.cases)
-        with Audit(output, facts, total) as audit:
+        with Audit(tables, facts, total) as audit:
             for result in results:
                 audit.case(result)
             for result in _segmented(engine, listing.cases, catalog, request):
@@ -64,16 +62,33 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
                 results.append(result)
                 if watcher:
                     watcher(result, len(results), total)
-        write_selection(catalog, output)
+        write_selection(catalog, tables)
     summary = RunSummary(
-        output=output,
+        output=request.output,
+        tables=tables,
         results=tuple(sorted(results, key=lambda result: result.case)),
         sources=listing.sources,
         left_out=listing.left_out,
         seconds=perf_counter() - began,
+        elsewhere=len(everything.sources) - len(listing.sources),
     )
-    write_summary(summary, facts, started)
+    write_summary(summary, facts, started, mark_of(everything, config.shard))
     return summary
+
+
+def _prepare(request: Request, tables: Path) -> None:
+    """Check the folders, and take away what ended runs left half-written."""
+    output = request.output
+    check_places(request.scans, output)
+    check_writable(output / "cases")
+    for folder in (output, output / "cases"):
+        remove_leftovers(folder)
+    if request.config.pseudonymize:
+        check_names(output / "cases")
+    if request.config.shard:
+        check_writable(tables)
+        remove_leftovers(tables)
+        (tables / RUN).unlink(missing_ok=True)  # until it is there again, the shard has not ended
 
 
 def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request: Request) -> Iterator[CaseResult]:
@@ -97,12 +112,17 @@ def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request:
             yield result
 
 
-def write_summary(summary: RunSummary, facts: Facts, started: str) -> None:
-    """Write ``cases.csv``, ``sources.csv``, the tables of the formats, and ``run.json`` of a run."""
-    write_csv(summary.output / "cases.csv", *case_rows(summary.results, [label.name for label in facts.labels.labels]))
-    write_tables(summary.output, facts.labels, summary.results, facts.channels)
+def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[str, Any]) -> None:
+    """Write ``cases.csv``, ``sources.csv``, the tables of the formats, and ``run.json`` of a run.
+
+    Parameters
+    ----------
+    mark : what ``run.json`` says beside the rest.
+    """
+    write_csv(summary.tables / "cases.csv", *case_rows(summary.results, [label.name for label in facts.labels.labels]))
+    write_tables(summary.tables, facts.labels, summary.results, facts.channels)
     sources = [(case, str(path)) for case, path in sorted(summary.sources.items())]
-    write_csv(summary.output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    write_csv(summary.tables / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
     peaks = [result.record.memory_mb for result in summary.results if result.record]
     record = {
         "started": started,
@@ -120,8 +140,9 @@ def write_summary(summary: RunSummary, facts: Facts, started: str) -> None:
         "memory_mb": {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in _kinds(peaks)},
         "machine": machine(),
         "versions": package_versions(),
+        **mark,
     }
-    with atomic_file(summary.output / "run.json") as path:
+    with atomic_file(summary.tables / RUN) as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

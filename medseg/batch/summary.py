@@ -79,18 +79,22 @@ class RunSummary:
 
     Attributes
     ----------
-    output : the folder that holds ``cases/``, ``cases.csv``, ``sources.csv`` and ``run.json``.
+    output : the folder that holds ``cases/``.
+    tables : the folder that holds ``cases.csv``, ``sources.csv`` and ``run.json``: the same, or that of a shard.
     results : one a case, ordered by case id.
     sources : where each case is found below the scan folder: the file, or a series' folder.
     left_out : files that are no scan to segment, by reason code.
     seconds : time of the whole run, s.
+    elsewhere : number of cases that are other shards'.
     """
 
     output: Path
+    tables: Path
     results: tuple[CaseResult, ...]
     sources: dict[str, Path]
     left_out: dict[str, int]
     seconds: float
+    elsewhere: int = 0
 
     def count(self, *statuses: Status) -> int:
         """Return how many cases ended with one of these statuses."""
@@ -98,7 +102,9 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0: all cases done; 1: some not; 3: none could be done."""
+        """0: all cases done; 1: some not; 3: none could be done. A shard to which no case falls is done."""
+        if self.elsewhere and not self.results:
+            return 0
         return exit_code([result.status for result in self.results])
 
 

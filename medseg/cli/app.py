@@ -19,6 +19,7 @@ from medseg.cli import (
     demo,
     evaluate,
     index,
+    listen,
     next,
     plan,
     pretrain,
@@ -27,6 +28,7 @@ from medseg.cli import (
     review,
     segment,
     train,
+    unite,
 )
 from medseg.cli.screen import show_error
 from medseg.errors import MedsegError
@@ -103,7 +105,7 @@ def page(docstring: str) -> str:
 
 VERBS = (
     index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train,
-    pseudo_label.pseudo_label, next.next, segment.segment, report.report, evaluate.evaluate, demo.demo,
+    pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report, evaluate.evaluate, demo.demo,
 )  # fmt: skip
 
 for verb in VERBS:

@@ -55,6 +55,12 @@ def segment(
     memory_limit: Annotated[
         float | None, typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Do the Ith of N parts of the cases; other commands do the others. Then: medseg unite."
+        ),
+    ] = None,
     redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
     policy: Policies = None,
     series_rule: SeriesRule = None,
@@ -86,6 +92,7 @@ def segment(
         redo=redo,
         workers=workers,
         case_timeout=case_timeout,
+        shard=shard,
         memory_limit_gb=memory_limit,
         formats=split(formats),
         per_class=per_class,
@@ -95,7 +102,7 @@ def segment(
         picture = PICTURE if pictures else None
         summary = segment_folder(scans, model, output, config, picture=picture, watcher=watcher)
     show_summary(summary)
-    if report and summary.results:
+    if report and summary.results and not config.shard:
         from medseg.quality.report import write_report
 
         show_review(write_report(output))
@@ -105,6 +112,9 @@ def segment(
 def show_summary(summary: RunSummary) -> None:
     """Print how many cases ended how, and where the results are."""
     screen = console()
+    if not summary.results and summary.elsewhere:
+        screen.print(f"all {summary.elsewhere} cases are other shards'")
+        return
     if not summary.results:
         left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items())
         show_error(f"no scan was found{f' (files left out: {left_out})' if left_out else ''}")
@@ -115,5 +125,5 @@ def show_summary(summary: RunSummary) -> None:
     screen.print(done + (f", {before} of them by an earlier run" if before else ""))
     for status in ("rejected", "failed", "crashed", "timeout"):
         if count := summary.count(status):
-            screen.print(f"{count} {status}: see {summary.output / 'cases.csv'}", style="yellow")
-    screen.print(f"Masks and pictures: {summary.output / 'cases'}\nTable of volumes:   {summary.output / 'cases.csv'}")
+            screen.print(f"{count} {status}: see {summary.tables / 'cases.csv'}", style="yellow")
+    screen.print(f"Masks and pictures: {summary.output / 'cases'}\nTable of volumes:   {summary.tables / 'cases.csv'}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from heapq import merge
 from pathlib import Path
 
+from medseg.errors import OutputError
 from medseg.io.files import atomic_file
 from medseg.text import printable
 
@@ -37,6 +40,41 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([_harmless(name) for name in header])
         writer.writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
+    """Write tables of `write_csv`, each in the order of its first column, as one in that order; cells stay as they are.
+
+    However long the tables are, one row of each is in memory.
+
+    Raises
+    ------
+    OutputError
+        If a table can't be read or has another header than the first one, or the file can't be written.
+    """
+    with ExitStack() as files, atomic_file(path) as temporary:
+        tables = [_rows(part, files) for part in parts]
+        headers = [next(rows, []) for rows in tables]
+        for part, header in zip(parts, headers, strict=True):
+            if header != headers[0]:
+                raise OutputError(f"{part} has other columns than {parts[0]}; write both again")
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            temporary.chmod(mode)
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(headers[0])
+            writer.writerows(merge(*tables, key=lambda row: plain(row[0])))
+
+
+def plain(cell: str) -> str:
+    """Return a cell's text without the apostrophe that keeps a spreadsheet from running it."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
+def _rows(path: Path, files: ExitStack) -> Iterator[list[str]]:
+    try:
+        return csv.reader(files.enter_context(path.open(encoding="utf-8", newline="")))
+    except OSError as error:
+        raise OutputError(f"{path}: can't be read ({error.strerror}); write it again") from None
 
 
 def _harmless(cell: object) -> object:

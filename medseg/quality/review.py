@@ -15,7 +15,7 @@ from typing import Any
 from medseg.batch.record import MASK, CaseRecord, read_record
 from medseg.batch.summary import DONE
 from medseg.errors import OutputError
-from medseg.io.tables import FORMULA_STARTS, write_csv
+from medseg.io.tables import plain, write_csv
 from medseg.labels import LabelMap
 from medseg.quality.calibration import can_expect, case_features, expected_dice
 from medseg.quality.checks import GRAVE, Finding, Flag, check_case
@@ -109,7 +109,7 @@ def review_results(folder: Path) -> Review:
         is_inside = Path(case).name == case  # a folder from elsewhere must not make us read outside of it
         record = read_record(folder / "cases" / case) if row["status"] in DONE and is_inside else None
         if record and record.case == case:
-            cases.append(_review(record, labels, reference))
+            cases.append(review_case(record, labels, reference))
         elif row["status"] in DONE:
             others.append(NotSegmented(case, "failed", "OUTPUT", f"{case}: its folder is missing or unreadable"))
         else:
@@ -136,7 +136,8 @@ def write_worklist(review: Review, path: Path) -> None:
     write_csv(path, header, rows)
 
 
-def _review(record: CaseRecord, labels: LabelMap, reference: Reference | None) -> ReviewedCase:
+def review_case(record: CaseRecord, labels: LabelMap, reference: Reference | None) -> ReviewedCase:
+    """Return what is unusual about a case, and how soon a person should look at it."""
     findings = check_case(record, labels, reference)
     expected, calibration = None, reference.calibration if reference else None
     if reference and calibration and can_expect(calibration) and record.features and record.features.uncertainty:
@@ -172,13 +173,9 @@ def _read_rows(folder: Path) -> list[dict[str, str]]:
     """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells."""
     try:
         with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
-            rows = [{key: _plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
+            rows = [{key: plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
     except (OSError, ValueError):
         raise OutputError(f"{folder}: there is no readable cases.csv; segment again") from None
     if rows and not {"case", "status", "reason", "message"} <= rows[0].keys():
         raise OutputError(f"{folder / 'cases.csv'}: not what medseg segment writes; segment again")
     return rows
-
-
-def _plain(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell

@@ -21,11 +21,11 @@ from .conftest import write_scan
 class FakeEngine:
     """Segments in this process, but for the cases whose end is given."""
 
-    def __init__(self, worker: Worker, **ends: CaseResult) -> None:
-        self.worker, self.ends, self.given = worker, ends, []
+    def __init__(self, worker: Worker, digest: str = "m", **ends: CaseResult) -> None:
+        self.worker, self.digest, self.ends, self.given = worker, digest, ends, []
 
     def facts(self):
-        return Facts("fake", "m", 1, LABELS, None, InferenceConfig(), "cpu", "", 0)
+        return Facts("fake", self.digest, 1, LABELS, None, InferenceConfig(), "cpu", "", 0)
 
     def run(self, tasks):
         for task in tasks:

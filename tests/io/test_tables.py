@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from medseg.errors import OutputError
-from medseg.io.tables import write_csv
+from medseg.io.tables import OWNER_ONLY, merge_csv, write_csv
 
 
 def test_formulas_are_neutralised_and_numbers_kept(tmp_path):
@@ -27,3 +27,25 @@ def test_unwritable_place_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't write"):
         write_csv(tmp_path / "file" / "table.csv", ["a"], [])
+
+
+def test_merged_tables_are_in_order_and_their_cells_as_they_were(tmp_path):
+    rows = [["=a", "x,y", -1.5], ["=a", 'say "b"', 2], ["b", "-c", None], ["d", "two\nlines", 0]]
+    write_csv(tmp_path / "whole.csv", ["case", "text", "number"], rows)
+    write_csv(tmp_path / "1.csv", ["case", "text", "number"], rows[2:3])
+    write_csv(tmp_path / "2.csv", ["case", "text", "number"], [*rows[:2], rows[3]])
+    write_csv(tmp_path / "3.csv", ["case", "text", "number"], [])
+    parts = [tmp_path / f"{number}.csv" for number in (1, 2, 3)]
+    merge_csv(parts, tmp_path / "merged.csv", mode=OWNER_ONLY)
+    assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert stat.S_IMODE((tmp_path / "merged.csv").stat().st_mode) == OWNER_ONLY
+
+
+def test_tables_that_do_not_fit_are_not_merged(tmp_path):
+    write_csv(tmp_path / "a.csv", ["case", "liver_ml"], [["x", 1]])
+    write_csv(tmp_path / "b.csv", ["case", "spleen_ml"], [["y", 2]])
+    with pytest.raises(OutputError, match=r"b\.csv has other columns than .*a\.csv"):
+        merge_csv([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "merged.csv")
+    with pytest.raises(OutputError, match=r"c\.csv: can't be read"):
+        merge_csv([tmp_path / "a.csv", tmp_path / "c.csv"], tmp_path / "merged.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "b.csv"}
