@@ -51,8 +51,8 @@ class Decision:
     reviewer: str
 
 
-def read_pseudo_labels(folder: Path, dataset: Dataset) -> tuple[Case, ...]:
-    """Take in what people decided and return the cases to learn from, each with its label and weights.
+def read_pseudo_labels(folder: Path, dataset: Dataset) -> tuple[tuple[Case, PseudoLabelRecord], ...]:
+    """Take in what people decided and return the cases to learn from, each with its label, weights and record.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def read_pseudo_labels(folder: Path, dataset: Dataset) -> tuple[Case, ...]:
     DatasetError
         If the folder holds nothing to learn from, or something that can't be right; the message names the case.
     """
-    return tuple(case for case, _ in learnable(folder, take_in(folder, dataset), dataset))
+    return learnable(folder, take_in(folder, dataset), dataset)
 
 
 def take_in(folder: Path, dataset: Dataset) -> tuple[PseudoLabelRecord, ...]:

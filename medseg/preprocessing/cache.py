@@ -100,6 +100,7 @@ class CachedCase:
     store : where its voxels lie.
     labelled : whether there is a target.
     weighted : whether its voxels have weights: a pseudo-label.
+    key : names all that the voxels were made from (`entry_key`).
     """
 
     id: str
@@ -110,6 +111,7 @@ class CachedCase:
     store: Store
     labelled: bool
     weighted: bool = False
+    key: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -233,6 +235,7 @@ class Cache:
                 store = _Memory(arrays["image"], arrays.get("target"), arrays.get("weight"))
         return CachedCase(
             id=case,
+            key=path.stem,
             grid=_read_grid(description["grid"]),
             source_grid=_read_grid(description["source_grid"]),
             pad=np.array(description["pad"], dtype=np.float32),

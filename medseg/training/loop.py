@@ -132,8 +132,8 @@ class Task:
             "targets": [self.labels.members(target) for target in range(len(self.labels.targets))],
             "ignore": self.labels.ignore,
             "unlabelled": self.config.unlabelled.model_dump(mode="json", exclude={"pseudo_labels"}),
-            "cases": [case.id for case in self.cases],
-            "unlabelled cases": [case.id for case in self.unlabelled],
+            "cases": [case.key for case in self.cases],
+            "unlabelled cases": [case.key for case in self.unlabelled],
         }
 
 

@@ -223,7 +223,7 @@ class _Run:
     def _fit(self, name: str, train: Sequence[Case], held_out: Sequence[Case]) -> nn.Module | None:
         """Return the network with averaged weights in evaluation mode; None when time ran out."""
         task = Task(
-            cases=self._prepare(train),
+            cases=self._prepare((*train, *without_patients(self.setup.reviewed, held_out))),
             plan=self.setup.plan,
             labels=self.setup.dataset.labels,
             config=self.config,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.catalog.pseudo_labels import REVIEWED
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
@@ -36,7 +37,8 @@ class Setup:
     ----------
     train : labelled training cases.
     held_out : labelled validation cases; nothing is ever chosen by them but an early stop that is asked for.
-    unlabelled : cases without a mask, where the method learns from them.
+    unlabelled : cases without a mask by a person, where the method learns from them.
+    reviewed : cases whose pseudo-label a person accepted or corrected: they train as labelled ones do.
     fingerprint : of the training cases alone.
     """
 
@@ -46,6 +48,7 @@ class Setup:
     plan: Plan
     fingerprint: Fingerprint
     unlabelled: tuple[Case, ...] = ()
+    reviewed: tuple[Case, ...] = ()
 
 
 def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -> Setup:
@@ -61,24 +64,27 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     dataset = read_dataset(config.dataset)
     train, held_out = dataset.labelled, dataset.select(dataset.validation)
     check_leakage(train, held_out)
-    unlabelled = _unlabelled(config, dataset, train, held_out)
+    unlabelled, reviewed = _unlabelled(config, dataset, train, held_out)
     _make_folder(output)
     with atomic_file(output / "config.yaml") as path:
         save_config(config, path)
     fingerprint = _examine(dataset, train, held_out, output).select(_ids(train))
     plan = _plan(config, dataset, fingerprint, output, start)
-    return Setup(dataset, train, held_out, plan, fingerprint, unlabelled)
+    return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
 
 
 def _unlabelled(
     config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...]
-) -> tuple[Case, ...]:
-    """Return the unlabelled cases where the method learns from them."""
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Return the cases without a mask where the method learns from them, and those of them that a person saw to."""
     if not learns_unlabelled(config.unlabelled):
-        return ()
+        return (), ()
+    reviewed: tuple[Case, ...] = ()
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
-        cases = read_pseudo_labels(folder, dataset)
+        pairs = read_pseudo_labels(folder, dataset)
+        reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
+        cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
     else:
         cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
     if not cases:
@@ -86,8 +92,8 @@ def _unlabelled(
             "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
             "unlabelled.method=supervised"
         )
-    check_unlabelled(cases, train, held_out)
-    return cases
+    check_unlabelled((*cases, *reviewed), train, held_out)
+    return cases, reviewed
 
 
 def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...], output: Path) -> Fingerprint:

@@ -141,7 +141,7 @@ def test_a_second_library_reads_the_same_voxels(folder):
 
 
 def test_cases_come_ready_for_training(folder, dataset):
-    cases = read_pseudo_labels(folder, dataset)
+    cases = [case for case, _ in read_pseudo_labels(folder, dataset)]
     assert [case.id for case in cases] == ["u0", "u1"]
     assert cases[0].mask == folder / "u0" / LABEL
     assert cases[0].weight == folder / "u0" / WEIGHT
@@ -160,9 +160,9 @@ def test_what_is_held_back_waits(folder, dataset):
     path = folder / "u0" / RECORD
     record = read_record(folder, "u0")
     path.write_text(record.model_copy(update={"held_back": True}).model_dump_json())
-    assert [case.id for case in read_pseudo_labels(folder, dataset)] == ["u1"]
+    assert [case.id for case, _ in read_pseudo_labels(folder, dataset)] == ["u1"]
     edit_table(folder, "u0", status="accepted")
-    assert [case.id for case in read_pseudo_labels(folder, dataset)] == ["u0", "u1"]
+    assert [case.id for case, _ in read_pseudo_labels(folder, dataset)] == ["u0", "u1"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -174,16 +174,16 @@ def test_a_person_accepts_in_a_spreadsheet(folder, dataset, separator):
     label, weight = (read_mask(folder / "u0" / name).array for name in (LABEL, WEIGHT))
     np.testing.assert_array_equal(weight, np.where(label == 255, 0, 255))
     before = (folder / "u0" / WEIGHT).stat().st_mtime_ns
-    assert read_pseudo_labels(folder, dataset)[0].id == "u0"
+    assert read_pseudo_labels(folder, dataset)[0][0].id == "u0"
     assert (folder / "u0" / WEIGHT).stat().st_mtime_ns == before, "taken in once"
 
 
 def test_what_is_rejected_never_returns(folder, dataset):
     edit_table(folder, "u0", status="rejected")
     (folder / "u0" / LABEL).unlink()  # whoever rejects may also delete
-    assert [case.id for case in read_pseudo_labels(folder, dataset)] == ["u1"]
+    assert [case.id for case, _ in read_pseudo_labels(folder, dataset)] == ["u1"]
     edit_table(folder, "u0", status="accepted")
-    assert [case.id for case in read_pseudo_labels(folder, dataset)] == ["u1"]
+    assert [case.id for case, _ in read_pseudo_labels(folder, dataset)] == ["u1"]
     assert read_record(folder, "u0").status == "rejected"
 
 
@@ -207,7 +207,7 @@ def test_a_label_saved_with_other_axes_is_understood(folder, dataset):
     nibabel.save(turned, path)
     read_pseudo_labels(folder, dataset)
     assert read_record(folder, "u1").status == "edited"
-    case = read_pseudo_labels(folder, dataset)[1]
+    case, _ = read_pseudo_labels(folder, dataset)[1]
     volume, mask = read_case(case)
     np.testing.assert_array_equal(mask.array, drawn)
     assert read_mask(case.weight).grid.matches(volume.grid)
@@ -262,7 +262,7 @@ def test_cases_of_another_dataset_and_held_out_ones_are_refused(folder, dataset)
         read_pseudo_labels(folder, replace(dataset, cases=dataset.cases[1:]))
     with pytest.raises(DatasetError, match="held-out cases: u1"):
         read_pseudo_labels(folder, replace(dataset, validation=("u1",)))
-    assert [case.id for case in read_pseudo_labels(folder, replace(dataset, train=("l0", "u0")))] == ["u1"]
+    assert [case.id for case, _ in read_pseudo_labels(folder, replace(dataset, train=("l0", "u0")))] == ["u1"]
 
 
 def test_a_scan_that_changed_is_noticed(folder, dataset):

@@ -72,7 +72,7 @@ def test_the_teachers_are_described(labelled_once):
 
 
 def test_students_read_what_teachers_wrote(folder, dataset):
-    cases = read_pseudo_labels(folder, dataset)
+    cases = [case for case, _ in read_pseudo_labels(folder, dataset)]
     assert [case.id for case in cases] == ["u0", "u1", "u2"]
     assert all(case.mask and case.weight for case in cases)
 

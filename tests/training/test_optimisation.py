@@ -5,9 +5,6 @@ import torch
 from torch import nn
 
 from medseg.config import TrainingConfig
-from medseg.labels import LabelMap
-from medseg.outputs import NetworkOutput
-from medseg.training.methods import Supervised
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate
 
 
@@ -58,15 +55,3 @@ def test_decay_zero_keeps_the_plain_weights():
             network.weight.mul_(2.0)
         average.update_parameters(network)
     torch.testing.assert_close(average.module.weight, network.weight)
-
-
-@pytest.mark.parametrize(("dimensions", "wish", "over_batch"), [(2, None, True), (3, None, False), (2, False, False)])
-def test_dice_is_taken_over_the_batch_in_2d_unless_told_otherwise(dimensions, wish, over_batch):
-    """One of two slices lacks the class: over the batch a perfect answer costs nothing, slice by slice neither does it
-    there, but the slightest probability in the empty slice costs a whole Dice."""
-    method = Supervised(LabelMap.parse({"organ": 1}), TrainingConfig(batch_dice=wish, ce_weight=0.0), dimensions)
-    target = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    target[0, 2:6, 2:6] = 1
-    logits = torch.stack([torch.zeros(2, 8, 8), torch.where(target == 1, 9.0, -9.0)], 1)
-    loss = float(method.loss(NetworkOutput(logits), target).total)
-    assert (loss < 0.01) == over_batch
