@@ -105,7 +105,8 @@ def page(docstring: str) -> str:
 
 VERBS = (
     index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train,
-    pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report, evaluate.evaluate, demo.demo,
+    pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
+    evaluate.evaluate, demo.demo,
 )  # fmt: skip
 
 for verb in VERBS:

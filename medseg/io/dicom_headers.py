@@ -384,7 +384,7 @@ def _pixel_problem(
         colour = header.photometric if header.photometric in COLOURS else "other"
         kind = f"{colour} pixels, {samples} sample(s) of {bits} bits"
         return ReasonCode.UNSUPPORTED_PIXELS, f"holds {kind}; a scan has one grey value of 8, 16 or 32 bits a pixel"
-    if syntax not in NATIVE and not _can_decode(syntax):
+    if syntax not in NATIVE and not can_decode(syntax):
         if syntax in JPEG_LOSSLESS:
             return ReasonCode.DECODE_FAILED, 'is compressed as JPEG Lossless; install "medseg[codecs]" to have it read'
         name = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "no transfer syntax"
@@ -406,7 +406,8 @@ def _pixel_problem(
     return None
 
 
-def _can_decode(syntax: str) -> bool:
+def can_decode(syntax: str) -> bool:
+    """Whether pixels of a compressed transfer syntax can be read here."""
     try:
         return bool(get_decoder(syntax).is_available)
     except NotImplementedError:

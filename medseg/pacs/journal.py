@@ -1,0 +1,45 @@
+"""``history.jsonl`` of a queue: what happened to each study, a line of JSON each, only ever added to.
+
+Studies are called by their pseudonyms. Lines are told to whoever shows them, too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+
+from medseg.provenance import timestamp
+from medseg.text import printable
+
+HISTORY = "history.jsonl"
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+"""Shows a line to the person who runs the node."""
+
+
+class Journal:
+    """What happened, on disk and on the screen; may be written to from any thread."""
+
+    def __init__(self, folder: Path, tell: Tell) -> None:
+        self._path, self._tell, self._turn = folder / HISTORY, tell, Lock()
+
+    def write(self, event: str, sentence: str, **details: object) -> None:
+        """Add a line; a full disk, which is met elsewhere, keeps nobody from working."""
+        line = {"time": timestamp(), "event": event, **details}
+        with self._turn:
+            try:
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                try:
+                    os.write(descriptor, json.dumps(line).encode() + b"\n")
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                logger.debug("history", exc_info=error)
+            self._tell(printable(sentence))

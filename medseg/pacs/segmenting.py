@@ -1,0 +1,111 @@
+"""The model at work on one study after the other; its worker process stays, so that torch loads once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+from medseg.batch.engine import Engine, open_engine
+from medseg.batch.formats import DICOM_MASK, REPORT
+from medseg.batch.job import Job
+from medseg.batch.run import Request, run_batch
+from medseg.batch.summary import CaseResult, RunSummary
+from medseg.errors import ReasonCode
+from medseg.pacs.settings import ListenConfig
+from medseg.pacs.study import Problem, Study, StudyRecord, flush_tree
+
+CASES = "cases"
+
+
+class Segmenter(AbstractContextManager["Segmenter"]):
+    """A model that is kept open.
+
+    Parameters
+    ----------
+    work : folder for the results of the study in hand, wiped before each.
+
+    Raises
+    ------
+    ModelError, ConfigError
+        On entering, if model or device can't be used.
+    """
+
+    def __init__(self, config: ListenConfig, work: Path) -> None:
+        self._config, self._work = config, work
+        self._engine: Engine | None = None
+        self._opened: AbstractContextManager[Engine] | None = None
+
+    def __enter__(self) -> Segmenter:
+        self._open().facts()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            job = Job(model=self._config.model, folder=self._work / CASES, config=self._config.segment)
+            self._opened = open_engine(job, None)
+            self._engine = self._opened.__enter__()
+        return self._engine
+
+    def _close(self) -> None:
+        opened, self._engine, self._opened = self._opened, None, None
+        if opened:
+            opened.__exit__(None, None, None)
+
+    def segment(self, study: Study) -> StudyRecord:
+        """Segment what the rules choose of a study into its ``results/``; returns its record, safely on disk.
+
+        Raises
+        ------
+        MedsegError, OSError
+            If the study can't be segmented as a whole; the next one gets another worker.
+        """
+        shutil.rmtree(self._work, ignore_errors=True)
+        shutil.rmtree(study.results, ignore_errors=True)
+        try:
+            summary = run_batch(self._open(), Request(study.scans, self._work, self._config.segment))
+        except Exception:  # what is left in the worker's hands would come up in the next study
+            self._close()
+            raise
+        send = tuple(_files(summary.results, self._work))
+        problems = tuple(_problems(summary.results))
+        flush_tree(self._work)
+        os.rename(self._work, study.results)
+        reason, message = ("", "") if send else _nothing(summary, problems)
+        return study.note(send=send, problems=problems, reason=reason, message=message, tries=0, next_try=0.0)
+
+
+def _files(results: Iterable[CaseResult], folder: Path) -> Iterable[str]:
+    """Yield the DICOM results of all cases, the masks before the reports that refer to them."""
+    done = [result.case for result in results if result.is_done]
+    for name in (DICOM_MASK, REPORT):
+        for case in done:
+            path = f"{CASES}/{case}/{name}"
+            if (folder / path).exists():
+                yield path
+
+
+def _problems(results: Iterable[CaseResult]) -> Iterable[Problem]:
+    for result in results:
+        if result.reason:
+            yield Problem(case=result.case, reason=result.reason, message=result.message)
+        for name, why in result.record.not_written.items() if result.record else ():
+            code, _, words = why.partition(": ")
+            yield Problem(case=result.case, reason=code, message=f"no {name}: {words}")
+
+
+def _nothing(summary: RunSummary, problems: tuple[Problem, ...]) -> tuple[str, str]:
+    """Return why there is nothing to send: reason code and sentence."""
+    if problems:
+        worst = next((problem for problem in problems if problem.reason != ReasonCode.EMPTY), problems[0])
+        return worst.reason, worst.message
+    left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items()) or "none"
+    return "NO_SERIES", f"no series of the study is one to segment (files left out: {left_out})"
