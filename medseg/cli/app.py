@@ -27,6 +27,7 @@ from medseg.cli import (
     report,
     review,
     segment,
+    serve,
     train,
     unite,
 )
@@ -106,7 +107,7 @@ def page(docstring: str) -> str:
 VERBS = (
     index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train,
     pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
-    evaluate.evaluate, demo.demo,
+    serve.serve, evaluate.evaluate, demo.demo,
 )  # fmt: skip
 
 for verb in VERBS:

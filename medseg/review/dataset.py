@@ -8,7 +8,7 @@ that a person drew there is never replaced, and cases that are held out stay hel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os.path import commonpath, relpath
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def reviewed_cases(review: ReviewFolder) -> tuple[Case, ...]:
     )
 
 
-def write_dataset(review: ReviewFolder, original: Path | None = None) -> tuple[Case, ...]:
+def write_dataset(review: ReviewFolder, original: Path | None = None, channels: Sequence[str] = ()) -> tuple[Case, ...]:
     """Write the reviewed cases, or an original dataset and the reviewed cases, as a table of paths.
 
     The table is readable by its owner only, because paths of the original may name patients.
@@ -48,6 +48,7 @@ def write_dataset(review: ReviewFolder, original: Path | None = None) -> tuple[C
     Parameters
     ----------
     original : dataset folder, or its CSV or JSON file.
+    channels : what a model calls its channels, which a fine-tuning of it compares; default: as the original does.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def write_dataset(review: ReviewFolder, original: Path | None = None) -> tuple[C
     others = [case for case in listing.cases if case.id not in {one.id for one in kept}] if listing else []
     cases = sorted([*others, *kept], key=lambda case: case.id)
     folder = review.path / DATASET
-    columns = _image_columns(listing, cases)
+    columns = _image_columns(listing, cases, channels)
     splits = _splits(listing, kept)
     header = ["case", "patient", *columns, "mask", *(["split"] if splits else [])]
     rows = [
@@ -95,7 +96,7 @@ def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...
     return tuple(case for case in reviewed if case.id not in fixed)
 
 
-def _image_columns(listing: Listing | None, cases: list[Case]) -> list[str]:
+def _image_columns(listing: Listing | None, cases: list[Case], channels: Sequence[str]) -> list[str]:
     counts = {len(case.images) for case in cases}
     if len(counts) > 1:
         raise DatasetError(
@@ -103,6 +104,8 @@ def _image_columns(listing: Listing | None, cases: list[Case]) -> list[str]:
             "round; both need the same channels"
         )
     count = counts.pop() if counts else 1
+    if len(channels) == count:
+        return [f"image_{name}" for name in channels]
     if count == 1:
         return ["image"]
     names = listing.channels if listing and len(listing.channels) == count else tuple(map(str, range(1, count + 1)))

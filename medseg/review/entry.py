@@ -79,6 +79,18 @@ class EntryWriter:
             series=self._series(case),
         )
 
+    def redraw(self, entry: ReviewCase, mask: Mask, origin: Origin) -> ReviewCase:
+        """Write another mask of a case, and return its record."""
+        write_seg_nrrd(self.folder / entry.mask, mask, self.labels, {CASE_TAG: entry.case})
+        changes = {
+            "mask_digest": digest_files([self.folder / entry.mask]),
+            "focus_mm": focus_of(mask, self.labels),
+            "source": origin.source,
+            "prediction": origin.prediction,
+            "model": origin.model,
+        }
+        return entry.model_copy(update=changes)
+
     def write_scan(self, case: str, volume: Volume) -> WrittenScan:
         """Write a scan; one with a sheared grid is shown as NRRD, because Slicer opens no sheared NIfTI."""
         single = volume.channels == 1

@@ -1,0 +1,194 @@
+"""The review folder behind a server: scans as Slicer opens them, what the model drew, what people handed in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from medseg.batch.record import CaseRecord
+from medseg.errors import ConfigError
+from medseg.io.nifti import read_mask
+from medseg.io.scan import read_case
+from medseg.labels import LabelMap
+from medseg.provenance import digest_files, timestamp
+from medseg.quality.review import ReviewedCase
+from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
+from medseg.review.entry import EntryWriter, Origin, with_priority
+from medseg.review.folder import MANIFEST, REVIEWS, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
+from medseg.review.importing import ImportTerms, Taken, import_submission
+from medseg.review.submissions import Submission
+from medseg.review.versions import Version, mask_path, standing, versions_of
+from medseg.serve.files import claimed_sizes
+from medseg.serve.numbering import check_size, write_named
+from medseg.serve.studies import digest_of
+from medseg.volume import Case, Mask
+
+SPARE_LAYERS = 8
+"""Layers that a segmentation may have beside one a label, for segments that a reviewer added."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandIn:
+    """A label that a client submits.
+
+    Attributes
+    ----------
+    file : where it was received; called after its kind.
+    names : of the segments of a label map, in the order of its values.
+    reviewer : a code; becomes a pseudonym.
+    """
+
+    file: Path
+    names: Sequence[str]
+    reviewer: str
+
+
+@dataclass(slots=True)
+class Desk:
+    """Keeps the cases of a review folder; any thread may ask.
+
+    Attributes
+    ----------
+    folder : the review folder.
+    labels : of all its masks.
+    key : of the pseudonyms of reviewers and series.
+    model : name of the model.
+    """
+
+    folder: Path
+    labels: LabelMap
+    key: bytes
+    model: str = ""
+    _entries: dict[str, ReviewCase] = field(default_factory=dict)
+    _review: ReviewFolder = field(init=False)
+    _fresh: set[str] = field(default_factory=set)
+    _judged: set[str] = field(default_factory=set)
+    _all: Lock = field(default_factory=Lock)
+    _each: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
+
+    def __post_init__(self) -> None:
+        if (self.folder / MANIFEST).is_file():
+            manifest = open_review(self.folder).manifest
+            if manifest.labels.targets != self.labels.targets:
+                raise ConfigError(
+                    f"{self.folder} holds masks of {manifest.labels.describe()}, not of {self.labels.describe()}; give "
+                    "another --output"
+                )
+            self._entries = {case.case: case for case in manifest.cases}
+        self._review = ReviewFolder(self.folder, self._manifest())
+        self._judged = {path.name for path in (self.folder / REVIEWS).glob("*") if versions_of(self.folder, path.name)}
+
+    @property
+    def review(self) -> ReviewFolder:
+        """The review folder as it is now."""
+        return self._review
+
+    def is_judged(self, case: str) -> bool:
+        """Whether somebody has handed in a label."""
+        return case in self._judged
+
+    def prediction(self, case: str) -> Path | None:
+        """Return the file of what the model drew, as segments with names; None if it has not."""
+        entry = self._entries.get(case)
+        return self.folder / entry.mask if entry and entry.prediction else None
+
+    def known(self, case: str) -> ReviewCase | None:
+        """Return what is known of a case; None if nobody has asked for it yet."""
+        return self._entries.get(case)
+
+    def final(self, case: str) -> tuple[Version, Path] | None:
+        """Return the version that holds, and its mask; None without one, or where reviewers disagree."""
+        version = standing(self.review, case).version if self.is_judged(case) else None
+        return (version, mask_path(self.review, version)) if version and version.is_usable else None
+
+    def entry(self, case: Case) -> ReviewCase:
+        """Return the record of a case, whose scan is written if it is not there or has changed.
+
+        Raises
+        ------
+        ScanError
+            If the scan can't be read.
+        OutputError
+            If it can't be written.
+        """
+        with self._of(case):
+            return self._entry(case)
+
+    def draw(self, case: Case, record: CaseRecord, mask: Path, reviewed: ReviewedCase) -> ReviewCase:
+        """Keep what a model drew.
+
+        Parameters
+        ----------
+        mask : the file of the mask that `record` is of.
+        """
+        origin = Origin(record.inputs.source, digest_files([mask]), record.inputs.model)
+        with self._of(case):
+            entry = self._entry(case)
+            if (entry.prediction, entry.model) != (origin.prediction, origin.model):
+                entry = self._writer.redraw(entry, read_mask(mask), origin)
+            return self._keep(with_priority(entry, reviewed))
+
+    def submit(self, case: Case, hand_in: HandIn) -> Taken:
+        """Take a label as a new version.
+
+        Raises
+        ------
+        ReviewError
+            If it does not fit the case; nothing is written.
+        OutputError
+            If it can't be written.
+        """
+        entry = self.entry(case)
+        named = hand_in.file
+        if hand_in.file.name.endswith(NIFTI_ENDINGS):
+            named = hand_in.file.with_name(f"named{SLICER_ENDING}")
+            write_named(named, hand_in.file, hand_in.names, entry, self.labels)
+        elif sizes := claimed_sizes(hand_in.file):
+            check_size(sizes, entry, layers=len(self.labels.labels) + SPARE_LAYERS)
+        submission = Submission(case.id, "corrected", named, hand_in.reviewer)
+        taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
+        self._judged.add(case.id)
+        return taken
+
+    @property
+    def _writer(self) -> EntryWriter:
+        return EntryWriter(self.folder, self.labels, self.key)
+
+    @contextmanager
+    def _of(self, case: Case) -> Iterator[None]:
+        with self._all:
+            lock = self._each[case.id]
+        with lock:
+            yield
+
+    def _entry(self, case: Case) -> ReviewCase:
+        known = self._entries.get(case.id)
+        if known and case.id in self._fresh:
+            return known
+        source = digest_of(case)
+        if not known or known.source != source or not self._is_whole(known):
+            volume, _ = read_case(case)
+            empty = Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid)
+            known = self._keep(self._writer.write(case, volume, empty, Origin(source)))
+        self._fresh.add(case.id)
+        return known
+
+    def _is_whole(self, entry: ReviewCase) -> bool:
+        return all((self.folder / path).is_file() for path in (*entry.images, entry.shown, entry.mask))
+
+    def _keep(self, entry: ReviewCase) -> ReviewCase:
+        with self._all:
+            if self._entries.get(entry.case) != entry:
+                self._entries = {**self._entries, entry.case: entry}
+                self._review = write_manifest(self.folder, self._manifest())
+        return entry
+
+    def _manifest(self) -> Manifest:
+        cases = sorted(self._entries.values(), key=lambda case: (-case.priority, case.case))
+        return Manifest(exported=timestamp(), model=self.model, labels=self.labels, cases=tuple(cases))

@@ -1,0 +1,84 @@
+"""Start the server and let it run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from medseg.errors import ConfigError
+from medseg.serve.settings import LOG_FILE, TOKEN_FILE, Address, ServeSettings
+
+LOG_BYTES = 5_000_000
+KEEP_ALIVE_SECONDS = 10
+MOST_HEADER_BYTES = 1 << 16
+
+logger = logging.getLogger("medseg.serve")
+
+
+def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]) -> None:
+    """Serve until the process is interrupted.
+
+    Parameters
+    ----------
+    tell : shown to the person who starts it: the address with the token.
+
+    Raises
+    ------
+    MedsegError
+        If studies, model, labels, output folder or address can't be used, or the extra `serve` is not installed.
+    """
+    try:
+        import uvicorn
+
+        from medseg.serve.app import make_app
+    except ImportError:
+        raise ConfigError("the server needs more packages: pip install 'medseg[serve]'") from None
+    from medseg.serve.service import open_service
+    from medseg.serve.tokens import Tokens
+
+    settings.output.mkdir(parents=True, exist_ok=True)
+    with logging_to(settings.output / LOG_FILE), open_service(settings) as service:
+        tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
+        for line in _welcome(address, tokens.token if tokens else "", len(service.studies.cases)):
+            tell(line)
+        logger.info("serving %d cases, %d scans are refused", len(service.studies.cases), service.studies.refused)
+        config = uvicorn.Config(
+            make_app(service, tokens),
+            host=address.host,
+            port=address.port,
+            log_config=None,
+            access_log=False,  # addresses may hold the token
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+            ssl_certfile=address.certificate,
+            ssl_keyfile=address.certificate_key,
+        )
+        uvicorn.Server(config).run()
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Write what the server does into a file that only its owner reads; it names cases, never patients or paths."""
+    path.touch(mode=0o600)
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()
+
+
+def _welcome(address: Address, token: str, cases: int) -> Iterator[str]:
+    yield f"{cases} cases are served. In 3D Slicer, module MONAI Label, enter as server:"
+    yield f"{address.url}/key/{token}" if token else address.url
+    if not address.is_loopback and not address.certificate:
+        yield "Warning: others on the network can read what is sent; give --tls-certificate and --tls-key."
