@@ -20,8 +20,8 @@ from rich.console import Console
 from medseg.catalog.datasets import read_dataset
 from medseg.config import ExperimentConfig, load_config
 from medseg.errors import MedsegError
-from medseg.pseudo.promotion import by_case
 from medseg.pseudo.rounds import Promotion, RoundsOptions, self_train
+from medseg.training.promotion import by_case
 
 screen = Console(highlight=False, markup=False)
 

@@ -36,9 +36,10 @@ from medseg.io.files import atomic_file, atomic_folder
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
 from medseg.pseudo.label import Labeller, Labelling, unlabelled_scans
-from medseg.pseudo.promotion import LEAST_CHURN, HeldOutScore, by_case, churn, compare, drifted, fell, held_out_scores
+from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.training.labelled_weight import FALLBACK, FEWEST_PATIENTS
+from medseg.training.promotion import HeldOutScore, by_case, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 
 Train = Callable[[ExperimentConfig, Path, RunOptions], TrainingRun]

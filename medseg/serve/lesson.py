@@ -49,7 +49,7 @@ def learn(lesson: Lesson, folder: Path) -> Outcome:
     """Fine-tune the model in `folder`, and compare it with the one before on the held-out cases.
 
     The new model is not worse if the mean paired difference of the cases' Dice is not below 0, and no structure loses
-    more than chance (`medseg.pseudo.promotion.compare`).
+    more than chance (`medseg.training.promotion.compare`).
 
     Raises
     ------
@@ -59,7 +59,7 @@ def learn(lesson: Lesson, folder: Path) -> Outcome:
     from medseg.catalog.datasets import read_dataset
     from medseg.inference.hardware import choose_device, fit_threads
     from medseg.networks.model import load_model
-    from medseg.pseudo.promotion import by_case, compare, held_out_scores
+    from medseg.training.promotion import by_case, compare, held_out_scores
     from medseg.training.run import RunOptions, run_training
     from medseg.training.validation import Validator, score
 

@@ -8,17 +8,16 @@ is training without unlabelled scans, so scans that don't help are left alone.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.splits import patient_of
 from medseg.config import ExperimentConfig
 from medseg.io.files import atomic_file
-from medseg.quality.metrics import StructureScore
+from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
 CANDIDATES = (1.0, 0.8, 0.5, 0.3)
@@ -101,22 +100,6 @@ def without_trials(labelled: Sequence[Case]) -> Choice:
         weight=FALLBACK,
         reason=f"{len(labelled)} labelled cases are too few to cross-validate ({FEWEST_PATIENTS} patients are needed)",
     )
-
-
-def paired_difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
-    """Return the mean of one - other over the cases of both, and its standard error (0 for a single case)."""
-    differences = [one[case] - other[case] for case in sorted(one.keys() & other.keys())]
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    return fmean(differences), error
-
-
-def case_dice(scores: Sequence[StructureScore]) -> dict[str, float]:
-    """Return the mean Dice of each case over the structures that are there or predicted."""
-    found: dict[str, list[float]] = {}
-    for score in scores:
-        if score.dice is not None:
-            found.setdefault(score.case, []).append(score.dice)
-    return {case: fmean(values) for case, values in found.items()}
 
 
 def trial_config(config: ExperimentConfig, weight: float) -> ExperimentConfig:

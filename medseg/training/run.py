@@ -39,7 +39,6 @@ from medseg.training.labelled_weight import (
     CANDIDATES,
     Choice,
     Trial,
-    case_dice,
     choose_weight,
     folds_for,
     load_choice,
@@ -50,6 +49,7 @@ from medseg.training.labelled_weight import (
 )
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
+from medseg.training.promotion import by_case
 from medseg.training.setup import Setup, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.validation import Comparison, Validator, held_out_cases, score
@@ -168,7 +168,7 @@ class _Run:
             held_out = trial._folds()
             if held_out is None:
                 return None
-            trials.append(Trial(weight=weight, dice=case_dice(score(held_out[1], self.setup.dataset.labels))))
+            trials.append(Trial(weight=weight, dice=by_case(score(held_out[1], self.setup.dataset.labels))))
         return trials
 
     def _agree(self, trials: Sequence[Trial]) -> Choice:

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import math
-
-import pytest
-
 from medseg.training.labelled_weight import (
     FALLBACK,
     Choice,
@@ -11,7 +7,6 @@ from medseg.training.labelled_weight import (
     choose_weight,
     folds_for,
     load_choice,
-    paired_difference,
     save_choice,
     without_trials,
 )
@@ -20,12 +15,6 @@ from medseg.volume import Case
 
 def trial(weight, *dice):
     return Trial(weight=weight, dice={f"case_{n}": value for n, value in enumerate(dice)})
-
-
-def test_paired_difference_is_the_textbooks():
-    mean, error = paired_difference({"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.8, "b": 0.75, "c": 0.7})
-    assert mean == pytest.approx(0.05)
-    assert error == pytest.approx(0.05 / math.sqrt(3))
 
 
 def test_scans_that_help_are_used():

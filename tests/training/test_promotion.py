@@ -1,13 +1,13 @@
-"""The decisions about students and rounds, by hand."""
+"""The decisions about networks, by hand."""
 
 from __future__ import annotations
 
-import nibabel as nib
+import math
+
 import numpy as np
 import pytest
 
-from medseg.catalog.pseudo_labels import PseudoLabelRecord
-from medseg.pseudo.promotion import HeldOutScore, by_case, churn, compare, drifted, fell
+from medseg.training.promotion import HeldOutScore, by_case, compare, fell, paired_difference
 
 CASES = tuple("abcdef")
 
@@ -55,32 +55,7 @@ def test_a_fall_within_the_noise_is_none():
     assert not fell(by_case(scores(BEFORE + noise)), by_case(scores(BEFORE))).passed
 
 
-def record(case, **volumes):
-    return PseudoLabelRecord(
-        case=case, scan="s", made_from="m", teachers=("t",), temperature=1, thresholds={}, volumes_ml=volumes
-    )
-
-
-def test_volumes_that_drift_are_named():
-    before = [record("a", organ=10.0, cyst=1.0), record("b", organ=10.0, cyst=1.0)]
-    assert not drifted([record("a", organ=11.5, cyst=1.1), record("b", organ=12.0, cyst=1.0)], before).passed
-    found = drifted([record("a", organ=10.0, cyst=0.5), record("b", organ=10.0, cyst=0.5)], before)
-    assert found.passed
-    assert "cyst went from 1 to 0.5 ml" in found.reason
-    assert not drifted([record("new", organ=99.0)], before).passed, "other scans say nothing"
-
-
-def test_churn_is_the_share_of_foreground_that_changed(tmp_path):
-    def write(folder, array):
-        (tmp_path / folder / "a").mkdir(parents=True)
-        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / "a" / "label.nii.gz")
-
-    old = np.zeros((4, 5, 5), np.uint8)
-    old[:2] = 3
-    new = old.copy()
-    new[0, 0], new[3, 0, 0], new[3, 4, 4] = 255, 7, 255
-    write("now", new)
-    write("before", old)
-    assert churn(tmp_path / "now", tmp_path / "before", ["a", "gone"]) == pytest.approx(6 / 51)
-    assert churn(tmp_path / "now", tmp_path / "now", ["a"]) == 0
-    assert churn(tmp_path / "now", tmp_path / "none", ["a"]) == 1
+def test_paired_difference_is_the_textbooks():
+    mean, error = paired_difference({"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.8, "b": 0.75, "c": 0.7})
+    assert mean == pytest.approx(0.05)
+    assert error == pytest.approx(0.05 / math.sqrt(3))
