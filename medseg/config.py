@@ -395,6 +395,12 @@ class SegmentConfig(BatchConfig):
     memory_limit_gb: float | None = Field(
         None, gt=0, description="Memory that a worker process may take, GB (Linux); default: no limit"
     )
+    engine: Literal["processes", "ray"] = Field(
+        "processes", description="Where the workers are: processes on this machine, or ray, actors on a Ray cluster"
+    )
+    ray_address: str | None = Field(
+        None, description="Address of the Ray cluster; default: RAY_ADDRESS or, without it, one on this machine"
+    )
     shard: tuple[int, int] | None = Field(
         None,
         description="Do one part of the cases, such as 3/8, the third of eight, and leave the others to other "
@@ -423,6 +429,12 @@ class SegmentConfig(BatchConfig):
         if not 1 <= number <= count:
             raise ValueError(f"{value} is none; write the third of eight as 3/8, the first as 1/8")
         return number, count
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> SegmentConfig:
+        if self.engine == "ray" and self.workers == 0:
+            raise ValueError("workers 0 means all in this process, and engine ray on a cluster; leave out one of them")
+        return self
 
     def inference(self, model: InferenceConfig) -> InferenceConfig:
         """Return the model's own inference with what this batch wants otherwise."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
-from typing import IO
+from typing import IO, Protocol
 
 from medseg.batch.job import Job
 
@@ -30,8 +30,26 @@ Heard = tuple["Child", bytes]
 """A line from a child; an empty one is the end of what it says."""
 
 
-class Child:
-    """One worker process.
+class Child(Protocol):
+    """A worker somewhere, as its supervisor sees it."""
+
+    job: Job
+
+    def send(self, line: bytes) -> None:
+        """Give it a line to read."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        ...
+
+    def ending(self) -> str:
+        """Wait for its end and return how it ended, as a code."""
+        ...
+
+
+class ChildProcess:
+    """One worker process on this machine.
 
     Parameters
     ----------
@@ -106,7 +124,7 @@ class Crew:
 
     def start(self, number: int) -> Child:
         """Start the worker of this number."""
-        child = Child(self.job.model_copy(update={"number": number}), self.inbox)
+        child = ChildProcess(self.job.model_copy(update={"number": number}), self.inbox)
         self.children.append(child)
         return child
 

@@ -70,7 +70,9 @@ def open_engine(job: Job, picture: Picture | str | None) -> Iterator[Engine]:
     Raises
     ------
     ConfigError
-        If worker processes can't import `picture`.
+        If worker processes can't import `picture`, or Ray is wanted and is not installed or has not what is wanted.
+    WorkerError
+        If there is no Ray cluster to be reached.
     """
     if job.config.workers == 0:
         from medseg.batch.opening import open_worker
@@ -79,6 +81,12 @@ def open_engine(job: Job, picture: Picture | str | None) -> Iterator[Engine]:
         return
     debug = logging.getLogger("medseg").isEnabledFor(logging.DEBUG)
     wanted = job.model_copy(update={"picture": name_of(picture), "workers": job.config.workers or 1, "debug": debug})
+    if job.config.engine == "ray":
+        from medseg.batch.ray_engine import open_ray
+
+        with open_ray(wanted) as engine:
+            yield engine
+        return
     crew = start_children(wanted)
     try:
         from medseg.batch.processes import Processes  # numpy, nibabel and scipy load while the workers load torch

@@ -13,7 +13,8 @@
 
 A case's folder appears whole or not at all. The same command again skips the cases whose source, model
 and settings are unchanged, so a killed run is continued by repeating it. Cases are segmented in worker
-processes (`medseg.batch.processes`): one that crashes or hangs costs only itself.
+processes (`medseg.batch.processes`), or actors of Ray: one that crashes or hangs costs only itself. Of a shard, only
+the cases go into OUT itself (`medseg.batch.shards`).
 
 Paths may hold patients' names: they are in ``sources.csv`` and nowhere else, so that everything else
 can be passed on. A NIfTI scan's own file name is its case id, unless `SegmentConfig.pseudonymize` is set.
@@ -64,9 +65,11 @@ def segment_folder(
     ConfigError
         If `scans` is missing, the device isn't there, or worker processes can't import `picture`.
     WorkerError
-        If worker processes can't work.
+        If worker processes can't work, or no Ray cluster can be reached.
     """
     config = config or SegmentConfig()
+    if config.engine == "ray":  # other machines have no working folder of ours
+        scans, model, output = scans.absolute(), model.absolute(), output.absolute()
     with open_engine(Job(model=model, folder=output / "cases", config=config), picture) as engine:
         from medseg.batch.run import Request, run_batch  # it loads while the workers load torch
 

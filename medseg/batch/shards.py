@@ -51,7 +51,7 @@ def is_of(case: str, shard: Shard) -> bool:
     Examples
     --------
     >>> [number for number in (1, 2, 3) if is_of("liver_07", (number, 3))]
-    [2]
+    [1]
     """
     number, count = shard
     return int(digest_bytes(os.fsencode(case)), 16) % count == number - 1

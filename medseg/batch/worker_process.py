@@ -11,7 +11,8 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
@@ -35,11 +36,17 @@ def main() -> None:
         logging.getLogger("medseg").setLevel(logging.DEBUG)
     lines: SimpleQueue[bytes] = SimpleQueue()
     Thread(target=_listen, args=(lines,), daemon=True).start()
-    _work(job, lines, answer)
+    work(job, lines, partial(_write, answer))
 
 
-def _work(job: Job, lines: SimpleQueue[bytes], answer: int) -> None:
-    """Open the worker and let it work; what goes wrong beyond a case is told, not shown."""
+def work(job: Job, lines: SimpleQueue[bytes], say: Callable[[bytes], None]) -> None:
+    """Open the worker and let it work; what goes wrong beyond a case is told, not shown.
+
+    Parameters
+    ----------
+    lines : tasks, as they come.
+    say : takes what is answered, a line at a time.
+    """
     from medseg.batch.faults import SHOW, place_of
     from medseg.batch.task import Message, Refusal, to_line
     from medseg.errors import MedsegError
@@ -49,7 +56,7 @@ def _work(job: Job, lines: SimpleQueue[bytes], answer: int) -> None:
     def tell(message: Message) -> None:
         line = to_line(message)
         with lock:
-            _write(answer, line)
+            say(line)
 
     try:
         picture = find_picture(job.picture)

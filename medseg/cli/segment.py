@@ -55,6 +55,12 @@ def segment(
     memory_limit: Annotated[
         float | None, typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="processes: workers on this machine; ray: actors on a Ray cluster (medseg[ray]).")
+    ] = "processes",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.")
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +98,8 @@ def segment(
         redo=redo,
         workers=workers,
         case_timeout=case_timeout,
+        engine=engine,
+        ray_address=ray_address,
         shard=shard,
         memory_limit_gb=memory_limit,
         formats=split(formats),

@@ -62,7 +62,8 @@ def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
             temporary.chmod(mode)
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(headers[0])
-            writer.writerows(merge(*tables, key=lambda row: plain(row[0])))
+            rows: Iterator[list[str]] = merge(*tables, key=lambda row: plain(row[0]))
+            writer.writerows(rows)
 
 
 def plain(cell: str) -> str:
