@@ -51,9 +51,8 @@ def make_series(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE
     return sorted(folder.iterdir())
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """A model folder that answers "above 100": one 1x1x1 path through random weights would be luck."""
+def save_small_model(folder: Path, spacing: tuple[float, float, float] = (2.0, 2.0, 3.0)) -> Path:
+    """Write a model folder of random weights, with a seed that calls some voxels liver."""
     import torch
 
     from medseg.labels import LabelMap
@@ -64,19 +63,37 @@ def model(tmp_path_factory) -> Path:
     labels = LabelMap.parse({"liver": 1})
     plan = Plan(
         dimensions=3,
-        spacing=(2.0, 2.0, 3.0),
+        spacing=spacing,
         slice_axis=2,
-        patch=(16, 16, 8),
+        patch=(64, 64, 8),
         batch=2,
         channels=("ct",),
         normalisation=(ChannelNormalisation(kind="clip", low=-1000, high=1000, mean=100, std=100),),
         mirror=(False, False, False),
         network=NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2))),
     )
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("model") / "model"
+    torch.manual_seed(1)
     save_model(Model((build_network(plan, labels.outputs),), plan, labels, name="small"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    return save_small_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def medseg() -> Callable:
+    """Return a function that runs ``medseg WORDS`` in this process."""
+    from typer.testing import CliRunner
+
+    from medseg.cli.app import app
+
+    def run(*words: object):
+        command = [*map(str, words), *(["--workers", "0"] if "segment" in words else [])]
+        return CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
+
+    return run
 
 
 def free_port() -> int:

@@ -1,15 +1,221 @@
-"""A study comes, is segmented, and its results arrive; whatever happens in between, nothing is lost."""
+"""A study comes, is segmented, and its results arrive; whatever happens in between, nothing is lost or sent twice."""
 
 from __future__ import annotations
 
-from .conftest import SEG, SR, make_series, push, until
+import json
+import os
+
+import pytest
+from pydicom import dcmread
+
+from medseg.batch.places import check_writable
+from medseg.errors import ConfigError, ModelError, OutputError
+from medseg.pacs.study import Study
+
+from .conftest import PATIENT, SEG, SR, Running, listen_config, make_series, push, until
+
+# pynetdicom's client leaves its socket open where the other side was faster to close it, or was not there
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
+
+RULES = "rules:\n  - modality: [CT]\n    min_slices: 6\n"
+
+
+def only(node: Running, state: str) -> Study:
+    (folder,) = (node.config.queue / state).iterdir()
+    return Study(folder)
+
+
+def history(node: Running) -> list[dict]:
+    path = node.config.queue / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_a_study_comes_back_as_segmentation_and_report(listen, store, tmp_path):
+    files = make_series(tmp_path / "series", description="CANARY liver")
+    with store.running():
+        node = listen(send_to=store.address)
+        assert push(node.port, files) == [0] * 6
+        until(lambda: node.state_of() == {"done": 1})
+    assert store.kinds() == [SEG, SR]
+    source = dcmread(files[0])
+    assert {dataset.StudyInstanceUID for dataset in store.datasets} == {source.StudyInstanceUID}
+    assert {str(dataset.PatientID) for dataset in store.datasets} == {PATIENT}
+    mask, report = sorted(store.datasets, key=lambda dataset: dataset.SOPClassUID != SEG)
+    assert mask.SOPInstanceUID in str(report)
+    assert [line["event"] for line in history(node)] == ["complete", "segmented", "done"]
+    assert not (node.config.queue / "work").exists()
+    told = "\n".join(node.lines) + (node.config.queue / "history.jsonl").read_text()
+    told += "".join(str(path) for path in node.config.queue.rglob("*"))
+    told += (only(node, "done").folder / "study.json").read_text()
+    for secret in ("CANARY", source.StudyInstanceUID, source.SOPInstanceUID, source.SeriesInstanceUID):
+        assert secret not in told
+    assert node.config.queue.stat().st_mode & 0o077 == 0
+
+
+def test_an_unreachable_destination_is_tried_until_it_is_back(listen, store, tmp_path):
+    node = listen(send_to=store.address)
+    push(node.port, make_series(tmp_path / "series"))
+    until(lambda: sum(line["event"] == "not sent" for line in history(node)) >= 2)
+    assert node.state_of() == {"sending": 1}
+    assert "can't be reached" in only(node, "sending").record.message
+    store.answers = [0xA700]
+    with store.running():
+        until(lambda: node.state_of() == {"done": 1})
+    assert store.kinds() == [SEG, SR]
+    assert any("status A700" in line for line in node.lines)
+
+
+def test_only_the_destination_that_lacks_them_gets_results_again(listen, store, tmp_path):
+    with store.running():
+        node = listen(send_to=store.address, stow="http://127.0.0.1:9/studies", send_tries=3, retry_seconds=0.1)
+        push(node.port, make_series(tmp_path / "series"))
+        until(lambda: node.state_of() == {"failed": 1})
+    assert len(store.datasets) == 2
+    assert only(node, "failed").record.sent == (store.address,)
+
+
+def test_tries_are_bounded_and_what_failed_is_kept_and_can_be_tried_again(listen, store, tmp_path):
+    node = listen(send_to=store.address, send_tries=2, retry_seconds=0.1)
+    push(node.port, make_series(tmp_path / "series"))
+    until(lambda: node.state_of() == {"failed": 1})
+    record = only(node, "failed").record
+    assert (record.reason, record.failed_in) == ("NOT_SENT", "sending")
+    assert len(list(only(node, "failed").scans.iterdir())) == 6
+    node.end()
+    with store.running():
+        again = listen(send_to=store.address, retry_failed=True)
+        until(lambda: again.state_of() == {"done": 1})
+    assert store.kinds() == [SEG, SR]
+    assert [line["event"] for line in history(again)].count("segmented") == 1
+
+
+def test_a_study_that_can_not_be_segmented_fails_with_its_reason(listen, tmp_path):
+    files = make_series(tmp_path / "series")
+    (tmp_path / "rules.yaml").write_text(RULES)
+    node = listen(segment={"series_rule": tmp_path / "rules.yaml"})
+    push(node.port, [*files[:2], *files[3:]])  # a slice is missing, and five are too few for the rules
+    until(lambda: node.state_of() == {"failed": 1})
+    record = only(node, "failed").record
+    assert record.reason == "MISSING_SLICE"
+    assert "MISSING_SLICE" in node.lines[-1]
+    node.end()
+    few = listen(segment={"series_rule": tmp_path / "rules.yaml"})
+    push(few.port, make_series(tmp_path / "few", 1, (20, 18, 4), patient="B"))
+    until(lambda: few.state_of() == {"failed": 2})
+    assert "NO_SERIES: no series of the study is one to segment (files left out: 4 NOT_SELECTED)" in few.lines[-1]
+
+
+def test_a_late_slice_joins_the_study(listen, store, tmp_path):
+    """The slices before it make a sound, shorter series; after it the mask is of all of them."""
     files = make_series(tmp_path / "series")
     with store.running():
         node = listen(send_to=store.address)
-        assert push(node.port, files) == [0] * len(files)
+        push(node.port, files[:5])
         until(lambda: node.state_of() == {"done": 1})
-    print(node.lines)
+        push(node.port, files[5:])
+        until(lambda: node.state_of() == {"done": 2})
+    first, second = (dataset for dataset in store.datasets if dataset.SOPClassUID == SEG)
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+    def sources(dataset):
+        return len(dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence)
+
+    assert (sources(first), sources(second)) == (5, 6)
+
+
+def test_the_same_study_again_is_the_same_object(listen, store, tmp_path):
+    files = make_series(tmp_path / "series")
+    with store.running():
+        node = listen(send_to=store.address, keep_hours=0)
+        for count in (1, 2):
+            push(node.port, files)
+            until(lambda expected=2 * count: len(store.datasets) == expected)
+    until(lambda: node.state_of() == {})  # nothing is kept longer than was asked for
+    uids = [dataset.SOPInstanceUID for dataset in store.datasets if dataset.SOPClassUID == SEG]
+    assert len(uids) == 2
+    assert len(set(uids)) == 1
+
+
+def test_what_waits_at_the_start_is_done(listen, store, tmp_path, model):
+    """Received, complete, half segmented and unsent studies of a process that is gone."""
+    node = listen(quiet_seconds=600)
+    push(node.port, make_series(tmp_path / "series"))
+    node.end()
+    queue = node.config.queue
+    (received,) = (queue / "received").iterdir()
+    os.rename(received, queue / "segmenting" / f"{received.name}.1")  # killed in the middle of it
+    (queue / "segmenting" / f"{received.name}.1" / "results").mkdir()
+    (queue / "work/cases/case-0").mkdir(parents=True)
+    (queue / "incoming/0.dcm").write_bytes(b"half an instance")
+    with store.running():
+        again = listen(send_to=store.address)
+        until(lambda: again.state_of() == {"done": 1})
     assert store.kinds() == [SEG, SR]
+    assert not list((queue / "incoming").iterdir())
+
+
+def test_a_study_that_ends_the_process_every_time_is_given_up(listen, tmp_path):
+    node = listen(quiet_seconds=600)
+    push(node.port, make_series(tmp_path / "series"))
+    node.end()
+    (received,) = (node.config.queue / "received").iterdir()
+    study = Study(received)
+    study.note(tries=3)
+    os.rename(received, node.config.queue / "segmenting" / f"{received.name}.1")
+    again = listen()
+    until(lambda: again.state_of() == {"failed": 1})
+    assert only(again, "failed").record.reason == "CRASHED"
+
+
+def test_a_full_disk_postpones_a_study(listen, store, tmp_path, monkeypatch):
+    full = [True]
+
+    def check(folder):
+        if full[0]:
+            raise OutputError(f"can't write {folder}: the disk is full; free some space")
+        check_writable(folder)
+
+    monkeypatch.setattr("medseg.batch.run.check_writable", check)
+    with store.running():
+        node = listen(send_to=store.address)
+        push(node.port, make_series(tmp_path / "series"))
+        until(lambda: any(line["event"] == "postponed" for line in history(node)))
+        full[0] = False
+        until(lambda: node.state_of() == {"done": 1})
+
+
+def test_one_queue_one_listener(listen, tmp_path, model):
+    node = listen()
+    with pytest.raises(ConfigError, match="another medseg listen uses the queue"):
+        Running(listen_config(node.config.queue, model)).start()
+
+
+def test_what_can_not_work_is_told_at_the_start(listen, tmp_path, model):
+    with pytest.raises(ModelError):
+        Running(listen_config(tmp_path / "q", tmp_path / "nothing")).start()
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(ConfigError, match=r"others can enter the queue .*chmod 700"):
+        Running(listen_config(tmp_path / "open", model)).start()
+    (tmp_path / "rules.yaml").write_text("rules: 5\n")
+    with pytest.raises(ConfigError, match=r"rules\.yaml"):
+        Running(listen_config(tmp_path / "q", model, segment={"series_rule": tmp_path / "rules.yaml"})).start()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"send_to": None}, "nowhere to go"),
+        ({"send_to": "ORTHANC"}, "AE@host:port"),
+        ({"send_to": "A@b:99999"}, "AE@host:port"),
+        ({"allow": ()}, "allow"),
+        ({"allow": ("TOO LONG AN AE TITLE",)}, "no AE title"),
+        ({"ae_title": "A\\B"}, "no AE title"),
+        ({"stow": "ftp://x/"}, "DICOMweb"),
+        ({"stow": "http://user:secret@x/"}, "MEDSEG_STOW_AUTHORIZATION"),
+        ({"send_tls": True}, "files for TLS"),
+        ({"quiet_seconds": 0}, "quiet_seconds"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, fields, words):
+    with pytest.raises(ConfigError, match=words):
+        listen_config(tmp_path / "q", tmp_path, **fields)

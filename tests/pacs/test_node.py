@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import struct
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, EnhancedCTImageStorage, MRImageStorage
 
 from medseg.errors import ConfigError
@@ -29,7 +31,12 @@ from medseg.pacs.tls import client_context
 
 from .conftest import call, listen_config, make_series, push, until
 
+# pynetdicom's client leaves its socket open where the other side was faster to close it, or was not there
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
+
 KEY = bytes(32)
+CONVERSATIONS = int(os.environ.get("MEDSEG_CONVERSATIONS", 60))
+"""Damaged ones in the test below; more for a night."""
 
 
 @pytest.fixture
@@ -118,8 +125,6 @@ def test_a_full_disk_is_out_of_resources(node, tmp_path, monkeypatch):
 
 def test_an_answer_is_given_after_the_flush(node, tmp_path, monkeypatch):
     """Nothing is acknowledged that a power cut could take: file, its name, and the folder's name are flushed."""
-    import os
-
     flushed, fsync = [], os.fsync
 
     def watch(handle):
@@ -274,11 +279,44 @@ def closes(connection: socket.socket, seconds: float = 10) -> bool:
     ],
 )
 def test_garbage_ends_its_own_connection_only(node, tmp_path, garbage):
-    with node(limits={"idle_seconds": 2}) as (port, _, _):
+    with node(limits={"idle_seconds": 1}) as (port, _, _):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(garbage)
             assert closes(connection)
         assert push(port, make_series(tmp_path / "series")[:1]) == [0]
+
+
+def recorded(port: int, file) -> bytes:
+    """Return all bytes that a sender of one instance sends."""
+    said = []
+    association = call(port, evt_handlers=[(evt.EVT_DATA_SENT, lambda event: said.append(event.data))])
+    assert association.send_c_store(file).Status == 0
+    association.release()
+    return b"".join(said)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as the listener does with all
+def test_damaged_conversations_cost_nobody_else_anything(node, tmp_path):
+    """A sender's bytes with some of them changed, cut out or doubled: the node answers the next caller as before."""
+    files, rng = make_series(tmp_path / "series", shape=(8, 8, 2)), np.random.default_rng(0)
+    with node(limits={"idle_seconds": 1, "associations": 40}) as (port, spool, lines):
+        whole = np.frombuffer(recorded(port, files[0]), np.uint8)
+        connections = []
+        for _ in range(CONVERSATIONS):
+            data = whole.copy()
+            places = rng.integers(0, len(data), rng.integers(1, 6))
+            data[places] = rng.integers(0, 256, len(places))
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(data.tobytes() if rng.random() < 0.7 else data[: rng.integers(len(data))].tobytes())
+            connections.append(connection)
+            if len(connections) >= 20:
+                connections.pop(0).close()
+        for connection in connections:
+            connection.close()
+        assert push(port, files) == [0, 0]
+        assert not list((spool.root / "incoming").iterdir())
+        assert all(re.fullmatch(r"instance-[0-9a-f]{32}\.dcm", file.name) for file in received(spool))
+        assert not any("CANARY" in line for line in lines)
 
 
 def test_a_pdu_that_never_ends_and_one_that_is_too_long(node, tmp_path):
@@ -331,12 +369,12 @@ def test_requests_that_wait_for_no_answer_are_cut_off(node, tmp_path, monkeypatc
 
 
 def test_connections_that_say_nothing_are_bounded(node):
-    with node(limits={"associations": 2, "idle_seconds": 30}) as (port, _, _):
-        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+    with node(limits={"associations": 1, "idle_seconds": 30}) as (port, _, _):
+        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(18)]
         try:
-            time.sleep(1)
+            time.sleep(0.5)
             cut = sum(closes(connection, 0.02) for connection in connections)
-            assert 15 <= cut < 30
+            assert 5 <= cut <= 9
         finally:
             for connection in connections:
                 connection.close()
