@@ -417,7 +417,7 @@ def test_jpeg_lossless_is_read_with_the_extra(phantom, assert_in_place, syntax):
 def test_jpeg_lossless_without_the_extra_names_it(phantom, monkeypatch):
     series = phantom(shape=(40, 36, 1), encoding="jpegls")
     series.edit(lambda data, _: setattr(data.file_meta, "TransferSyntaxUID", pydicom.uid.JPEGLosslessSV1))
-    monkeypatch.setattr(dicom_headers, "_can_decode", lambda syntax: False)
+    monkeypatch.setattr(dicom_headers, "can_decode", lambda syntax: False)
     with pytest.raises(SeriesError, match=r'JPEG Lossless; install "medseg\[codecs\]"') as caught:
         inspect_series(series.source)
     assert caught.value.code == ReasonCode.DECODE_FAILED
