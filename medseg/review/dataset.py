@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from os.path import commonpath, relpath
 from pathlib import Path
 
+from medseg.catalog.datasets import Dataset
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing
 from medseg.errors import DatasetError
 from medseg.io.files import atomic_file
 from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.labels import LabelMap
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.review.results import standing_versions
 from medseg.review.versions import mask_path
@@ -67,11 +69,42 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     kept = _unlabelled(listing, reviewed) if listing else reviewed
     if listing:
         _check_same_labels(listing, review)
-    others = [case for case in listing.cases if case.id not in {one.id for one in kept}] if listing else []
-    cases = sorted([*others, *kept], key=lambda case: case.id)
-    folder = review.path / DATASET
+    cases = _replaced(listing.cases if listing else (), kept)
     columns = _image_columns(listing, cases, channels)
-    splits = _splits(listing, kept)
+    _write(review.path / DATASET, cases, columns, _splits(listing, kept), review.labels)
+    return kept
+
+
+def write_joined(folder: Path, original: Dataset, new: Sequence[Case]) -> None:
+    """Write a dataset together with new labelled cases, which train; who is held out stays held out.
+
+    A new case takes the place of the unlabelled one of the same name. What configuration and files said of splits,
+    patients and channels is in the table, which is readable by its owner only.
+
+    Raises
+    ------
+    DatasetError
+        If the new cases don't have as many image files as those of the dataset.
+    OutputError
+        If it can't be written.
+    """
+    cases = _replaced(original.cases, new)
+    lists = {"train": (*original.train, *(case.id for case in new))}
+    lists |= {"validation": original.validation, "test": original.test}
+    splits = {id_: name for name, ids in lists.items() for id_ in ids}
+    named = () if original.channels == ("image",) else original.channels
+    _write(folder, cases, _image_columns(None, cases, named), splits, original.labels)
+
+
+def _replaced(cases: Sequence[Case], new: Sequence[Case]) -> list[Case]:
+    names = {case.id for case in new}
+    return sorted([*(case for case in cases if case.id not in names), *new], key=lambda case: case.id)
+
+
+def _write(
+    folder: Path, cases: Sequence[Case], columns: Sequence[str], splits: Mapping[str, str], labels: LabelMap
+) -> None:
+    """Write the table of cases and the labels."""
     header = ["case", "patient", *columns, "mask", *(["split"] if splits else [])]
     rows = [
         [
@@ -85,8 +118,7 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     ]
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
     with atomic_file(folder / LABELS) as temporary:
-        temporary.write_text(json.dumps(review.labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-    return kept
+        temporary.write_text(json.dumps(labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
 def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -96,7 +128,7 @@ def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...
     return tuple(case for case in reviewed if case.id not in fixed)
 
 
-def _image_columns(listing: Listing | None, cases: list[Case], channels: Sequence[str]) -> list[str]:
+def _image_columns(listing: Listing | None, cases: Sequence[Case], channels: Sequence[str]) -> list[str]:
     counts = {len(case.images) for case in cases}
     if len(counts) > 1:
         raise DatasetError(
@@ -122,13 +154,16 @@ def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str
 
 def _check_same_labels(listing: Listing, review: ReviewFolder) -> None:
     stated = listing.document.labels() if listing.document else None
-    if stated is None:
-        return
-    mine = {label.value: label.name for label in review.labels.labels}
-    theirs = {label.value: label.name for label in stated.labels}
+    if stated is not None:
+        check_same_labels(stated, review, "the original dataset")
+
+
+def check_same_labels(labels: LabelMap, review: ReviewFolder, whose: str) -> None:
+    """Refuse labels that are not those of the review; `whose` says whose they are."""
+    theirs, mine = ({label.value: label.name for label in some.labels} for some in (labels, review.labels))
     if mine != theirs:
         raise DatasetError(
-            f"the original dataset's labels ({stated.describe()}) are not the model's ({review.labels.describe()}); "
+            f"the labels of {whose} ({labels.describe()}) are not those of the review ({review.labels.describe()}); "
             "masks of both would not mean the same"
         )
 

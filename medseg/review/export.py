@@ -50,14 +50,21 @@ SCRIPTS = {"in_slicer.py": "review_in_slicer.py", "session.py": "review_session.
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which cases are exported: those of at least this priority, and of these at most so many, the first."""
+    """Which cases are exported: those of at least this priority, and of these at most so many, the first.
+
+    Attributes
+    ----------
+    without : ids of cases that nobody has to look at.
+    """
 
     priority: float = 0.0
     first: int | None = None
+    without: frozenset[str] = frozenset()
 
     def of(self, review: Review) -> tuple[ReviewedCase, ...]:
         """Return the cases, the highest priority first."""
-        return tuple(case for case in review.cases if case.priority >= self.priority)[: self.first]
+        wanted = (case for case in review.cases if case.record.case not in self.without)
+        return tuple(case for case in wanted if case.priority >= self.priority)[: self.first]
 
 
 @dataclass(frozen=True, slots=True)

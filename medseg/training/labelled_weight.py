@@ -104,10 +104,14 @@ def without_trials(labelled: Sequence[Case]) -> Choice:
 
 def trial_config(config: ExperimentConfig, weight: float) -> ExperimentConfig:
     """Return the experiment with this weight and the steps of a trial."""
+    return shortened(with_weight(config, weight))
+
+
+def shortened(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment with the steps of a trial, whose folds decide nothing while it trains."""
     steps = max(1, round(config.training.steps * STEPS_SHARE))
-    return with_weight(config, weight).model_copy(
-        update={"training": config.training.model_copy(update={"steps": steps, "validate_every": 0, "patience": 0})}
-    )
+    training = config.training.model_copy(update={"steps": steps, "validate_every": 0, "patience": 0})
+    return config.model_copy(update={"training": training})
 
 
 def with_weight(config: ExperimentConfig, weight: float) -> ExperimentConfig:

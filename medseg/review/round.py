@@ -1,0 +1,232 @@
+"""One round of learning from corrections: learn, compare, segment again, and ask for the next.
+
+::
+
+    OUTPUT/dataset/       the labelled cases of the dataset and the reviewed ones: what the next round starts from
+          /fine_tuning/   the training, and the decision: `medseg.training.fine_tuning`
+          /results/       the scans segmented by the promoted model
+          /review/        the next review folder, without the cases that are labelled by now
+
+A round is about the verdicts that hold when it begins. A stopped one goes on with the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.batch.places import check_places
+from medseg.batch.segment_folder import segment_folder
+from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.catalog.listing import shown
+from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
+from medseg.errors import DatasetError, OutputError
+from medseg.io.files import atomic_file
+from medseg.io.scan import source_files
+from medseg.networks.model import load_model, model_digest
+from medseg.provenance import digest_files, digest_json
+from medseg.quality.report import write_report
+from medseg.review.dataset import check_same_labels, reviewed_cases, write_joined
+from medseg.review.export import ExportSummary, Selection, export_review
+from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
+from medseg.review.versions import standing
+from medseg.training.fine_tuning import FineTuned, fine_tune
+from medseg.training.run import RunOptions
+from medseg.volume import Case
+
+if TYPE_CHECKING:
+    from medseg.batch.run import Watcher
+    from medseg.batch.summary import RunSummary
+
+FINE_TUNING, RESULTS, REVIEW = "fine_tuning", "results", "review"
+PICTURE = "medseg.quality.overlay:overlay_png"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOptions:
+    """How a round is carried out.
+
+    Attributes
+    ----------
+    training : device, time and cache of the fine-tuning.
+    scans : what is segmented again; default: the scans in the review folder.
+    segment : device, workers, key file and ingest policies of the segmentation, and of the export after it.
+    selection : which of the remaining cases are exported; default: all.
+    watcher : told of each case as it is segmented.
+    """
+
+    training: RunOptions = field(default_factory=RunOptions)
+    scans: Path | None = None
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    selection: Selection = field(default_factory=Selection)
+    watcher: Watcher | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What a review folder has to teach.
+
+    Attributes
+    ----------
+    new : reviewed cases with the masks that hold.
+    known : ids of reviewed cases that the dataset has a mask of, which stays.
+    in_conflict : ids of cases on which reviewers disagree: they wait for a person's choice.
+    """
+
+    new: tuple[Case, ...]
+    known: tuple[str, ...]
+    in_conflict: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What came of a round.
+
+    Attributes
+    ----------
+    model : the model to use from now on.
+    fine_tuned : the decision, with every score; None: time ran out, and the same call goes on.
+    segmented, exported : the remaining cases and the next review folder; None unless a model was promoted.
+    """
+
+    model: Path
+    corrections: Corrections
+    fine_tuned: FineTuned | None = None
+    segmented: RunSummary | None = None
+    exported: ExportSummary | None = None
+
+
+def review_round(
+    review: Path, config: ExperimentConfig, model: Path, output: Path, options: RoundOptions | None = None
+) -> RoundResult:
+    """Learn from the corrections of a review folder, and prepare the next one.
+
+    What trains and compares, without anything about folders of scans, is `medseg.training.fine_tuning.fine_tune`.
+
+    Parameters
+    ----------
+    review : review folder whose corrections were imported.
+    config : the fine-tuning (`medseg.training.fine_tuning.for_fine_tuning`); `dataset` is the one that the model came
+        from, or that of the round before (``OUTPUT/dataset``).
+    model : the model of the review, or a later one.
+    output : folder of this round; made if missing.
+
+    Raises
+    ------
+    DatasetError
+        If nothing is reviewed yet, labels differ, a reviewed case is held out, or nothing can be held out.
+    OutputError
+        If `output` holds a round of other corrections, or can't be written.
+    MedsegError
+        For every other problem of configuration, data, model or disk that a user can mend.
+    """
+    options, folder = options or RoundOptions(), open_review(review)
+    scans = options.scans or review / SCANS
+    check_places(scans, output)
+    original = read_dataset(config.dataset)
+    check_same_labels(original.labels, folder, "the dataset")
+    check_same_labels(load_model(model).labels, folder, "the model")
+    corrections = gather_corrections(folder, original)
+    _begin(output, config, model, original, corrections)
+    write_joined(output / DATASET, original, corrections.new)
+    joined = config.model_copy(update={"dataset": _of_round(config.dataset, output)})
+    new = [case.id for case in corrections.new]
+    outcome = fine_tune(joined, model, output / FINE_TUNING, new, options.training)
+    if outcome is None or not outcome.promoted:
+        return RoundResult(model, corrections, outcome)
+    promoted = output / FINE_TUNING / outcome.model
+    settled = frozenset((*original.train, *original.validation, *original.test, *new))
+    segmented, exported = _prepare_next(scans, promoted, output, settled, options)
+    return RoundResult(promoted, corrections, outcome, segmented, exported)
+
+
+def _prepare_next(
+    scans: Path, model: Path, output: Path, settled: frozenset[str], options: RoundOptions
+) -> tuple[RunSummary, ExportSummary]:
+    """Segment the scans with the promoted model, and export those that nobody has labelled, the doubtful ones first."""
+    results = output / RESULTS
+    segmented = segment_folder(scans, model, results, options.segment, picture=PICTURE, watcher=options.watcher)
+    write_report(results)
+    selection = replace(options.selection, without=options.selection.without | settled)
+    return segmented, export_review(results, scans, output / REVIEW, selection, config=options.segment)
+
+
+def gather_corrections(review: ReviewFolder, original: Dataset) -> Corrections:
+    """Return what a review adds to a dataset.
+
+    Raises
+    ------
+    DatasetError
+        If nothing is accepted or corrected, all of it is labelled already, or any of it is held out.
+    """
+    reviewed = reviewed_cases(review)
+    conflicts = tuple(case.case for case in review.manifest.cases if standing(review, case.case).rivals)
+    if not reviewed:
+        raise DatasetError(
+            f"{review.path}: none of its {len(review.manifest.cases)} cases is accepted or corrected yet "
+            f"({len(conflicts)} in conflict); review them in 3D Slicer, then run medseg review import"
+        )
+    sources = {review.case(case.id).source: case.id for case in reviewed}
+    held_out = (*original.validation, *original.test)
+    leaks = _same(reviewed, held_out, sources, original)
+    if leaks:
+        raise DatasetError(
+            f"{len(leaks)} reviewed cases are held out for measuring: {shown(leaks)}; a model that learns from them "
+            "can't be measured on them: take them off the lists validation and test, or reject them in the review"
+        )
+    known = _same(reviewed, original.train, sources, original)
+    new = tuple(_with_patient(case, original) for case in reviewed if case.id not in known)
+    if not new:
+        raise DatasetError(f"all {len(known)} reviewed cases are labelled in the dataset already: {shown(known)}")
+    return Corrections(new, tuple(known), conflicts)
+
+
+def _same(reviewed: Iterable[Case], ids: Sequence[str], sources: dict[str, str], original: Dataset) -> list[str]:
+    """Return the reviewed cases that are among cases of the dataset, by name or by the contents of their scans."""
+    copies = {sources.get(_source(case)) for case in original.select(ids)}
+    return [case.id for case in reviewed if case.id in ids or case.id in copies]
+
+
+def _source(case: Case) -> str:
+    """Return the digest of a scan's files, as the record of a segmentation has it."""
+    try:
+        return digest_files(file for source in case.images for file in source_files(source))
+    except OSError as error:
+        raise DatasetError(f"{case.id}: its scan can't be read ({error.strerror}); restore it") from None
+
+
+def _with_patient(case: Case, original: Dataset) -> Case:
+    """Return a case with the patient that the dataset knows, if it does."""
+    known = {one.id: one.patient for one in original.cases}.get(case.id, "")
+    return replace(case, patient=known) if known not in ("", case.id) else case
+
+
+def _of_round(config: DatasetConfig, output: Path) -> DatasetConfig:
+    """Return the joined dataset; its table holds the lists and the labels."""
+    return DatasetConfig(
+        folder=output / DATASET, modality=config.modality, patients=config.patients, ingest=config.ingest
+    )
+
+
+def _begin(output: Path, config: ExperimentConfig, model: Path, original: Dataset, corrections: Corrections) -> None:
+    """Note what a round follows from; refuse to go on with another one once its training has begun."""
+    masks = {case.id: digest_files([case.mask]) for case in corrections.new if case.mask}
+    follows_from = digest_json(
+        {
+            "config": config.model_dump(mode="json", exclude={"name", "dataset"}),
+            "model": model_digest(model),
+            "corrections": masks,
+            "train": original.train,
+            "held out": [original.validation, original.test],
+        }
+    )
+    mark = output / "follows_from"
+    is_same = mark.is_file() and mark.read_text(encoding="ascii", errors="replace") == follows_from
+    if (output / FINE_TUNING).exists() and not is_same:
+        raise OutputError(
+            f"{output} holds a round of other corrections, another model, dataset or settings; give a new folder"
+        )
+    with atomic_file(mark) as path:
+        path.write_text(follows_from, encoding="ascii")
