@@ -97,7 +97,9 @@ def listen(
     screen = console()
 
     def ready(number: int) -> None:
-        screen.print(f"{ae_title} listens on {host}, port {number}; results go to {send_to or stow}")
+        screen.print(
+            f"{ae_title} listens on {host}, port {number}; results go to {' and '.join(filter(None, (send_to, stow)))}"
+        )
 
     with until_stopped() as stop:
         run_listener(config, screen.print, stop, ready)

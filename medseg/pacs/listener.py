@@ -91,9 +91,13 @@ class Work:
                 again: State = study.record.failed_in or "complete"
                 study.note(tries=0, next_try=0.0, reason="", message="", failed_in="", ended=0.0)
                 self.spool.move(study, again)
-        for state in ("complete", "sending"):
-            if count := len(self.spool.listed(state)):
-                self.journal.write("recovered", f"{count} studies wait, {state} in an earlier run", state=state)
+        states: tuple[State, ...] = ("complete", "sending")
+        for state in states:
+            waiting = self.spool.listed(state)
+            for study in waiting:
+                study.note(next_try=0.0)  # whoever starts the node again may have mended what was in the way
+            if waiting:
+                self.journal.write("recovered", f"{len(waiting)} studies wait, {state} in an earlier run", state=state)
 
     def surely(self, step: Callable[[], None], stop: Event) -> None:
         """Do a step; if the disk lets it down, tell so and wait: room may be made, and nothing is lost meanwhile."""

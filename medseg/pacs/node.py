@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Lock, Thread
+from time import monotonic
 from typing import Any
 
 from pynetdicom import AE, _config, evt
@@ -30,8 +32,8 @@ COMPRESSED = (
 )  # fmt: skip
 """JPEG 2000, JPEG-LS, RLE and JPEG, lossless ones first. Deflated is left out: nothing bounds its size."""
 
-TITLES_LOGGED = 100
-"""RefusedError callers that are told; whoever tries more often does not fill the disk."""
+LINES_A_MINUTE = 60
+"""Refusals that are told; whoever is refused more often does not fill the disk with them."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Node:
 
     def __init__(self, config: ListenConfig, spool: Spool, journal: Journal) -> None:
         self._config, self._spool, self._journal = config, spool, journal
-        self._refused = 0
+        self._told: deque[float] = deque()
+        self._turn = Lock()
 
     def entity(self) -> AE:
         """Return the application entity with its rules."""
@@ -71,27 +74,32 @@ class Node:
             pieces = [head, request.DataSet.getbuffer()]
             self._spool.store(pieces, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
         except RefusedError as refused:
-            self._journal.write("refused", f"refused: {refused}", status=f"{refused.status:04X}", reason=str(refused))
-            return int(refused.status)
+            return self._refuse(refused.status, str(refused))
         except Exception as error:
             logger.debug("instance", exc_info=error)
-            message = f"an instance can't be understood ({type(error).__name__})"
-            self._journal.write("refused", f"refused: {message}", status=f"{Status.NOT_UNDERSTOOD:04X}", reason=message)
-            return int(Status.NOT_UNDERSTOOD)
+            return self._refuse(Status.NOT_UNDERSTOOD, f"an instance can't be understood ({type(error).__name__})")
         return int(Status.SUCCESS)
+
+    def _refuse(self, status: Status, reason: str) -> int:
+        self._tell("refused", f"refused: {reason}", status=f"{status:04X}", reason=reason)
+        return int(status)
 
     def on_rejected(self, event: evt.Event) -> None:
         """Tell of a caller that is not allowed, or one too many."""
-        self._refused += 1
-        if self._refused <= TITLES_LOGGED:
-            requestor: Any = event.assoc.requestor
-            title, host, called = requestor.ae_title.strip(), requestor.address, requestor.primitive.called_ae_title
-            self._journal.write(
-                "rejected",
-                f"refused an association of {title!r} at {host}, which called {called!r}",
-                title=title,
-                host=host,
-            )
+        requestor: Any = event.assoc.requestor
+        title, host, called = requestor.ae_title.strip(), requestor.address, requestor.primitive.called_ae_title
+        sentence = f"refused an association of {title!r} at {host}, which called {called!r}"
+        self._tell("rejected", sentence, title=title, host=host)
+
+    def _tell(self, event: str, sentence: str, **details: object) -> None:
+        with self._turn:
+            now = monotonic()
+            while self._told and now - self._told[0] > 60:
+                self._told.popleft()
+            if len(self._told) >= LINES_A_MINUTE:
+                return
+            self._told.append(now)
+        self._journal.write(event, sentence, **details)
 
 
 @contextmanager

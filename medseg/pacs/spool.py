@@ -70,8 +70,9 @@ class Spool:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for name in (INCOMING, RECEIVED, *STATES):
             (self.root / name).mkdir(exist_ok=True)
-        for study in (self.root / RECEIVED).iterdir():
-            self._last[study.name] = monotonic()
+        for folder in (self.root / RECEIVED).iterdir():
+            if any(Study(folder).scans.glob("*.dcm")):
+                self._last[folder.name] = monotonic()
 
     @property
     def work(self) -> Path:
@@ -162,10 +163,10 @@ class Spool:
         try:
             os.replace(path, folder / f"{name}.dcm")
             flush_folder(folder)
+            self._last[study] = monotonic()
         finally:
             with self._changes:
                 self._writing[study] -= 1
-                self._last[study] = monotonic()
 
     # ---- from state to state
 
@@ -174,15 +175,14 @@ class Spool:
 
         Instances that came earlier and are still in the queue are joined: a late slice must not be segmented alone.
         """
+        studies = []
         with self._changes:
             now = monotonic()
-            quiet = [
-                name for name, last in self._last.items() if now - last >= quiet_seconds and not self._writing.get(name)
-            ]
-            studies = [self._complete(name) for name in quiet]
-            for name in quiet:
-                del self._last[name]
-                self._writing.pop(name, None)
+            for name, last in list(self._last.items()):
+                if now - last >= quiet_seconds and not self._writing.get(name):
+                    studies.append(self._complete(name))
+                    del self._last[name]
+                    self._writing.pop(name, None)
         return studies
 
     def _complete(self, name: str) -> Study:

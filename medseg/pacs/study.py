@@ -100,6 +100,8 @@ class Study:
 
 def flush_folder(folder: Path) -> None:
     """Have the names in a folder written to the disk; without this a power cut can undo a rename."""
+    if os.name != "posix":  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .conftest import SEG, SR, make_series, push, until
+from .conftest import PATIENT, SEG, SR, make_series, push, until
 from .programs import Listening
 
 
@@ -12,21 +12,20 @@ def studies(queue: Path, state: str) -> int:
     return len(list((queue / state).iterdir()))
 
 
-def test_killed_after_receiving_and_killed_before_sending(store, model, tmp_path):
+def test_killed_with_one_study_received_and_one_unsent(store, model, tmp_path):
     queue, words = tmp_path / "queue", ("--send-to", store.address, "--port", 0)
-    first = Listening(queue, model, *words, "--quiet-seconds", 600).wait()
-    assert push(first.port, make_series(tmp_path / "series")) == [0] * 6
-    first.end(kill=True)
-    assert studies(queue, "received") == 1
-
-    second = Listening(queue, model, *words, "--quiet-seconds", 0.5).wait()
+    first = Listening(queue, model, *words, "--quiet-seconds", 1).wait()
+    assert push(first.port, make_series(tmp_path / "a")) == [0] * 6
     until(lambda: studies(queue, "sending") == 1, 60)  # nobody is there to take it
-    second.end(kill=True)
+    assert push(first.port, make_series(tmp_path / "b", 1, patient="B")) == [0] * 6
+    first.end(kill=True)
+    assert studies(queue, "received") + studies(queue, "complete") + studies(queue, "segmenting") == 1
 
     with store.running():
-        third = Listening(queue, model, *words, "--quiet-seconds", 0.5).wait()
-        until(lambda: studies(queue, "done") == 1, 60)
-        assert third.end() == 0  # SIGTERM
-    assert "stopped" in third.lines[-1]
-    assert store.kinds() == [SEG, SR]
-    assert not any("Traceback" in line for run in (first, second, third) for line in run.lines)
+        second = Listening(queue, model, *words, "--quiet-seconds", 1).wait()
+        until(lambda: studies(queue, "done") == 2, 60)
+        assert second.end() == 0  # SIGTERM
+    assert "stopped" in second.lines[-1]
+    assert store.kinds() == [SEG, SEG, SR, SR]
+    assert {str(dataset.PatientID) for dataset in store.datasets} == {PATIENT, "B"}
+    assert not any("Traceback" in line for run in (first, second) for line in run.lines)

@@ -10,6 +10,7 @@ from pydicom import dcmread
 
 from medseg.batch.places import check_writable
 from medseg.errors import ConfigError, ModelError, OutputError
+from medseg.inference.predictor import Predictor
 from medseg.pacs.study import Study
 
 from .conftest import PATIENT, SEG, SR, Running, listen_config, make_series, push, until
@@ -103,6 +104,22 @@ def test_a_study_that_can_not_be_segmented_fails_with_its_reason(listen, tmp_pat
     push(few.port, make_series(tmp_path / "few", 1, (20, 18, 4), patient="B"))
     until(lambda: few.state_of() == {"failed": 2})
     assert "NO_SERIES: no series of the study is one to segment (files left out: 4 NOT_SELECTED)" in few.lines[-1]
+
+
+def test_a_study_without_findings_is_done(listen, tmp_path, monkeypatch):
+    predict = Predictor.predict
+
+    def nothing(self, volume):
+        prediction = predict(self, volume)
+        prediction.mask.array[:] = 0
+        return prediction
+
+    monkeypatch.setattr(Predictor, "predict", nothing)
+    node = listen()
+    push(node.port, make_series(tmp_path / "series"))
+    until(lambda: node.state_of() == {"done": 1})
+    assert only(node, "done").record.reason == "EMPTY"
+    assert "nothing to send: no dicom-seg: nothing was found" in node.lines[-1]
 
 
 def test_a_late_slice_joins_the_study(listen, store, tmp_path):

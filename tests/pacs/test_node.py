@@ -23,7 +23,7 @@ from pynetdicom.sop_class import CTImageStorage, EnhancedCTImageStorage, MRImage
 
 from medseg.errors import ConfigError
 from medseg.pacs.journal import Journal
-from medseg.pacs.node import listening, storage_contexts
+from medseg.pacs.node import LINES_A_MINUTE, listening, storage_contexts
 from medseg.pacs.refusal import Status
 from medseg.pacs.settings import TlsFiles
 from medseg.pacs.spool import Spool
@@ -35,7 +35,7 @@ from .conftest import call, listen_config, make_series, push, until
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
 
 KEY = bytes(32)
-CONVERSATIONS = int(os.environ.get("MEDSEG_CONVERSATIONS", 60))
+CONVERSATIONS = int(os.environ.get("MEDSEG_CONVERSATIONS", 30))
 """Damaged ones in the test below; more for a night."""
 
 
@@ -74,6 +74,13 @@ def test_echo_and_store(node, tmp_path):
         assert kept.file_meta.TransferSyntaxUID == original.file_meta.TransferSyntaxUID
         assert any(np.array_equal(dcmread(file).pixel_array, original.pixel_array) for file in received(spool))
     assert not any("1.2.826" in line or "CANARY" in line for line in lines)
+
+
+def test_refusals_do_not_fill_the_disk(node):
+    with node() as (port, _, lines):
+        for _ in range(LINES_A_MINUTE + 5):
+            assert call(port, "STRANGER").is_rejected
+        assert len(lines) == LINES_A_MINUTE
 
 
 @pytest.mark.parametrize(("title", "called"), [("STRANGER", "MEDSEG"), ("SCANNER", "OTHER"), ("scanner", "MEDSEG")])
