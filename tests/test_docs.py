@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def load(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -25,6 +27,14 @@ def load(path: Path):
 def test_the_configuration_page_is_up_to_date():
     generator = load(ROOT / "docs" / "make_configuration.py")
     assert generator.PAGE.read_text(encoding="utf-8") == generator.page(), "run `make docs`"
+
+
+def test_the_page_of_costs_says_what_was_measured():
+    cost = load(ROOT / "benchmarks" / "batch" / "cost.py")
+    measured = json.loads((ROOT / "benchmarks" / "batch" / "cost.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert cost.table(measured) in page, "run `python benchmarks/batch/cost.py table`"
+    assert cost.stages(measured) in page
 
 
 def test_every_field_has_a_meaning():
