@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -28,6 +29,7 @@ from medseg.training.run import RunOptions, run_training
 from ..training.conftest import write_case
 
 TERMS = ImportTerms(b"k" * 32, {})
+SCRIPT = Path(__file__).parents[2] / "pipelines" / "review_round.py"
 LABELLED, HELD_OUT, SCANS = ("a0", "a1", "a2", "a3"), ("v0",), ("u0", "u1", "u2")
 
 
@@ -245,3 +247,22 @@ def test_results_may_not_lie_among_the_scans(root):
     accept(root, "u0")
     with pytest.raises(OutputError, match="inside the scan folder"):
         go(root, scans=root)
+
+
+def test_the_script_tells_a_round(root, decide, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("review_round_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    words = ["round", root / "review", root / "data", root / "model", root / "round", "--steps", "2", "--first", "1"]
+    options = ["--key", root / "key", "--device", "cpu", "--workers", "0", "--freeze-encoder"]
+    monkeypatch.setattr("sys.argv", [str(word) for word in (*words, *options)])
+    asked = script.arguments()
+    config = script.configuration(asked)
+    assert config.training.freeze_encoder
+    accept(root, "u0")
+    decide(True)
+    assert script.main(asked.review, config, asked.model, asked.output, script.how(asked)) == 0
+    told = capsys.readouterr().out
+    assert "1 reviewed cases are new: u0" in told
+    assert "promoted: told" in told
+    assert "next: 1 cases to review" in told
