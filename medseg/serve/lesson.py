@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from threading import Thread
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +19,8 @@ from medseg.errors import MedsegError
 from medseg.io.files import atomic_file
 
 LESSON, OUTCOME, RUN = "lesson.json", "outcome.json", "run"
+"""What a lesson's folder holds; RUN is where `medseg.training.fine_tuning` trains."""
+
 PROMOTED, KEPT, FAILED = 0, 3, 1
 """How the process ends."""
 
@@ -48,37 +49,29 @@ class Outcome(BaseModel):
 def learn(lesson: Lesson, folder: Path) -> Outcome:
     """Fine-tune the model in `folder`, and compare it with the one before on the held-out cases.
 
-    The new model is not worse if the mean paired difference of the cases' Dice is not below 0, and no structure loses
-    more than chance (`medseg.training.promotion.compare`).
-
     Raises
     ------
     MedsegError
         For every problem that a user can mend.
     """
     from medseg.catalog.datasets import read_dataset
-    from medseg.inference.hardware import choose_device, fit_threads
     from medseg.networks.model import load_model
-    from medseg.training.promotion import by_case, compare, held_out_scores
-    from medseg.training.run import RunOptions, run_training
-    from medseg.training.validation import Validator, score
+    from medseg.training.fine_tuning import fine_tune
+    from medseg.training.run import RunOptions
 
-    run = run_training(lesson.experiment, folder / RUN, RunOptions(device=lesson.device, init=lesson.model))
-    dataset, device = read_dataset(lesson.experiment.dataset), choose_device(lesson.device)
-    fit_threads()
-    before = load_model(lesson.model, device)
-    networks = [network.to(device) for network in before.networks]
-    cases = dataset.select(dataset.validation)
-    compared = Validator(cases, before.plan, before.labels, before.inference, device).compare(networks)
-    old, new = held_out_scores(score(compared, before.labels)), held_out_scores(run.scores)
-    verdict = compare(new, old)
-    means = {name: fmean(by_case(scores).values()) for name, scores in (("old", old), ("new", new)) if by_case(scores)}
-    words = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()) or "not measurable"
+    dataset = read_dataset(lesson.experiment.dataset)
+    learnt = set(load_model(lesson.model).provenance.get("training_cases", ()))
+    new = [case.id for case in dataset.labelled if case.id not in learnt]
+    tuned = fine_tune(lesson.experiment, lesson.model, folder, new, RunOptions(device=lesson.device))
+    if tuned is None:
+        raise RuntimeError("the training has no limit of time, and yet ran out of it")
+    means = {"old": tuned.dice_before, "new": tuned.dice_after}
+    words = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if mean is not None) or "not measurable"
     return Outcome(
-        is_promoted=verdict.passed,
-        reason=f"mean Dice of {len(cases)} held-out cases: {words}",
-        dice_before=means.get("old"),
-        dice_after=means.get("new"),
+        is_promoted=tuned.promoted,
+        reason=f"mean Dice of {len(dataset.validation)} held-out cases: {words}",
+        dice_before=tuned.dice_before,
+        dice_after=tuned.dice_after,
     )
 
 
