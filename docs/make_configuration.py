@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the configuration's models; `make docs` runs it.
 
-Every field's meaning stands once, in medseg/config.py and medseg/plan.py. A test compares the page with
+Every field's meaning stands once, in medseg/config/ and medseg/plan.py. A test compares the page with
 what this script would write.
 """
 
@@ -22,7 +22,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 
 HEAD = """# Configuration
 
-Written by `make docs` from the models in `medseg/config.py` and `medseg/plan.py`; don't edit it by hand.
+Written by `make docs` from the models in `medseg/config/` and `medseg/plan.py`; don't edit it by hand.
 
 One YAML file describes a training run, and every field has a default. A field is changed in the file, or for one run
 on the command line: `--set training.steps=500`. An unknown field or a wrong value ends the command at once, with all

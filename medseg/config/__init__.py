@@ -1,0 +1,44 @@
+"""Configuration: one frozen model a stage, YAML in, resolved YAML out.
+
+YAML holds data only. ``--set training.steps=500`` overrides one field; an unknown key, a wrong type or
+a value out of bounds ends in one `ConfigError` that lists every problem. The resolved configuration is
+the first file of every run.
+"""
+
+from medseg.config.batch import BatchConfig, InferenceConfig, SegmentConfig, make_segment_config
+from medseg.config.experiment import ExperimentConfig, load_config, save_config
+from medseg.config.ingest import IngestConfig, parse_policies
+from medseg.config.stage import Stage, describe_problems
+from medseg.config.training import (
+    AugmentationConfig,
+    DatasetConfig,
+    NetworkConfig,
+    PlanConfig,
+    PretrainingConfig,
+    TrainingConfig,
+    Triple,
+)
+from medseg.config.unlabelled import PseudoLabelConfig, UnlabelledConfig
+
+__all__ = [
+    "Triple",
+    "AugmentationConfig",
+    "BatchConfig",
+    "DatasetConfig",
+    "ExperimentConfig",
+    "InferenceConfig",
+    "IngestConfig",
+    "NetworkConfig",
+    "PlanConfig",
+    "PretrainingConfig",
+    "PseudoLabelConfig",
+    "SegmentConfig",
+    "Stage",
+    "TrainingConfig",
+    "UnlabelledConfig",
+    "describe_problems",
+    "load_config",
+    "make_segment_config",
+    "parse_policies",
+    "save_config",
+]

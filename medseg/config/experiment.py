@@ -1,0 +1,95 @@
+"""A whole training run as one file: YAML in, resolved YAML out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from medseg.config.batch import InferenceConfig
+from medseg.config.stage import Stage, describe_problems
+from medseg.config.training import (
+    AugmentationConfig,
+    DatasetConfig,
+    NetworkConfig,
+    PlanConfig,
+    PretrainingConfig,
+    TrainingConfig,
+)
+from medseg.config.unlabelled import PseudoLabelConfig, UnlabelledConfig
+from medseg.errors import ConfigError
+
+
+class ExperimentConfig(Stage):
+    """A whole training run: one complete YAML file."""
+
+    name: str = Field("model", min_length=1, description="Name of the model")
+    dataset: DatasetConfig = Field(default_factory=lambda: DatasetConfig(), description="Scans, masks and splits")
+    plan: PlanConfig = Field(default_factory=lambda: PlanConfig(), description="Wishes for the plan")
+    network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(), description="The network")
+    augmentation: AugmentationConfig = Field(default_factory=lambda: AugmentationConfig(), description="Random changes")
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
+    unlabelled: UnlabelledConfig = Field(
+        default_factory=lambda: UnlabelledConfig(), description="What is learnt from unlabelled scans"
+    )
+    pseudo: PseudoLabelConfig = Field(
+        default_factory=lambda: PseudoLabelConfig(), description="How pseudo-labels are made, and used in rounds"
+    )
+    pretraining: PretrainingConfig = Field(
+        default_factory=lambda: PretrainingConfig(), description="Self-supervised pre-training"
+    )
+    inference: InferenceConfig = Field(
+        default_factory=lambda: InferenceConfig(), description="Application and validation"
+    )
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read a configuration file and apply ``section.field=value`` overrides (values are YAML).
+
+    Raises
+    ------
+    ConfigError
+        If the file can't be read, an override is malformed, or any field is unknown or wrong.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _set(values, override)
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path or 'the configuration'}: {describe_problems(error)}") from None
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write a configuration as YAML, every field resolved."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is 'key: value' pairs, not {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    *sections, field = dotted.strip().split(".")
+    if not equals or not field:
+        raise ConfigError(f"--set {override!r}: write it as section.field=value, such as training.steps=500")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is not a section")
+    try:
+        values[field] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
