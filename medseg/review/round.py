@@ -12,7 +12,7 @@ A round is about the verdicts that hold when it begins. A stopped one goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,20 +137,25 @@ def review_round(
     if outcome is None or not outcome.promoted:
         return RoundResult(model, corrections, outcome)
     promoted = output / FINE_TUNING / outcome.model
-    settled = frozenset((*original.train, *original.validation, *original.test, *new))
-    segmented, exported = _prepare_next(scans, promoted, output, settled, options)
-    return RoundResult(promoted, corrections, outcome, segmented, exported)
+    labelled = frozenset((*original.train, *original.validation, *original.test, *new))
+    segmented = segment_folder(
+        scans, promoted, output / RESULTS, options.segment, picture=PICTURE, watcher=options.watcher
+    )
+    settled = labelled | _seen_again(segmented, {folder.case(name).source for name in new})
+    return RoundResult(promoted, corrections, outcome, segmented, _export(scans, output, settled, options))
 
 
-def _prepare_next(
-    scans: Path, model: Path, output: Path, settled: frozenset[str], options: RoundOptions
-) -> tuple[RunSummary, ExportSummary]:
-    """Segment the scans with the promoted model, and export those that nobody has labelled, the doubtful ones first."""
-    results = output / RESULTS
-    segmented = segment_folder(scans, model, results, options.segment, picture=PICTURE, watcher=options.watcher)
-    write_report(results)
+def _seen_again(segmented: RunSummary, sources: Container[str]) -> frozenset[str]:
+    """Return the cases whose scans were reviewed, whatever they are called now."""
+    records = [result.record for result in segmented.results if result.record]
+    return frozenset(record.case for record in records if record.inputs.source in sources)
+
+
+def _export(scans: Path, output: Path, settled: frozenset[str], options: RoundOptions) -> ExportSummary:
+    """Write the report of all scans, and the review folder of those that nobody has labelled."""
+    write_report(output / RESULTS)
     selection = replace(options.selection, without=options.selection.without | settled)
-    return segmented, export_review(results, scans, output / REVIEW, selection, config=options.segment)
+    return export_review(output / RESULTS, scans, output / REVIEW, selection, config=options.segment)
 
 
 def gather_corrections(review: ReviewFolder, original: Dataset) -> Corrections:

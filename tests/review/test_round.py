@@ -108,10 +108,11 @@ def decide(monkeypatch):
 def test_a_promoted_model_asks_for_the_rest(root, decide):
     decide(True)
     accept(root, "u0", "u2")
+    (root / "scans" / "u2.nii.gz").rename(root / "scans" / "renamed.nii.gz")
     result = go(root, scans=root / "scans")
     assert result.model == root / "round" / "fine_tuning" / "run" / "model"
     assert load_model(result.model).provenance["training_cases"] == [*LABELLED, "u0", "u2"]
-    assert {row.case for row in result.segmented.results} == set(SCANS)
+    assert {row.case for row in result.segmented.results} == {"u0", "u1", "renamed"}
     following = open_review(root / "round" / "review")
     assert [case.case for case in following.manifest.cases] == ["u1"], "labelled cases are not asked for again"
     assert (root / "round" / "results" / "report.html").is_file()
