@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -85,4 +86,5 @@ def serve(
         ahead=ahead,
         limits=Limits(upload_mb=upload_mb),
     )
-    run(settings, Address(host, port, token, tls_certificate, tls_key), console().print)
+    tell = partial(console().print, soft_wrap=True)  # an address must stay in one piece, to be copied
+    run(settings, Address(host, port, token, tls_certificate, tls_key), tell)

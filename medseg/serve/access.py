@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import Any
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException  # starlette's own would become a 400 while a form is parsed
 from starlette.responses import JSONResponse
 
 from medseg.serve.settings import Limits
@@ -32,6 +32,14 @@ OPEN = ("/auth/", "/auth/token")
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 USER, ENTERED = "medseg.user", "medseg.entered"
 """Keys of a request's scope: a reviewer's code, and whether the address held the token."""
+
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),  # addresses may hold the token
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+)
+"""Headers of every answer that does not have them otherwise."""
 
 MB = 1_000_000
 
@@ -138,4 +146,8 @@ class _Watched:
     async def __call__(self, message: Message) -> None:
         """Send a piece."""
         self.has_begun = True
+        if message["type"] == "http.response.start":
+            there = {name.lower() for name, _ in message["headers"]}
+            more = [pair for pair in HEADERS if pair[0] not in there]
+            message = {**message, "headers": [*message["headers"], *more]}
         await self._send(message)

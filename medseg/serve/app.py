@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,13 +19,6 @@ from medseg.serve.routes_pages import page_routes
 from medseg.serve.routes_work import work_routes
 from medseg.serve.service import Service
 from medseg.serve.tokens import Tokens
-
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # addresses may hold the token
-    "Cache-Control": "no-store",
-    "X-Frame-Options": "DENY",
-}
 
 logger = logging.getLogger("medseg.serve")
 
@@ -47,15 +39,7 @@ def make_app(service: Service, tokens: Tokens | None) -> App:
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
-    app.middleware("http")(_with_headers)
     return Gate(app, tokens, service.settings.limits)
-
-
-async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await answer(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
 
 
 async def _failed(request: Request, error: Exception) -> Response:

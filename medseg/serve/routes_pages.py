@@ -1,14 +1,23 @@
-"""Pages for a browser: the cases, the most doubtful first."""
+"""Pages for a browser: the cases, the most doubtful first, and a look at each."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from medseg.serve.pages import overview
+from medseg.serve.pages import niivue_file, overview, script, view
+from medseg.serve.refusal import NOT_FOUND, RequestError
+from medseg.serve.routes_cases import FINAL, ORIGINAL
 from medseg.serve.service import Service
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+VIEWER_POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src blob:; connect-src 'self' data: blob:; "
+    "img-src 'self' data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+"""NiiVue brings its font and its workers as data within its script; everything else is this server's."""
+
+JAVASCRIPT = "text/javascript"
 
 
 def page_routes(service: Service) -> APIRouter:
@@ -19,4 +28,27 @@ def page_routes(service: Service) -> APIRouter:
     def start() -> HTMLResponse:
         return HTMLResponse(overview(service), headers={"Content-Security-Policy": POLICY})
 
+    @router.get("/view/{case}")
+    def look(case: str) -> HTMLResponse:
+        _niivue()
+        entry = service.desk.entry(service.studies.case(case))
+        tag = FINAL if service.desk.final(entry.case) else ORIGINAL if entry.prediction else None
+        page = view(entry, service.desk.labels, tag)
+        return HTMLResponse(page, headers={"Content-Security-Policy": VIEWER_POLICY})
+
+    @router.get("/viewer/view.js")
+    def view_script() -> Response:
+        return Response(script(), media_type=JAVASCRIPT)
+
+    @router.get("/viewer/niivue.js")
+    def niivue_script() -> FileResponse:
+        return FileResponse(_niivue(), media_type=JAVASCRIPT, headers={"Cache-Control": "max-age=86400"})
+
     return router
+
+
+def _niivue() -> str:
+    path = niivue_file()
+    if path is None:
+        raise RequestError(NOT_FOUND, "the viewer is not installed: pip install --no-deps ipyniivue")
+    return str(path)

@@ -101,8 +101,6 @@ class Teacher:
                 path.write_text(lesson.model_dump_json(indent=1) + "\n", encoding="utf-8")
             dataset = lesson.experiment.dataset
             line = f"learning from {len(dataset.train or ())} cases, {len(dataset.validation or ())} held out"
-            self.task = BackgroundTask.begun(self.pupil.name, line)
-            logger.info("training %s: %s", folder.name, line)
             self._process = subprocess.Popen(
                 [sys.executable, "-c", BOOT.format(path=sys.path, arguments=[str(folder)])],
                 stdin=subprocess.PIPE,
@@ -110,6 +108,8 @@ class Teacher:
                 stderr=subprocess.DEVNULL,  # what libraries write there may quote a header
                 start_new_session=True,
             )
+            self.task = BackgroundTask.begun(self.pupil.name, line)
+            logger.info("training %s: %s", folder.name, line)
             Thread(target=self._watch, args=(self.task, self._process, folder), daemon=True).start()
             return self.task
 

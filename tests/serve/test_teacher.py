@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from medseg.errors import ConfigError
+from medseg.networks.model import load_model
+from medseg.serve import teacher as module
+from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
+from medseg.serve.refusal import RequestError
+from medseg.serve.server import _welcome
+from medseg.serve.service import model_in_use
+from medseg.serve.settings import Address
+
+from .conftest import NAME
+from .test_app import NAMES, as_slicer_numbers, label_file, submit
+
+
+@pytest.fixture
+def labelled(client):
+    """A server with two labelled cases."""
+    http = client()
+    for seed, case in enumerate(("alpha", "beta")):
+        assert submit(http, case, label_file(as_slicer_numbers(seed)), NAMES).status_code == 200
+    return http
+
+
+def play(monkeypatch, script: str) -> None:
+    """Let a process that only plays a lesson be started in its place; `folder` is the lesson's."""
+    monkeypatch.setattr(
+        module, "BOOT", "import sys; folder, *_ = {arguments!r}\n" + script.replace("{", "{{").replace("}", "}}")
+    )
+
+
+def wait(http, seconds: float = 20) -> dict:
+    until = time.monotonic() + seconds
+    while http.get("/train/?check_if_running=true").status_code == 200:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return http.get("/train/").json()
+
+
+def test_a_training_needs_labels(client):
+    http = client()
+    answer = http.post(f"/train/{NAME}")
+    assert answer.status_code == 400
+    assert "label more" in answer.json()["detail"]
+    assert http.get("/train/").status_code == 404
+
+
+def test_a_lesson_is_of_what_is_labelled_and_as_the_client_wishes(labelled, monkeypatch):
+    play(monkeypatch, "import time; time.sleep(30)")
+    wish = {"steps": 7, "freeze_encoder": True, "folder": "/etc", "client_id": "x"}
+    assert labelled.post(f"/train/{NAME}", json=wish).json()["status"] == "RUNNING"
+    lesson = Lesson.model_validate_json((labelled.service.settings.output / "lessons/001" / LESSON).read_bytes())
+    dataset = lesson.experiment.dataset
+    assert sorted([*dataset.train, *dataset.validation]) == ["alpha", "beta"]
+    assert len(dataset.validation) == 1
+    assert lesson.experiment.training.steps == 7
+    assert lesson.experiment.training.freeze_encoder
+    assert "/etc" not in str(dataset.folder)
+    assert labelled.post(f"/train/{NAME}").status_code == 429
+    assert labelled.delete("/train/").json()["status"] == "STOPPED"
+    assert labelled.get("/train/").json()["details"][-1].startswith("stopped")
+    assert labelled.delete("/train/").json() is None
+    assert labelled.post(f"/train/{NAME}", json={"steps": "many"}).status_code == 400
+
+
+@pytest.mark.parametrize("is_promoted", [True, False])
+def test_a_better_model_takes_over_and_a_worse_one_does_not(labelled, monkeypatch, model_folder, is_promoted):
+    outcome = Outcome(is_promoted=is_promoted, reason="as played", dice_before=0.5, dice_after=0.6)
+    play(
+        monkeypatch,
+        f"""
+import pathlib, shutil
+shutil.copytree({str(model_folder)!r}, folder + "/run/model")
+pathlib.Path(folder, {OUTCOME!r}).write_text({outcome.model_dump_json()!r})""",
+    )
+    labelled.post("/train/", json={NAME: {"steps": 3}})
+    told = wait(labelled)
+    assert told["status"] == "DONE"
+    assert ("in use" if is_promoted else "stays in use") in told["details"][-1]
+    service = labelled.service
+    new = service.settings.output / "lessons" / "001" / "run" / "model"
+    assert service.segmenter.path == (new if is_promoted else model_folder)
+    assert model_in_use(service.settings) == (new.resolve() if is_promoted else model_folder)
+    assert labelled.post(f"/infer/{NAME}?image=gamma&output=json").status_code == 200
+    assert "as played" in labelled.get("/logs/").text
+
+
+def test_a_training_that_dies_changes_nothing(labelled, monkeypatch, model_folder):
+    play(monkeypatch, "import os; os.abort()")
+    labelled.post(f"/train/{NAME}")
+    told = wait(labelled)
+    assert told["status"] == "ERROR"
+    assert "without a result" in told["details"][-1]
+    assert labelled.service.segmenter.path == model_folder
+
+
+def test_cases_that_the_model_learnt_from_are_never_held_out(labelled):
+    teacher = labelled.service.teacher
+    cases = labelled.service.studies.cases.values()
+    object.__setattr__(teacher.pupil, "learnt", frozenset({"alpha", "beta", "gamma", "delta"}))
+    train, held_out = teacher._divided(list(cases), ())
+    assert held_out == ["epsilon"]
+    assert len(train) == 4
+    with pytest.raises(RequestError, match="label more"):
+        teacher._divided([case for case in cases if case.id != "epsilon"], ())
+
+
+def test_a_lesson_compares_both_models_on_the_held_out_cases(labelled, monkeypatch, model_folder):
+    play(monkeypatch, "")
+    labelled.post(f"/train/{NAME}", json={"steps": 1})
+    wait(labelled)
+    folder = labelled.service.settings.output / "lessons" / "001"
+    lesson = Lesson.model_validate_json((folder / LESSON).read_bytes())
+    outcome = learn(lesson, folder)
+    assert outcome.dice_before is not None
+    assert outcome.dice_after is not None
+    new = load_model(folder / "run" / "model")
+    assert new.labels.values == (2, 5)
+    assert new.provenance["training_cases"] == lesson.experiment.dataset.train
+    before = load_model(model_folder)
+    assert any(
+        not np.array_equal(a.numpy(), b.numpy())
+        for a, b in zip(new.networks[0].state_dict().values(), before.networks[0].state_dict().values(), strict=True)
+    )
+
+
+def test_other_addresses_need_the_token_and_are_warned_of():
+    with pytest.raises(ConfigError, match="this machine alone"):
+        Address("0.0.0.0", needs_token=False)
+    assert any("can read" in line for line in _welcome(Address("0.0.0.0"), "abc", 1))
+    assert not any("can read" in line for line in _welcome(Address(), "abc", 1))
+    assert list(_welcome(Address(), "abc", 1))[1] == "http://127.0.0.1:8000/key/abc"
+    assert not Address("medseg.example").is_loopback
