@@ -28,7 +28,7 @@ from medseg.review.round import RoundOptions, RoundResult, review_round
 from medseg.training.fine_tuning import FineTuned, Wishes, experiment_of, for_fine_tuning
 from medseg.training.run import RunOptions
 
-screen = Console(highlight=False, markup=False)
+screen = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main(review: Path, config: ExperimentConfig, model: Path, output: Path, options: RoundOptions) -> int:
