@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ pytest.importorskip("pynetdicom", reason="pynetdicom, from the extra pacs, is no
 
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
+from pynetdicom.transport import AssociationSocket
 
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
@@ -35,10 +34,20 @@ UNUSED = "127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    yield
-    with warnings.catch_warnings():  # pynetdicom's client leaves its socket open where the node closed it first
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _client_that_closes(monkeypatch):
+    """Mend pynetdicom's client, which leaves its socket open where the node was faster to close it, or not there."""
+    plain = AssociationSocket._shutdown_socket
+
+    def shut(self):
+        client = self.socket
+        plain(self)
+        if client is not None:
+            client.close()
+
+    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shut)
 
 
 def make_series(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **words: str) -> list[Path]:
@@ -204,7 +213,7 @@ def listen_config(queue: Path, model: Path, **fields: object) -> ListenConfig:
     words = {
         "allow": ("SCANNER",),
         "port": 0,
-        "quiet_seconds": 0.5,
+        "quiet_seconds": 0.3,
         "retry_seconds": 0.3,
         "send_to": f"STORE@{UNUSED}",
         "segment": {**segment, **fields.pop("segment", {})},

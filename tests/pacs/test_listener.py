@@ -15,9 +15,6 @@ from medseg.pacs.study import Study
 
 from .conftest import PATIENT, SEG, SR, Running, listen_config, make_series, push, until
 
-# pynetdicom's client leaves its socket open where the other side was faster to close it, or was not there
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
-
 RULES = "rules:\n  - modality: [CT]\n    min_slices: 6\n"
 
 

@@ -23,16 +23,13 @@ from pynetdicom.sop_class import CTImageStorage, EnhancedCTImageStorage, MRImage
 
 from medseg.errors import ConfigError
 from medseg.pacs.journal import Journal
-from medseg.pacs.node import LINES_A_MINUTE, listening, storage_contexts
+from medseg.pacs.node import listening, storage_contexts
 from medseg.pacs.refusal import Status
 from medseg.pacs.settings import TlsFiles
 from medseg.pacs.spool import Spool
 from medseg.pacs.tls import client_context
 
 from .conftest import call, listen_config, make_series, push, until
-
-# pynetdicom's client leaves its socket open where the other side was faster to close it, or was not there
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
 
 KEY = bytes(32)
 CONVERSATIONS = int(os.environ.get("MEDSEG_CONVERSATIONS", 30))
@@ -76,11 +73,12 @@ def test_echo_and_store(node, tmp_path):
     assert not any("1.2.826" in line or "CANARY" in line for line in lines)
 
 
-def test_refusals_do_not_fill_the_disk(node):
+def test_refusals_do_not_fill_the_disk(node, monkeypatch):
+    monkeypatch.setattr("medseg.pacs.node.LINES_A_MINUTE", 3)
     with node() as (port, _, lines):
-        for _ in range(LINES_A_MINUTE + 5):
+        for _ in range(6):
             assert call(port, "STRANGER").is_rejected
-        assert len(lines) == LINES_A_MINUTE
+        assert len(lines) == 3
 
 
 @pytest.mark.parametrize(("title", "called"), [("STRANGER", "MEDSEG"), ("SCANNER", "OTHER"), ("scanner", "MEDSEG")])
@@ -375,13 +373,14 @@ def test_requests_that_wait_for_no_answer_are_cut_off(node, tmp_path, monkeypatc
         until(lambda: not association.is_established, 10)
 
 
-def test_connections_that_say_nothing_are_bounded(node):
+def test_connections_that_say_nothing_are_bounded(node, monkeypatch):
+    monkeypatch.setattr("medseg.pacs.bounded.SPARE_CONNECTIONS", 3)
     with node(limits={"associations": 1, "idle_seconds": 30}) as (port, _, _):
-        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(18)]
+        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
         try:
             time.sleep(0.5)
             cut = sum(closes(connection, 0.02) for connection in connections)
-            assert 5 <= cut <= 9
+            assert 2 <= cut <= 6
         finally:
             for connection in connections:
                 connection.close()

@@ -17,9 +17,6 @@ from medseg.pacs.sending import AUTHORIZATION, SendError, StoreUser, WebStore
 
 from .conftest import SEG, Store, listen_config, make_series
 
-# pynetdicom's client leaves its socket open where the other side was faster to close it, or was not there
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <(ssl.SSLS|socket.s)ocket")
-
 FAILED = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}'
 
 
