@@ -20,6 +20,7 @@ VERBS = (
     "pseudo-label",
     "next",
     "segment",
+    "serve",
     "listen",
     "evaluate",
     "demo",

@@ -20,12 +20,12 @@ HIGH = 20
 class Browser:
     """One page. Requests, script errors and console messages are kept as they come."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *more_flags: str) -> None:
         to_browser, from_browser = self._pipes()
         flags = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
-            f"--user-data-dir={profile}", "about:blank",
+            f"--user-data-dir={profile}", *more_flags, "about:blank",
         ]  # fmt: skip
         redirected = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
         self.process = subprocess.Popen(
