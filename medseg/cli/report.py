@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 def report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that medseg segment wrote.")],
+    viewer: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Link each case to a medseg serve of the same scans and key: the address that it shows. It holds the "
+            "token, so the page lets in whoever has it.",
+        ),
+    ] = "",
 ) -> None:
     """Check segmented cases without true masks, and write a page and a table: what to look at first, and why.
 
@@ -25,7 +33,7 @@ def report(
     """
     from medseg.quality.report import write_report
 
-    show_review(write_report(results))
+    show_review(write_report(results, viewer))
 
 
 def show_review(review: Review) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medseg.batch.record import PICTURE
+from medseg.errors import ConfigError
 from medseg.io.files import atomic_file
 from medseg.labels import Label
 from medseg.quality.calibration import BAD_DICE
@@ -61,23 +62,31 @@ class CaseRow:
     volumes: tuple[float, ...]
 
 
-def write_report(folder: Path) -> Review:
+def write_report(folder: Path, viewer: str = "") -> Review:
     """Check a batch's results and write ``report.html`` and ``worklist.csv`` into its output folder.
+
+    Parameters
+    ----------
+    viewer : address of a `medseg serve`, which each case then links to.
 
     Raises
     ------
+    ConfigError
+        If `viewer` is no address of a web server.
     OutputError
         If the folder is not one that `medseg segment` wrote, or can't be written to.
     """
+    if viewer and not viewer.startswith(("http://", "https://")):
+        raise ConfigError(f"{viewer!r} is no address of a server; write it as http://127.0.0.1:8000/key/...")
     review = review_results(folder)
     write_worklist(review, folder / WORKLIST)
     with atomic_file(folder / REPORT) as path:
-        path.write_text(render(review), encoding="utf-8")
+        path.write_text(render(review, viewer.rstrip("/")), encoding="utf-8")
     return review
 
 
-def render(review: Review) -> str:
-    """Return the page."""
+def render(review: Review, viewer: str = "") -> str:
+    """Return the page, its cases linked to a viewer where one is given."""
     pictures = embed_pictures(review.folder / "cases" / case.record.case / PICTURE for case in review.cases)
     rows = [
         _case_row(rank, case, picture, review)
@@ -97,6 +106,7 @@ def render(review: Review) -> str:
         counts=Counter(flag for case in review.cases for flag in case.flags),
         meanings=MEANINGS,
         picture_name=PICTURE,
+        viewer=viewer,
     )
 
 

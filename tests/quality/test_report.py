@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medseg.batch.summary import CaseResult
-from medseg.errors import OutputError
+from medseg.errors import ConfigError, OutputError
 from medseg.measures.intensity import Intensity
 from medseg.quality.checks import Flag
 from medseg.quality.pictures import SIZES, embed_pictures
@@ -192,6 +192,16 @@ def test_plots_show_the_unusual_as_links_and_escape_names():
     assert volume_plot("liver", "#ff0000", dots, None).count("<circle") == 0
     assert "odd" in case_bar(900.0, "#ff0000", spread(100.0))
     assert "odd" not in case_bar(100.0, "#ff0000", spread(100.0))
+
+
+def test_cases_link_to_a_viewer_if_there_is_one(tmp_path):
+    folder = write_results(tmp_path / "out", [record("alpha")])
+    write_report(folder, "https://medseg.example/key/0f/")
+    assert 'href="https://medseg.example/key/0f/view/alpha"' in (folder / "report.html").read_text()
+    write_report(folder)
+    assert "/view/" not in (folder / "report.html").read_text()
+    with pytest.raises(ConfigError, match="no address"):
+        write_report(folder, "javascript:alert(1)")
 
 
 def test_in_a_browser_it_sorts_filters_and_stays_at_home(tmp_path, picture, browser):
