@@ -70,6 +70,8 @@ class Spool:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for name in (INCOMING, RECEIVED, *STATES):
             (self.root / name).mkdir(exist_ok=True)
+        for folder in (self.root.parent, self.root, self.root / RECEIVED):  # what a killed process may not have flushed
+            flush_folder(folder)
         for folder in (self.root / RECEIVED).iterdir():
             if any(Study(folder).scans.glob("*.dcm")):
                 self._last[folder.name] = monotonic()
