@@ -138,6 +138,7 @@ def test_an_answer_is_given_after_the_flush(node, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", watch)
     with node() as (port, spool, _):
+        flushed.clear()
         assert push(port, make_series(tmp_path / "series")[:1]) == [0]
         (file,) = received(spool)
         assert "/incoming/" in flushed[0]
