@@ -37,7 +37,7 @@ async function show() {
   what.volumes.forEach((part, number) => { volumes["volume" + number] = volume("volume" + number, part); });
   const page = model({
     opts: { sliceType: 3, multiplanarShowRender: 1, multiplanarLayout: 2, multiplanarEqualSize: true, isColorbar: false,
-      dragAndDropEnabled: false, crosshairColor: [0.5, 0.8, 1, 0.6], crosshairWidth: 0.3,
+      dragAndDropEnabled: false, crosshairColor: [0.5, 0.8, 1, 0.6], crosshairWidth: 0.4, crosshairWidthUnit: "percent",
       isRadiologicalConvention: true, loadingText: "loading" },
     volumes: Object.keys(volumes).map((id) => "IPY_MODEL_" + id), meshes: [], height: view.clientHeight,
     background_masks_overlays: 0, draw_opacity: 0.8, overlay_outline_width: 0, overlay_alpha_shader: 1,
