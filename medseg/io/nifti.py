@@ -12,7 +12,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from medseg.io.files import atomic_file
 from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.label_tables import caret_table
+from medseg.io.nibabel_alone import nib
 from medseg.io.nifti_header import NiftiHeader, forms_agree, grid_of, read_nifti_header
 from medseg.io.streams import CorruptFileError, ShortFileError, read_into
 from medseg.labels import LabelMap

@@ -9,12 +9,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
+from medseg.io.nibabel_alone import nib
 from medseg.io.streams import CorruptFileError, may_hold, read_head
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")

@@ -21,9 +21,9 @@ from medseg.labels import Label, LabelMap
 from medseg.quality.slices import Plane, Survey, display_window, in_grey, planes_of, survey
 from medseg.volume import Mask, Volume
 
-WIDTH = 1440
-HEIGHT = 720
-"""Largest size of the panels of one scan together, pixels."""
+WIDTH = 1168
+HEIGHT = 600
+"""Largest size of the panels of one scan together, pixels: with the margins as wide as a report shows them."""
 MARGIN, GAP = 16, 8
 FILL_OPACITY = 0.25
 OUTLINE_OPACITY = 0.95
