@@ -27,8 +27,8 @@ Policies = Annotated[
     typer.Option(
         "--policy",
         metavar="CODE=POLICY",
-        help="What to do about a fault of a scan, such as MISSING_SLICE=repair: reject, warn or repair. May be repeated; "
-        "docs/ingest.md lists the codes.",
+        help="What to do about a fault of a scan, such as MISSING_SLICE=repair: reject, warn or repair. May be "
+        "repeated; docs/ingest.md lists the codes.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
