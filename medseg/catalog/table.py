@@ -7,10 +7,8 @@ from pathlib import Path
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file
+from medseg.io.tables import harmless
 from medseg.text import printable
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""Cells that begin so are computed by spreadsheets (OWASP: CSV injection)."""
 
 COLUMNS = {
     "case_id": str, "status": str, "reason": str, "message": str, "path": str, "files": int, "modality": str,
@@ -33,9 +31,9 @@ def write_catalog(catalog: Catalog, path: Path) -> None:
     import polars  # 0.1 s that runs without a table need not pay
 
     ending = check_table(path)
-    rows = [_row(entry) for entry in catalog.entries]
+    rows: list[dict[str, object]] = [_row(entry) for entry in catalog.entries]
     if ending == ".csv":
-        rows = [{name: _harmless(value) for name, value in row.items()} for row in rows]
+        rows = [{name: harmless(value) for name, value in row.items()} for row in rows]
     types = {str: polars.String, int: polars.Int64, float: polars.Float64}
     frame = polars.DataFrame(rows, schema={name: types[kind] for name, kind in COLUMNS.items()}, orient="row")
     with atomic_file(path) as temporary:
@@ -53,7 +51,7 @@ def check_table(path: Path) -> str:
     return ending
 
 
-def _row(entry: CatalogEntry) -> dict[str, str | int | float | None]:
+def _row(entry: CatalogEntry) -> dict[str, object]:
     shape, spacing = entry.shape or (None,) * 3, entry.spacing or (None,) * 3
     reason = str(entry.reason) if entry.reason else ""
     flags = " ".join(map(str, entry.flags))
@@ -62,7 +60,3 @@ def _row(entry: CatalogEntry) -> dict[str, str | int | float | None]:
     values = (*texts, len(entry.files), entry.modality, *shape, *spacing, entry.axcodes, flags, repairs)
     series = (entry.patient, entry.study, entry.rank or None)
     return dict(zip(COLUMNS, (*values, *series, entry.digest), strict=True))
-
-
-def _harmless(value: str | int | float | None) -> str | int | float | None:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

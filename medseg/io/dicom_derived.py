@@ -6,6 +6,9 @@ of medseg, beside others in their folder, that name a patient.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -30,6 +33,14 @@ MANUFACTURER = "medseg"
 TEXT_LIMIT = 64
 CODE_LIMIT = 16
 """Most characters of DICOM's LO and of a code value."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep back the warnings of pydicom and highdicom: they quote names and identifiers of the patient."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True, slots=True)

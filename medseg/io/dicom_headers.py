@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
@@ -25,6 +25,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag, Tag
 
 from medseg.errors import ReasonCode, UnsupportedScanError
+from medseg.io.dicom_meta import FileMeta, meta_start, read_meta
 from medseg.io.streams import BoundedReader
 
 CT, MR, PT = "CT", "MR", "PT"
@@ -74,7 +75,6 @@ TEXT_LIMIT = 64
 HEAD_BYTES = 32768
 """First read of a file: holds nearly every header, and is parsed in memory, several times faster."""
 
-LONG_VALUE_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
 PIXEL_ELEMENT_BYTES = 12
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 """Float, double and integer pixel data (PS3.3 C.7.6.3, C.7.6.24): a header ends there."""
@@ -155,10 +155,10 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     try:
         with BoundedReader(path) as stream:
             head = stream.read(HEAD_BYTES)
-            start = _meta_start(head)
+            start = meta_start(head)
             if start is None:
                 return ()
-            meta = _file_meta(head, start)
+            meta = read_meta(head, start)
             if meta.syntax == DEFLATED:  # pydicom inflates the whole file without a bound
                 raise UnsupportedScanError(
                     ReasonCode.UNREADABLE,
@@ -334,42 +334,6 @@ def _doubts(read: Elements, modality: str, spacing: tuple[float, ...] | None) ->
 def is_foreign_scale(rescale_type: str) -> bool:
     """Whether a CT says that its values are not HU, such as optical density or electron density."""
     return bool(rescale_type) and not rescale_type.upper().startswith("HU")
-
-
-def _meta_start(head: bytes) -> int | None:
-    """Return where the file meta information begins; None if this is not DICOM."""
-    if head[128:132] == b"DICM":
-        return 132
-    return 0 if head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI") else None
-
-
-class FileMeta(NamedTuple):
-    """The file meta information, always explicit and little endian (PS3.10 7.1).
-
-    Attributes
-    ----------
-    syntax, sop_class, instance : UIDs of the transfer syntax, and of what the file holds; "" where not stated.
-    end : where the dataset begins.
-    """
-
-    syntax: str
-    sop_class: str
-    instance: str
-    end: int
-
-
-def _file_meta(head: bytes, position: int) -> FileMeta:
-    """Read the file meta information by itself: pydicom takes as long for its ten elements as for the whole header."""
-    found: dict[bytes, str] = {}
-    while head[position : position + 2] == b"\x02\x00" and position + 12 <= len(head):
-        wide = head[position + 4 : position + 6] in LONG_VALUE_TYPES
-        layout, at = ("<I", position + 8) if wide else ("<H", position + 6)
-        (length,) = struct.unpack_from(layout, head, at)
-        start = position + (12 if wide else 8)
-        found[head[position + 2 : position + 4]] = head[start : start + length].decode("latin-1").strip(" \0")
-        position = start + length
-    syntax, sop_class, instance = (found.get(element, "") for element in (b"\x10\x00", b"\x02\x00", b"\x03\x00"))
-    return FileMeta(syntax, sop_class, instance, position)
 
 
 def _pixel_problem(

@@ -9,7 +9,6 @@ A region of interest without contours is left out, as an empty segment is of a s
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +25,7 @@ from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanE
 from medseg.geometry import reorder
 from medseg.io.contours import Polygon, fill, outline
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid
+from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
 from medseg.io.dicom_headers import SliceHeader
 from medseg.io.dicom_series import Series
 from medseg.io.files import atomic_file
@@ -80,8 +79,7 @@ def write_rtstruct(path: Path, mask: Mask, labels: LabelMap, source: Source, alg
     """
     if source.kind != "dicom":
         raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, on which contours are drawn")
-    with warnings.catch_warnings():  # pydicom's and highdicom's quote names and identifiers of the patient
-        warnings.simplefilter("ignore")
+    with without_warnings():
         return _write(path, mask, labels, source, algorithm)
 
 

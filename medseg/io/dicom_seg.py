@@ -12,7 +12,6 @@ readers load no sheared stack. Of unevenly spaced slices they show each on the n
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +26,7 @@ from pydicom.sr.codedict import codes
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid
+from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
 from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Label, LabelMap
@@ -89,8 +88,7 @@ def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, al
     """
     if source.kind != "dicom":
         raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, to which a segmentation belongs")
-    with warnings.catch_warnings():  # pydicom's and highdicom's quote names and identifiers of the patient
-        warnings.simplefilter("ignore")
+    with without_warnings():
         return _write(path, mask, labels, source, algorithm)
 
 

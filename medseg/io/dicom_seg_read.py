@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import highdicom as hd
@@ -13,6 +12,7 @@ from pydicom.errors import InvalidDicomError
 
 from medseg.errors import ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
+from medseg.io.dicom_derived import without_warnings
 from medseg.io.nifti_header import MAX_VALUES
 from medseg.io.slicer import TO_LPS, Segment, Segmentation, terminology_entry
 from medseg.labels import Code
@@ -55,8 +55,7 @@ def read_dicom_seg(path: Path) -> Segmentation:
         fractional segmentations.
     """
     try:
-        with warnings.catch_warnings():  # pydicom's and highdicom's quote names and identifiers of the patient
-            warnings.simplefilter("ignore")
+        with without_warnings():
             return _read(path)
     except (ScanError, MemoryError):
         raise

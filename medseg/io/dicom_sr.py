@@ -10,7 +10,6 @@ says so. What is undefined, and structures that were not found, are left out, ne
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pydicom.sr.codedict import codes
 
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid
+from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
 from medseg.io.dicom_series import Series
 from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
@@ -103,8 +102,7 @@ def write_dicom_sr(
     found = [measure for measure in measures if measure.voxels]
     if not found:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; there is nothing to report")
-    with warnings.catch_warnings():  # pydicom's and highdicom's quote names and identifiers of the patient
-        warnings.simplefilter("ignore")
+    with without_warnings():
         series = open_series(source)
         images = quotable_images(series.source)
         seg = dcmread(segments.path, stop_before_pixels=True) if segments else None

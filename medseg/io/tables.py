@@ -38,8 +38,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         temporary.chmod(mode)  # before the first row is in it
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([_harmless(name) for name in header])
-        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+        writer.writerow([harmless(name) for name in header])
+        writer.writerows([harmless(cell) for cell in row] for row in rows)
 
 
 def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
@@ -66,6 +66,14 @@ def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
             writer.writerows(rows)
 
 
+def harmless(cell: object) -> object:
+    """Return what may be written as a cell: text that would be run or steer a terminal is defused (`write_csv`)."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if cell.startswith(FORMULA_STARTS) else text
+
+
 def plain(cell: str) -> str:
     """Return a cell's text without the apostrophe that keeps a spreadsheet from running it."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
@@ -76,10 +84,3 @@ def _rows(path: Path, files: ExitStack) -> Iterator[list[str]]:
         return csv.reader(files.enter_context(path.open(encoding="utf-8", newline="")))
     except OSError as error:
         raise OutputError(f"{path}: can't be read ({error.strerror}); write it again") from None
-
-
-def _harmless(cell: object) -> object:
-    if not isinstance(cell, str):
-        return cell
-    text = printable(cell)
-    return f"'{text}" if cell.startswith(FORMULA_STARTS) else text

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from medseg.io.tables import FORMULA_STARTS, write_csv
+from medseg.io.tables import plain, write_csv
 from medseg.review.folder import Manifest
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
@@ -115,7 +115,7 @@ def read_worklist(path: Path) -> tuple[list[Row], list[BadRow]]:
     rows: list[Row] = []
     problems: list[BadRow] = []
     for number, cells in enumerate(lines[1:], start=2):
-        named = dict(zip(header, map(_plain, cells), strict=False))
+        named = dict(zip(header, (plain(cell.strip()) for cell in cells), strict=False))
         if not named.get("status"):
             continue
         if not named.get("case"):
@@ -178,9 +178,3 @@ def _text(path: Path) -> str:
 def _delimiter(path: Path) -> str:
     first = _text(path).partition("\n")[0]
     return max(",;\t", key=first.count)
-
-
-def _plain(cell: str) -> str:
-    """Return a cell without the apostrophe that keeps spreadsheets from running it."""
-    text = cell.strip()
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
