@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.outputs import NetworkOutput
-from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.plan import Plan
 
 
 class Threshold(nn.Module):
@@ -49,24 +49,9 @@ def threshold() -> Threshold:
 
 
 @pytest.fixture
-def make_plan() -> Callable[..., Plan]:
+def make_plan(small_plan) -> Callable[..., Plan]:
     """A 3D plan for one clipped channel (air -1, scale 1); any field may be given."""
-
-    def make(**changes: object) -> Plan:
-        fields = {
-            "dimensions": 3,
-            "spacing": (1.0, 1.0, 1.0),
-            "slice_axis": 2,
-            "patch": (8, 8, 8),
-            "batch": 2,
-            "channels": ("CT",),
-            "normalisation": (ChannelNormalisation(kind="clip", low=-1, high=1, mean=0, std=1),),
-            "mirror": (True, True, True),
-            "network": NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (1, 1, 1))),
-        }
-        return Plan.model_validate({**fields, **changes})
-
-    return make
+    return small_plan
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -176,24 +177,10 @@ LABELS = LabelMap.parse({"high": 3, "low": 7})
 
 
 @pytest.fixture
-def make_plan() -> Callable[..., Plan]:
+def make_plan(small_plan) -> Callable[..., Plan]:
     """A 3D plan for one channel that keeps its values; any field may be given."""
-
-    def make(**changes: object) -> Plan:
-        fields = {
-            "dimensions": 3,
-            "spacing": (1.0, 1.0, 1.0),
-            "slice_axis": 2,
-            "patch": (8, 8, 8),
-            "batch": 2,
-            "channels": ("CT",),
-            "normalisation": (ChannelNormalisation(kind="clip", low=-9, high=9, mean=0, std=1),),
-            "mirror": (False, True, False),
-            "network": NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (1, 1, 1))),
-        }
-        return Plan.model_validate({**fields, **changes})
-
-    return make
+    keeping = (ChannelNormalisation(kind="clip", low=-9, high=9, mean=0, std=1),)
+    return partial(small_plan, normalisation=keeping, mirror=(False, True, False))
 
 
 @pytest.fixture

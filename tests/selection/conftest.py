@@ -12,7 +12,7 @@ from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.outputs import NetworkOutput
-from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.plan import ChannelNormalisation, NetworkPlan
 from medseg.volume import Volume
 
 LABELS = LabelMap.parse({"liver": 1, "tumour": 2})
@@ -27,24 +27,14 @@ class Bright(nn.Module):
         return NetworkOutput(logits, features=torch.stack([first, first**2], dim=1)[..., ::2, ::2, ::2])
 
 
-def plan(**changes: object) -> Plan:
-    fields = {
-        "dimensions": 3,
-        "spacing": (1.0, 1.0, 1.0),
-        "slice_axis": 2,
-        "patch": (8, 8, 8),
-        "batch": 2,
-        "channels": ("ct",),
-        "normalisation": (ChannelNormalisation(kind="clip", low=-1000, high=1000, mean=0, std=1),),
-        "mirror": (True, True, True),
-        "network": NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2))),
-    }
-    return Plan.model_validate({**fields, **changes})
-
-
 @pytest.fixture
-def model() -> Model:
-    return Model((Bright(),), plan(), LABELS, inference=InferenceConfig(overlap=0.0, flips=True, precision="float32"))
+def model(small_plan) -> Model:
+    plan = small_plan(
+        channels=("ct",),
+        normalisation=(ChannelNormalisation(kind="clip", low=-1000, high=1000, mean=0, std=1),),
+        network=NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2))),
+    )
+    return Model((Bright(),), plan, LABELS, inference=InferenceConfig(overlap=0.0, flips=True, precision="float32"))
 
 
 @pytest.fixture
