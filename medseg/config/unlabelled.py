@@ -24,8 +24,14 @@ class UnlabelledConfig(Stage):
         "auto: chosen by cross-validation on the labelled scans",
     )
     pseudo_labels: Path | None = Field(None, description="Folder that medseg pseudo-label wrote")
+    labelled_first: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the steps that see labelled scans alone, before the others are mixed in",
+    )
     ramp: float = Field(
-        0.4, ge=0, le=1, description="Share of the steps in which the unlabelled loss rises to its weight"
+        0.4, ge=0, le=1, description="Share of the mixed steps in which the unlabelled loss rises to its weight"
     )
     paste: float = Field(
         2 / 3,

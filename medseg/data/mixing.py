@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from medseg.config import AugmentationConfig, TrainingConfig
+from medseg.config import AugmentationConfig, TrainingConfig, UnlabelledConfig
 from medseg.data.augment import Augmenter, Views
 from medseg.data.batches import Batch, BatchStream, Unlabelled, one_thread, stack
 from medseg.data.sampling import Randomness, Sampler
@@ -35,7 +35,7 @@ class MixedStream:
     Parameters
     ----------
     cases : unlabelled cases, or cases with pseudo-labels.
-    paste : edge of the pasted box as a share of the patch's; 0: whole patches of either kind take turns.
+    mixing : `paste` and `labelled_first` of it; before that share of the steps the batches hold no unlabelled patches.
 
     Raises
     ------
@@ -50,18 +50,20 @@ class MixedStream:
         augmentation: AugmentationConfig,
         training: TrainingConfig,
         randomness: Randomness,
-        *,
-        paste: float,
+        mixing: UnlabelledConfig,
     ) -> None:
         if not cases:
             raise DatasetError("there is no unlabelled case to mix with the labelled ones")
-        self.labelled, self.plan, self.paste = labelled, labelled.plan, paste
+        self.labelled, self.plan, self.paste = labelled, labelled.plan, mixing.paste
+        self.first_mixed = round(mixing.labelled_first * training.steps)
         self.randomness = randomness
         self.sampler = Sampler(cases, self.plan, training.foreground, randomness, (PATCHES, CASE_ORDER))
         self.augmenter = Augmenter(augmentation, self.plan)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
+        if step < self.first_mixed:
+            return self.labelled.batch(step)
         with one_thread():
             patches = [self.augmenter.views(*self.sampler.draw(step, p)) for p in range(self.plan.batch)]
         unlabelled = Unlabelled(

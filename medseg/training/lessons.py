@@ -73,6 +73,4 @@ def build_stream(
     labelled = BatchStream(cases, plan, config.augmentation, config.training, randomness)
     if not learns_unlabelled(config.unlabelled):
         return labelled
-    return MixedStream(
-        labelled, unlabelled, config.augmentation, config.training, randomness, paste=config.unlabelled.paste
-    )
+    return MixedStream(labelled, unlabelled, config.augmentation, config.training, randomness, config.unlabelled)

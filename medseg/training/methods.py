@@ -49,5 +49,10 @@ class Supervised(nn.Module):
 
     def step(self, network: nn.Module, batch: Batch, progress: float) -> Terms:
         """Return `loss`, `dice` (the Dice loss) and `ce` of the batch."""
-        losses = self.loss(network(batch["image"]), batch["target"])
-        return {"loss": losses.total, "dice": losses.dice.detach(), "ce": losses.ce.detach()}
+        return supervised(self.loss, network, batch)
+
+
+def supervised(loss: SegmentationLoss, network: nn.Module, batch: Batch) -> Terms:
+    """Return `loss`, `dice` (the Dice loss) and `ce` of a batch's labelled patches."""
+    losses = loss(network(batch["image"]), batch["target"])
+    return {"loss": losses.total, "dice": losses.dice.detach(), "ce": losses.ce.detach()}

@@ -28,7 +28,7 @@ from medseg.losses.affinity import SAMPLES, AffinityLoss, balanced_sample
 from medseg.losses.prototypes import coarse, coarse_voxels
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.outputs import NetworkOutput
-from medseg.training.methods import Terms
+from medseg.training.methods import Terms, supervised
 from medseg.training.temporary_labels import Labeller, TemporaryLabels, ignored_where
 
 Teacher = Callable[[Tensor], NetworkOutput]
@@ -76,7 +76,9 @@ class MixedMethod(nn.Module):
         self.affinity = AffinityLoss() if config.affinity_weight else None
 
     def step(self, network: nn.Module, batch: Batch, progress: float) -> Terms:
-        """Return `loss` and its terms for one batch."""
+        """Return `loss` and its terms for one batch; as supervised training does before others are mixed in."""
+        if "unlabelled" not in batch:
+            return supervised(self.loss, network, batch)
         unlabelled = batch["unlabelled"]
         temporary = self._label(unlabelled)
         lesson = _mixed(batch, temporary)
@@ -91,8 +93,9 @@ class MixedMethod(nn.Module):
             terms["affinity"] = similar.detach()
         if self.labeller is not None:
             self.labeller.learn_prototypes(output.features, lesson.target, lesson.weight)
-        share = self.labelled_weight
-        total = share * labelled.total + (1 - share) * ramp(progress, self.config.ramp) * learnt
+        share, first = self.labelled_weight, self.config.labelled_first
+        rise = ramp((progress - first) / (1 - first), self.config.ramp)
+        total = share * labelled.total + (1 - share) * rise * learnt
         return {"loss": total, **terms, "pseudo_weight": temporary.weight.mean()}
 
     def _label(self, unlabelled: Unlabelled) -> TemporaryLabels:

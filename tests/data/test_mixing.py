@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.config import AugmentationConfig, TrainingConfig
+from medseg.config import AugmentationConfig, TrainingConfig, UnlabelledConfig
 from medseg.data.batches import BatchStream, prefetch
 from medseg.data.mixing import MixedStream, draw_box, mix
 from medseg.data.sampling import Randomness
@@ -22,12 +22,13 @@ PLAIN = AugmentationConfig(
 
 @pytest.fixture
 def stream_of(plan_of, case_of):
-    def make(augmentation=PLAIN, plan=None, paste=0.5, seed=1, unlabelled=None):
+    def make(augmentation=PLAIN, plan=None, seed=1, unlabelled=None, **mixing):
         plan = plan or plan_of()
         randomness = Randomness(seed)
         labelled = BatchStream([case_of(seed=i) for i in range(2)], plan, augmentation, TrainingConfig(), randomness)
         others = [case_of(seed=i) for i in (7, 8, 9)] if unlabelled is None else unlabelled
-        return MixedStream(labelled, others, augmentation, TrainingConfig(), randomness, paste=paste)
+        mixed = UnlabelledConfig(**{"paste": 0.5, **mixing})
+        return MixedStream(labelled, others, augmentation, TrainingConfig(steps=100), randomness, mixed)
 
     return make
 
@@ -63,6 +64,11 @@ def test_labelled_patches_are_those_of_training_without_unlabelled_scans(stream_
     batch, alone = stream.batch(3), stream.labelled.batch(3)
     assert torch.equal(batch["image"], alone["image"])
     assert torch.equal(batch["target"], alone["target"])
+
+
+def test_the_first_steps_see_labelled_patches_alone(stream_of):
+    stream = stream_of(labelled_first=0.25)
+    assert ["unlabelled" in stream.batch(step) for step in (0, 24, 25, 99)] == [False, False, True, True]
 
 
 def test_a_step_is_the_same_at_every_call_and_on_any_thread(stream_of):

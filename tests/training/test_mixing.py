@@ -74,6 +74,15 @@ def test_the_loss_is_lambda_of_one_and_the_rest_of_the_other():
     torch.testing.assert_close(early, 0.3 * labelled + 0.7 * math.exp(-1.25) * pseudo)
 
 
+def test_before_others_are_mixed_in_it_is_supervised_training_and_the_ramp_begins_after():
+    batch, network = batch_of(), Small()
+    labelled = {"image": batch["image"], "target": batch["target"]}
+    first = method_of(labelled_weight=0.3).step(network, labelled, 0.1)
+    assert first["loss"] == SegmentationLoss(LABELS, TrainingConfig())(network(batch["image"]), batch["target"]).total
+    late = method_of(labelled_weight=0.3, ramp=0.4, labelled_first=0.5).step(network, batch, 0.6)["loss"]
+    torch.testing.assert_close(late, method_of(labelled_weight=0.3, ramp=0.4).step(network, batch, 0.2)["loss"])
+
+
 def test_the_labelled_part_has_the_supervised_loss():
     batch, network = batch_of(), Small()
     everywhere = torch.ones(2, *SIZE, dtype=torch.bool)
