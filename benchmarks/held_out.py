@@ -1,8 +1,9 @@
-"""Score a model on the held-out hippocampus cases, and read a run's pace: shared by the benchmarks."""
+"""Score a model on held-out cases, and read a run's pace: shared by the benchmarks."""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,27 @@ from medseg.batch.segment_folder import segment_folder
 from medseg.networks.model import load_model
 from medseg.quality.evaluate import Evaluation, Pair, evaluate_pairs
 
+HELD_OUT = 16
+"""Cases kept from a dataset that names none for validation: a fifth of the left atrium's 80."""
+
+
+def held_out_cases(data: Path) -> list[str]:
+    """Return the cases that measure: the dataset's own, or some drawn once from those that it never labels."""
+    splits = json.loads((data / "splits.json").read_text())
+    if "validation" in splits:
+        return list(splits["validation"])
+    labelled = {case for name, cases in splits.items() if name.startswith("labelled_") for case in cases}
+    return sorted(random.Random(0).sample(sorted(set(splits["train"]) - labelled), HELD_OUT))
+
+
+def training_pool(data: Path) -> list[str]:
+    """Return the cases that training may see, labelled or not."""
+    return sorted(set(json.loads((data / "splits.json").read_text())["train"]) - set(held_out_cases(data)))
+
 
 def score(model: Path, data: Path) -> Evaluation:
     """Segment the held-out scans with the model folder as a user does, and compare with their masks."""
-    held_out = json.loads((data / "splits.json").read_text())["validation"]
+    held_out = held_out_cases(data)
     labels = load_model(model).labels
     with TemporaryDirectory() as temporary:
         scans, results = Path(temporary) / "scans", Path(temporary) / "results"

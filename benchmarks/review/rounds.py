@@ -2,7 +2,7 @@
 
     MEDSEG_DATA=FOLDER python benchmarks/review/rounds.py --runs RUNS --draw 0 [--start MODEL] [--max-seconds N]
 
-For one draw of six labelled cases (`labelled_cases` of semi_supervised/hippocampus.py): their model segments the other
+For one draw of six labelled cases (`labelled_cases` of semi_supervised/arms.py): their model segments the other
 174 training scans, and the review's priority ranks them. The true masks of the ten that it ranks first are one arm's
 corrections, those of ten random ones the other's. Both arms are fine-tuned from the model on the six and the ten cases,
 with equal steps. Scored are model folders through the folder segmentation that users call, on the 28 validation cases,
@@ -28,8 +28,8 @@ from statistics import fmean
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "semi_supervised")]
 
+from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
-from hippocampus import CONFIG, labelled_cases  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
 
 from medseg.batch.segment_folder import segment_folder  # noqa: E402
@@ -105,7 +105,7 @@ class Study:
         steps = f"training.steps={self.wanted.first_steps}"
         # without validation cases: they decide nothing, and are scored as users' scans are
         lists = [f"dataset.train={chosen}", "dataset.validation=[]", f"training.seed={self.wanted.draw}"]
-        return load_config(CONFIG, [f"dataset.folder={self.data}", *lists, steps])
+        return load_config(CONFIGS["hippocampus"], [f"dataset.folder={self.data}", *lists, steps])
 
     def choose(self, start: Path) -> dict[str, list[str]]:
         """Return the cases that each arm corrects: never held-out ones, never the first six."""

@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
-from hippocampus import CONFIG, labelled_cases  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
 
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
@@ -81,7 +81,7 @@ class Study:
 
     def configuration(self, cases: list[str]) -> ExperimentConfig:
         return load_config(
-            CONFIG,
+            CONFIGS["hippocampus"],
             [
                 f"dataset.folder={self.data}",
                 f"dataset.train={json.dumps(sorted(cases))}",

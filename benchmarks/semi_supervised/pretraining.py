@@ -21,8 +21,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
-from hippocampus import CONFIG, labelled_cases  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
 
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
@@ -54,7 +54,7 @@ def main() -> None:
 def configuration(data: Path, arguments: argparse.Namespace) -> ExperimentConfig:
     cases = json.dumps(labelled_cases(data, *map(int, arguments.draw.split("_"))))
     return load_config(
-        CONFIG,
+        CONFIGS["hippocampus"],
         [
             f"dataset.folder={data}",
             f"dataset.train={cases}",

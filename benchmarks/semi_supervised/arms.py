@@ -1,12 +1,12 @@
-"""Train hippocampus models from a few labelled scans, with and without the unlabelled ones, and score them.
+"""Train from a few labelled scans, with and without the unlabelled ones, and score on scans that no run saw.
 
-    MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/hippocampus.py --runs RUNS --arm NAME --draw 6_0
+    MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/arms.py --data hippocampus --runs RUNS --arm NAME --draw 6_0
 
 Arms are configurations (`ARMS`), draws are sets of labelled training cases (`labelled_cases`); all other training
 cases are unlabelled. Every arm has the same recipe; steps are fixed beforehand; scored are the final averaged weights
-as the model folder delivers them, through the folder segmentation that users call, on the 28 held-out cases, which
-decide nothing. A stopped run goes on, a finished one is only scored again. Writes results/ARM_DRAW.csv (a row a case
-and structure) and results/ARM_DRAW.json.
+as the model folder delivers them, through the folder segmentation that users call, on the held-out cases, which
+decide nothing. A stopped run goes on, a finished one is only scored again. Writes results/DATA_ARM_DRAW.csv (a row a
+case and structure) and results/DATA_ARM_DRAW.json; `page.py` puts them together.
 """
 
 from __future__ import annotations
@@ -19,25 +19,33 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from medseg.config import ExperimentConfig, load_config
-from medseg.provenance import machine, package_versions
-from medseg.quality.evaluate import Evaluation
-from medseg.quality.tables import write_scores
-from medseg.training.run import RunOptions, run_training
-
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from held_out import score, step_seconds  # noqa: E402
+from held_out import held_out_cases, score, step_seconds, training_pool  # noqa: E402
 
-CONFIG = HERE.parents[1] / "configs/hippocampus.yaml"
-STEPS = 1000
+from medseg.config import ExperimentConfig, load_config  # noqa: E402
+from medseg.provenance import machine, package_versions  # noqa: E402
+from medseg.quality.evaluate import Evaluation  # noqa: E402
+from medseg.quality.tables import write_scores  # noqa: E402
+from medseg.training.run import RunOptions, run_training  # noqa: E402
 
-MIXED = ("unlabelled.method=mix-teacher", "unlabelled.labelled_weight=0.5")
+CONFIGS = {name: HERE.parents[1] / f"configs/{name}.yaml" for name in ("hippocampus", "left_atrium")}
+STEPS = 1500
+NETWORK = ("network.features=16", "network.max_features=128")
+"""A network small enough for many runs on a CPU."""
+
+MIXED = (
+    "unlabelled.method=mix-teacher",
+    "unlabelled.labelled_weight=0.5",
+    "unlabelled.labelled_first=0.4",
+    "unlabelled.ramp=0.2",
+)
 ARMS: dict[str, tuple[str, ...]] = {
     "supervised": (),
-    "supervised_longer": (f"training.steps={round(1.6 * STEPS)}",),
+    "supervised_longer": (f"training.steps={round(1.25 * STEPS)}",),
     "mix_teacher": MIXED,
+    "mix_teacher_from_the_start": (*MIXED, "unlabelled.labelled_first=0", "unlabelled.ramp=0.4"),
     "mix_teacher_no_paste": (*MIXED, "unlabelled.paste=0"),
     "mix_teacher_no_entropy": (*MIXED, "unlabelled.entropy_weight=false"),
     "mix_teacher_threshold": (*MIXED, "unlabelled.threshold=0.7", "unlabelled.adaptive_threshold=true"),
@@ -50,6 +58,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=[*CONFIGS], required=True)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--arm", choices=[*ARMS], required=True)
     parser.add_argument("--draw", required=True, help="labelled cases and number of the draw, such as 6_0")
@@ -57,24 +66,33 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
     if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
-    cases = json.dumps(labelled_cases(data, *map(int, arguments.draw.split("_"))))
-    overrides = [f"dataset.folder={data}", f"dataset.train={cases}", f"training.steps={arguments.steps}"]
-    config = load_config(CONFIG, [*overrides, *ARMS[arguments.arm]])
-    name = f"{arguments.arm}_{arguments.draw}"
+        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
+    data = Path(os.environ["MEDSEG_DATA"]) / arguments.data
+    config = configuration(data, arguments.arm, arguments.draw, arguments.steps)
+    name = f"{arguments.data}_{arguments.arm}_{arguments.draw}"
     options = RunOptions(device="cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
     run = run_training(config, arguments.runs / name, options)
     if run.model is not None:
         keep(name, config, arguments.runs / name, score(run.model, data))
 
 
+def configuration(data: Path, arm: str, draw: str, steps: int) -> ExperimentConfig:
+    """Return an arm's experiment on a draw."""
+    lists = {
+        "dataset.train": labelled_cases(data, *map(int, draw.split("_"))),
+        "dataset.validation": held_out_cases(data),
+    }
+    overrides = [f"{field}={json.dumps(cases)}" for field, cases in lists.items()]
+    fixed = [f"dataset.folder={data}", f"training.steps={steps}", *NETWORK]
+    return load_config(CONFIGS[data.name], [*fixed, *overrides, *ARMS[arm]])
+
+
 def labelled_cases(data: Path, count: int, draw: int) -> list[str]:
     """Return the labelled cases of a draw: draw 0 is the dataset's own list, others are drawn by their number."""
-    splits = json.loads((data / "splits.json").read_text())
-    if draw == 0:
-        return list(splits[f"labelled_{count}"])
-    order = sorted(splits["train"])
+    own = json.loads((data / "splits.json").read_text()).get(f"labelled_{count}")
+    if draw == 0 and own:
+        return list(own)
+    order = training_pool(data)
     random.Random(draw).shuffle(order)
     return sorted(order[:count])
 
