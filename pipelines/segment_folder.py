@@ -19,9 +19,9 @@ from medseg.catalog.index import index_scans
 from medseg.errors import MedsegError
 from medseg.labels import load_label_map
 from medseg.quality.evaluate import evaluate_folder
-from medseg.quality.overlay import overlay_png
 from medseg.quality.report import write_report
 from medseg.quality.tables import score_table, write_scores
+from medseg.quality.viewer import draw_case
 
 screen = Console(highlight=False, markup=False)
 
@@ -51,7 +51,7 @@ def segment(scans: Path, model: Path, results: Path) -> RunSummary:
     def tell(result: CaseResult, ended: int, total: int) -> None:
         screen.print(f"{ended} of {total}: {result.case} {result.status} {result.message}")
 
-    return segment_folder(scans, model, results, picture=overlay_png, watcher=tell)
+    return segment_folder(scans, model, results, picture=draw_case, watcher=tell)
 
 
 def show_volumes(summary: RunSummary) -> None:

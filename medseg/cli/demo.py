@@ -78,14 +78,14 @@ def segment_scans(output: Path) -> RunSummary:
     """Segment the unseen scans, as ``medseg segment`` does; the pseudonyms' key stays in the demo's folder."""
     from medseg.batch.segment_folder import segment_folder
     from medseg.config import SegmentConfig
-    from medseg.quality.overlay import overlay_png
     from medseg.quality.report import write_report
+    from medseg.quality.viewer import draw_case
 
     console().rule("3 of 4: segment unseen scans")
     scans, model = output / "data" / "scans", output / "run" / "model"
     config = SegmentConfig(key=output / "pseudonym.key")
     with case_progress() as watcher:
-        summary = segment_folder(scans, model, output / "results", config, picture=overlay_png, watcher=watcher)
+        summary = segment_folder(scans, model, output / "results", config, picture=draw_case, watcher=watcher)
     write_report(output / "results")
     return summary
 

@@ -14,7 +14,7 @@ from medseg.cli.screen import case_progress, console, show_error
 if TYPE_CHECKING:
     from medseg.batch.summary import RunSummary
 
-PICTURE = "medseg.quality.overlay:overlay_png"
+PICTURE = "medseg.quality.viewer:draw_case"
 """Draws the pictures; imported where they are drawn, so that workers start at once."""
 
 
@@ -30,7 +30,9 @@ def segment(
         float | None,
         typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
     ] = None,
-    pictures: Annotated[bool, typer.Option(help="Draw overlay.png for each case.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="Draw overlay.png for each case, and with NiiVue (medseg[viewer]) view.html.")
+    ] = True,
     report: Annotated[bool, typer.Option(help="Write report.html and worklist.csv at the end.")] = True,
     formats: Annotated[
         str,

@@ -185,6 +185,19 @@ def write_volume(path: Path, volume: Volume) -> None:
         _verify(temporary, stored, fields, volume.grid, path)
 
 
+def nifti_bytes(array: NDArray, grid: Grid, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    """Return a compressed NIfTI file, for a program that takes it from memory.
+
+    Parameters
+    ----------
+    array : (X, Y, Z) on the grid, of a type that NIfTI has.
+    slope, intercept : a value means ``value * slope + intercept``.
+    """
+    fields = _placed_header(grid, array.shape, array.dtype)
+    fields["scl_slope"], fields["scl_inter"] = slope, intercept
+    return _compressed(_content(fields, array))
+
+
 def _channels(header: NiftiHeader, *, channels_last: bool) -> int:
     shape = header.shape
     if len(shape) == 3:
@@ -306,13 +319,19 @@ def _extension(content: bytes) -> bytes:
 
 
 def _write_file(path: Path, fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -> None:
+    content = _content(fields, array, extension)
+    path.write_bytes(_compressed(content) if path.name.lower().endswith(".gz") else content)
+
+
+def _content(fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -> bytes:
     order = array.dtype.newbyteorder("<")
     flag = bytes([bool(extension), 0, 0, 0])
-    content = fields.binaryblock + flag + extension + array.astype(order, copy=False).tobytes(order="F")
-    if path.name.lower().endswith(".gz"):
-        packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
-        content = packer.compress(content) + packer.flush()
-    path.write_bytes(content)
+    return fields.binaryblock + flag + extension + array.astype(order, copy=False).tobytes(order="F")
+
+
+def _compressed(content: bytes) -> bytes:
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    return packer.compress(content) + packer.flush()
 
 
 def _verify(written: Path, array: NDArray, fields: nib.Nifti1Header, grid: Grid, target: Path) -> None:

@@ -6,11 +6,12 @@ Without scripts it is still readable (`medseg.quality.page`): the most doubtful 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -24,6 +25,7 @@ from medseg.quality.page import render_page
 from medseg.quality.pictures import Pictures, embed_pictures
 from medseg.quality.range_plot import Dot, case_bar, volume_plot
 from medseg.quality.review import Review, ReviewedCase, review_results, write_worklist
+from medseg.quality.viewer import VIEW, write_niivue
 
 REPORT = "report.html"
 WORKLIST = "worklist.csv"
@@ -67,7 +69,8 @@ def write_report(folder: Path, viewer: str = "") -> Review:
 
     Parameters
     ----------
-    viewer : address of a `medseg serve`, which each case then links to.
+    viewer : address of a `medseg serve`, which each case then links to, in place of the page that it has of its own
+        (`medseg.quality.viewer`).
 
     Raises
     ------
@@ -80,13 +83,19 @@ def write_report(folder: Path, viewer: str = "") -> Review:
         raise ConfigError(f"{viewer!r} is no address of a server; write it as http://127.0.0.1:8000/key/...")
     review = review_results(folder)
     write_worklist(review, folder / WORKLIST)
+    looks = _looks(review, viewer.rstrip("/"))
     with atomic_file(folder / REPORT) as path:
-        path.write_text(render(review, viewer.rstrip("/")), encoding="utf-8")
+        path.write_text(render(review, looks), encoding="utf-8")
     return review
 
 
-def render(review: Review, viewer: str = "") -> str:
-    """Return the page, its cases linked to a viewer where one is given."""
+def render(review: Review, looks: Mapping[str, str]) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    looks : addresses of the cases' viewers, by case; a case without one has no link.
+    """
     pictures = embed_pictures(review.folder / "cases" / case.record.case / PICTURE for case in review.cases)
     rows = [
         _case_row(rank, case, picture, review)
@@ -106,8 +115,21 @@ def render(review: Review, viewer: str = "") -> str:
         counts=Counter(flag for case in review.cases for flag in case.flags),
         meanings=MEANINGS,
         picture_name=PICTURE,
-        viewer=viewer,
+        looks=looks,
     )
+
+
+def _looks(review: Review, viewer: str) -> dict[str, str]:
+    """Return where each case can be looked at: a server's page or its own; without cases that have neither."""
+    places = {case.record.case: quote(case.record.case, safe="") for case in review.cases}
+    if viewer:
+        return {case: f"{viewer}/view/{place}" for case, place in places.items()}
+    own = {
+        case: f"cases/{place}/{VIEW}"
+        for case, place in places.items()
+        if (review.folder / "cases" / case / VIEW).is_file()
+    }
+    return own if own and write_niivue(review.folder) else {}
 
 
 def _case_row(rank: int, case: ReviewedCase, pictures: Pictures, review: Review) -> CaseRow:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from medseg.batch.summary import RunSummary
 
 FINE_TUNING, RESULTS, REVIEW = "fine_tuning", "results", "review"
-PICTURE = "medseg.quality.overlay:overlay_png"
+PICTURE = "medseg.quality.viewer:draw_case"
 
 
 @dataclass(frozen=True, slots=True)

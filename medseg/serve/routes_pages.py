@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse
 
-from medseg.serve.pages import niivue_file, overview, script, view
+from medseg.quality.viewer import INSTALL, niivue_file
+from medseg.serve.pages import overview, view
 from medseg.serve.refusal import NOT_FOUND, RequestError
 from medseg.serve.routes_cases import FINAL, ORIGINAL
 from medseg.serve.service import Service
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-VIEWER_POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src blob:; connect-src 'self' data: blob:; "
-    "img-src 'self' data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
-"""NiiVue brings its font and its workers as data within its script; everything else is this server's."""
-
 JAVASCRIPT = "text/javascript"
 
 
@@ -33,12 +28,7 @@ def page_routes(service: Service) -> APIRouter:
         _niivue()
         entry = service.desk.entry(service.studies.case(case))
         tag = FINAL if service.desk.final(entry.case) else ORIGINAL if entry.prediction else None
-        page = view(entry, service.desk.labels, tag)
-        return HTMLResponse(page, headers={"Content-Security-Policy": VIEWER_POLICY})
-
-    @router.get("/viewer/view.js")
-    def view_script() -> Response:
-        return Response(script(), media_type=JAVASCRIPT)
+        return HTMLResponse(view(entry, service.desk.labels, tag))
 
     @router.get("/viewer/niivue.js")
     def niivue_script() -> FileResponse:
@@ -50,5 +40,5 @@ def page_routes(service: Service) -> APIRouter:
 def _niivue() -> str:
     path = niivue_file()
     if path is None:
-        raise RequestError(NOT_FOUND, "the viewer is not installed: pip install --no-deps ipyniivue")
+        raise RequestError(NOT_FOUND, f"the viewer is not installed: {INSTALL}")
     return str(path)

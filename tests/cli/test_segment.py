@@ -20,6 +20,7 @@ import SimpleITK as sitk
 
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
+from medseg.quality.viewer import niivue_file
 from medseg.volume import Volume
 
 from .conftest import write_scan
@@ -73,6 +74,7 @@ def test_a_mixed_folder_in_a_process_of_its_own(model, scans, tmp_path):
             "case.json",
             "mask.nii.gz",
             "overlay.png",
+            *(["view.html"] if niivue_file() else []),
         }
     run = json.loads((output / "run.json").read_text())
     assert {status: count for status, count in run["cases"].items() if count} == {

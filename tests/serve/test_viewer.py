@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.serve.pages import niivue_file
+from medseg.quality.viewer import niivue_file
 
 from ..quality.browser import CHROMIUM, Browser, wait_until
 from .conftest import CASES, NAME
@@ -50,7 +50,7 @@ def browser(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.skipif(niivue_file() is None, reason="NiiVue is not installed: pip install --no-deps ipyniivue")
+@pytest.mark.skipif(niivue_file() is None, reason="NiiVue is not installed: pip install 'medseg[viewer]'")
 def test_scan_and_mask_are_seen_in_three_planes_and_in_3d(running, browser, tmp_path, opened):
     labels = tmp_path / "labels.json"
     labels.write_text('{"liver": 2, "tumour": 5}')
