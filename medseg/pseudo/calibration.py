@@ -86,7 +86,7 @@ def calibrate(samples: Sequence[Sample], labels: LabelMap, config: PseudoLabelCo
     if not samples:
         return Calibration(1.0, (float(np.clip(BLIND_THRESHOLD, *config.thresholds)),) * decisions)
     temperature = fit_temperature(samples, labels) if config.calibrate else 1.0
-    before, after = _verdicts(samples, labels, 1.0), _verdicts(samples, labels, temperature)
+    before, after = pooled_verdicts(samples, labels, 1.0), pooled_verdicts(samples, labels, temperature)
     return Calibration(
         temperature=temperature,
         thresholds=tuple(choose_threshold(after.of(decision), config) for decision in range(decisions)),
@@ -153,7 +153,7 @@ def calibration_error(verdicts: Verdicts) -> float:
     return float(np.abs(gaps).sum() / verdicts.weight.sum())
 
 
-def _verdicts(samples: Sequence[Sample], labels: LabelMap, temperature: float) -> Verdicts:
+def pooled_verdicts(samples: Sequence[Sample], labels: LabelMap, temperature: float) -> Verdicts:
     """Return all samples' voxels; each scan weighs as much as the others."""
     parts = []
     for sample in samples:

@@ -1,0 +1,134 @@
+"""Put the results of `arms.py` together: README.md beside this file, with plots.
+
+    python benchmarks/semi_supervised/page.py
+
+Differences are paired: the same held-out case under two arms. Intervals are 95 % bootstraps over cases; pooled over
+draws, a case's difference is its mean over them, so that a case drawn is drawn in all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from paired import difference
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DATA = {"hippocampus": "Hippocampus", "left_atrium": "Left atrium"}
+BASELINE = "supervised"
+
+Dice = dict[str, float]
+"""By case."""
+Draws = dict[str, dict[str, Dice]]
+"""By draw, such as 6_0, and arm."""
+
+
+def main() -> None:
+    sections = [section for data in DATA if (section := dataset_section(data))]
+    text = (HERE / "introduction.md").read_text() + "\n" + "\n".join(sections)
+    (HERE / "README.md").write_text(text)
+    print(text)
+
+
+def dataset_section(data: str) -> str:
+    """Return the tables and plots of a dataset; "" while nothing is measured."""
+    draws = read_draws(data)
+    if not draws:
+        return ""
+    plot(data, draws)
+    tables = "\n".join(count_table(data, count, draws) for count in sorted({counted(draw) for draw in draws}))
+    return f"## {DATA[data]}\n\n![Dice of every draw](results/{data}.png)\n\n{tables}"
+
+
+def read_draws(data: str) -> Draws:
+    """Return each held-out case's mean Dice over its structures."""
+    draws: Draws = defaultdict(dict)
+    for path in sorted(RESULTS.glob(f"{data}_*.csv")):
+        arm, count, number = path.stem.removeprefix(f"{data}_").rsplit("_", 2)
+        by_case = defaultdict(list)
+        with path.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                by_case[row["case"]].append(float(row["dice"]))
+        draws[f"{count}_{number}"][arm] = {case: fmean(values) for case, values in by_case.items()}
+    return draws
+
+
+def counted(draw: str) -> int:
+    """Return how many cases of a draw are labelled."""
+    return int(draw.split("_")[0])
+
+
+def count_table(data: str, count: int, draws: Draws) -> str:
+    """Return the table of all draws with so many labelled cases."""
+    chosen = {draw: arms for draw, arms in draws.items() if counted(draw) == count}
+    rows = [
+        row(data, draw, arm, dice, arms.get(BASELINE))
+        for draw, arms in chosen.items()
+        for arm, dice in sorted(arms.items(), key=lambda item: (item[0] != BASELINE, item[0]))
+    ]
+    rows += [pooled_row(arm, chosen) for arm in pooled_arms(chosen)]
+    head = ["| draw | arm | steps | s/step | mean Dice | difference [95 % interval] |", "| --- " * 6 + "|"]
+    return f"### {count} labelled cases\n\n" + "\n".join([*head, *rows]) + "\n"
+
+
+def row(data: str, draw: str, arm: str, dice: Dice, baseline: Dice | None) -> str:
+    record = json.loads((RESULTS / f"{data}_{arm}_{draw}.json").read_text())
+    gain = "" if arm == BASELINE or baseline is None else interval(difference(dice, baseline))
+    number, name = draw.split("_")[1], arm.replace("_", " ")
+    return (
+        f"| {number} | {name} | {record['steps']} | {record['median_step_s']} | {fmean(dice.values()):.4f} | {gain} |"
+    )
+
+
+def pooled_arms(draws: Draws) -> list[str]:
+    """Return the arms that several draws measured beside the baseline."""
+    measured = [arm for arms in draws.values() if BASELINE in arms for arm in arms if arm != BASELINE]
+    return sorted({arm for arm in measured if measured.count(arm) > 1})
+
+
+def pooled_row(arm: str, draws: Draws) -> str:
+    both = [arms for arms in draws.values() if arm in arms and BASELINE in arms]
+    mine, others = (mean_over_draws(arms[name] for arms in both) for name in (arm, BASELINE))
+    gain = interval(difference(mine, others))
+    return f"| all {len(both)} | {arm.replace('_', ' ')} | | | {fmean(mine.values()):.4f} | **{gain}** |"
+
+
+def mean_over_draws(dice: Iterable[Dice]) -> Dice:
+    by_case = defaultdict(list)
+    for of_draw in dice:
+        for case, value in of_draw.items():
+            by_case[case].append(value)
+    return {case: fmean(values) for case, values in by_case.items()}
+
+
+def interval(found: tuple[float, float, float]) -> str:
+    """Write a difference in points of Dice."""
+    mean, low, high = (100 * value for value in found)
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def plot(data: str, draws: Draws) -> None:
+    """Draw every held-out case's Dice, a column for each draw and arm, with the mean."""
+    columns = [(draw, arm, dice) for draw, arms in sorted(draws.items()) for arm, dice in sorted(arms.items())]
+    figure, axes = pyplot.subplots(figsize=(max(5.0, 0.55 * len(columns) + 1.5), 4.2), layout="constrained")
+    for place, (_, arm, dice) in enumerate(columns):
+        colour = "#777777" if arm.startswith(BASELINE) else "#2b7bba"
+        axes.plot([place] * len(dice), list(dice.values()), ".", color=colour, alpha=0.35, markersize=5)
+        axes.plot([place - 0.3, place + 0.3], [fmean(dice.values())] * 2, color=colour, linewidth=2)
+    labels = [f"{arm.replace('_', ' ')}, {draw.replace('_', ' labels, draw ')}" for draw, arm, _ in columns]
+    axes.set_xticks(range(len(columns)), labels, rotation=45, ha="right", fontsize=7)
+    axes.set_ylabel("Dice of a held-out case")
+    figure.savefig(RESULTS / f"{data}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
