@@ -17,6 +17,7 @@ import typer
 from medseg.cli import (
     convert,
     demo,
+    distill,
     evaluate,
     index,
     listen,
@@ -105,7 +106,7 @@ def page(docstring: str) -> str:
 
 
 VERBS = (
-    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train,
+    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train, distill.distill,
     pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
     serve.serve, evaluate.evaluate, demo.demo,
 )  # fmt: skip

@@ -53,11 +53,13 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
-def experiment(config: Path | None, data: Path | None, overrides: list[str] | None) -> ExperimentConfig:
-    """Return the configuration that the shared options ask for."""
+def experiment(
+    config: Path | None, data: Path | None, overrides: list[str] | None, base: ExperimentConfig | None = None
+) -> ExperimentConfig:
+    """Return the configuration that the shared options ask for; without a file, that of `base`."""
     from medseg.config import load_config
 
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), base)
     if data is None:
         return loaded
     return loaded.model_copy(update={"dataset": loaded.dataset.model_copy(update={"folder": data})})

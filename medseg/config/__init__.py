@@ -6,6 +6,7 @@ the first file of every run.
 """
 
 from medseg.config.batch import BatchConfig, InferenceConfig, SegmentConfig, make_segment_config
+from medseg.config.distillation import DistillationConfig
 from medseg.config.experiment import ExperimentConfig, load_config, save_config
 from medseg.config.ingest import IngestConfig, parse_policies
 from medseg.config.stage import Stage, describe_problems
@@ -25,6 +26,7 @@ __all__ = [
     "AugmentationConfig",
     "BatchConfig",
     "DatasetConfig",
+    "DistillationConfig",
     "ExperimentConfig",
     "InferenceConfig",
     "IngestConfig",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from medseg.config.batch import InferenceConfig
+from medseg.config.distillation import DistillationConfig
 from medseg.config.stage import Stage, describe_problems
 from medseg.config.training import (
     AugmentationConfig,
@@ -38,6 +39,9 @@ class ExperimentConfig(Stage):
     pseudo: PseudoLabelConfig = Field(
         default_factory=lambda: PseudoLabelConfig(), description="How pseudo-labels are made, and used in rounds"
     )
+    distillation: DistillationConfig = Field(
+        default_factory=lambda: DistillationConfig(), description="What is learnt from trained teachers"
+    )
     pretraining: PretrainingConfig = Field(
         default_factory=lambda: PretrainingConfig(), description="Self-supervised pre-training"
     )
@@ -45,16 +49,31 @@ class ExperimentConfig(Stage):
         default_factory=lambda: InferenceConfig(), description="Application and validation"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> ExperimentConfig:
+        if self.distillation.teachers and self.unlabelled.method != "supervised":
+            raise ValueError(
+                "distillation.teachers answer for unlabelled scans, too: leave unlabelled.method supervised, or the "
+                "teachers out"
+            )
+        return self
 
-def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:
+
+def load_config(
+    path: Path | None, overrides: Iterable[str] = (), base: ExperimentConfig | None = None
+) -> ExperimentConfig:
     """Read a configuration file and apply ``section.field=value`` overrides (values are YAML).
+
+    Parameters
+    ----------
+    base : what is overridden where there is no file; default: every field's default.
 
     Raises
     ------
     ConfigError
         If the file can't be read, an override is malformed, or any field is unknown or wrong.
     """
-    values = _read_yaml(path) if path else {}
+    values = _read_yaml(path) if path else base.model_dump(mode="json") if base else {}
     for override in overrides:
         _set(values, override)
     try:

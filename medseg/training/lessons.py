@@ -13,6 +13,7 @@ from medseg.labels import LabelMap
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
+from medseg.training.distillation import build_distilled
 from medseg.training.methods import Method, Supervised
 from medseg.training.mixing import MixedMethod, Teacher
 
@@ -20,6 +21,12 @@ from medseg.training.mixing import MixedMethod, Teacher
 def learns_unlabelled(config: UnlabelledConfig) -> bool:
     """Whether unlabelled scans take part; with a labelled weight of 1 they could change nothing."""
     return config.method != "supervised" and config.labelled_weight != 1
+
+
+def shows_unlabelled(config: ExperimentConfig) -> bool:
+    """Whether unlabelled scans take part if there are any: a method needs them, or teachers may answer for them."""
+    distillation = config.distillation
+    return learns_unlabelled(config.unlabelled) or bool(distillation.teachers and distillation.unlabelled)
 
 
 def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher: Teacher) -> Method:
@@ -36,6 +43,8 @@ def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher
     """
     unlabelled = config.unlabelled
     loss = _loss(config, labels, plan)
+    if config.distillation.teachers:
+        return build_distilled(config, labels, loss)
     if not learns_unlabelled(unlabelled):
         return Supervised(loss)
     if unlabelled.labelled_weight == "auto":
@@ -71,6 +80,7 @@ def build_stream(
         If there is no labelled case, or no unlabelled one where the method learns from them.
     """
     labelled = BatchStream(cases, plan, config.augmentation, config.training, randomness)
-    if not learns_unlabelled(config.unlabelled):
+    answered = unlabelled and config.distillation.teachers
+    if not (answered or learns_unlabelled(config.unlabelled)):
         return labelled
     return MixedStream(labelled, unlabelled, config.augmentation, config.training, randomness, config.unlabelled)

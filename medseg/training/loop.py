@@ -29,6 +29,7 @@ from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
 from medseg.provenance import digest_json
 from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from medseg.training.distillation import identity
 from medseg.training.journal import Journal
 from medseg.training.lessons import build_method, build_stream
 from medseg.training.methods import Method
@@ -134,6 +135,7 @@ class Task:
             "unlabelled": self.config.unlabelled.model_dump(mode="json", exclude={"pseudo_labels"}),
             "cases": [case.key for case in self.cases],
             "unlabelled cases": [case.key for case in self.unlabelled],
+            **identity(self.config.distillation),
         }
 
 

@@ -34,6 +34,7 @@ from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
 from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
+from medseg.training.distillation import check_unseen, identity, load_student
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
     CANDIDATES,
@@ -47,6 +48,7 @@ from medseg.training.labelled_weight import (
     with_weight,
     without_trials,
 )
+from medseg.training.lessons import learns_unlabelled
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import by_case
@@ -120,12 +122,21 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
         raise ConfigError("one fold is no cross-validation: use 0 (train on all cases) or at least 2 folds")
     deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
     fabric = launch(options.device, config)
-    start = load_start(options.init) if options.init else None
+    start = _start(config, options)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
+    if config.distillation.teachers:
+        check_unseen(config.distillation, setup.held_out, options.folds)
     run = _Run(config, output, options, fabric, setup, start, deadline).with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
     return run.cross_validate() if options.folds else run.train_on_all()
+
+
+def _start(config: ExperimentConfig, options: RunOptions) -> Start | None:
+    """Return the weights or, of a student, the plan to start from; None: the data decide."""
+    if options.init:
+        return load_start(options.init)
+    return load_student(config.distillation) if config.distillation.teachers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +154,8 @@ class _Run:
 
     def with_chosen_weight(self) -> _Run | None:
         """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""
-        if self.config.unlabelled.labelled_weight != "auto" or not self.setup.unlabelled:
+        unlabelled = self.config.unlabelled
+        if unlabelled.labelled_weight != "auto" or not learns_unlabelled(unlabelled):
             return self
         path, settings = self.output / "labelled_weight.json", self._settings()
         choice = load_choice(path, settings)
@@ -292,7 +304,10 @@ class _Run:
 
     def _provenance(self) -> dict[str, Any]:
         return {
-            "config": self.config.model_dump(mode="json", exclude={"dataset": {"folder"}}),
+            "config": self.config.model_dump(
+                mode="json", exclude={"dataset": {"folder"}, "distillation": {"teachers"}}
+            ),
+            **identity(self.config.distillation),
             "training_cases": [case.id for case in self.setup.train],
             "folds": self.options.folds,
             "versions": package_versions(),

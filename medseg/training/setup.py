@@ -22,7 +22,7 @@ from medseg.planning import (
     refuse_errors,
     save_fingerprint,
 )
-from medseg.training.lessons import learns_unlabelled
+from medseg.training.lessons import learns_unlabelled, shows_unlabelled
 from medseg.training.start import Start
 from medseg.volume import Case
 
@@ -77,7 +77,7 @@ def _unlabelled(
     config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...]
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Return the cases without a mask where the method learns from them, and those of them that a person saw to."""
-    if not learns_unlabelled(config.unlabelled):
+    if not shows_unlabelled(config):
         return (), ()
     reviewed: tuple[Case, ...] = ()
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
@@ -87,7 +87,7 @@ def _unlabelled(
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
     else:
         cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
-    if not cases:
+    if not cases and learns_unlabelled(config.unlabelled):
         raise DatasetError(
             "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
             "unlabelled.method=supervised"

@@ -1,0 +1,155 @@
+"""Distillation: a small student learns from its labels, and from what trained teachers answer for the same patches.
+
+    L = (1 - share) L_seg(labelled) + share (T^2 KL(teacher || student) + 1 - Dice(teacher, student))
+
+The second part needs no labels, so patches of unlabelled scans take part in it. Teacher and student see the very same
+augmented patch ("A good teacher is patient and consistent", Beyer et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg.catalog.listing import shown
+from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
+from medseg.data.batches import Batch
+from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.inference.hardware import choose_dtype
+from medseg.labels import LabelMap
+from medseg.losses.distillation import SoftTargetLoss
+from medseg.losses.segmentation import SegmentationLoss
+from medseg.networks.model import Model, load_model, model_digest
+from medseg.networks.pruning import narrowed_plan, prune
+from medseg.outputs import NetworkOutput
+from medseg.plan import Plan
+from medseg.training.methods import Terms
+from medseg.training.start import Start
+from medseg.volume import Case
+
+
+class Distilled(nn.Module):
+    """Trains a student on labels and soft targets; a `Method` that remembers nothing.
+
+    Parameters
+    ----------
+    loss : for the labelled patches.
+    soft : for all patches.
+    teachers : in evaluation mode; their logits are averaged.
+    training : `precision` is used, for the teachers too.
+    """
+
+    def __init__(
+        self,
+        loss: SegmentationLoss,
+        soft: SoftTargetLoss,
+        teachers: Sequence[nn.Module],
+        config: DistillationConfig,
+        training: TrainingConfig,
+    ) -> None:
+        super().__init__()
+        self.loss, self.soft, self.share, self.precision = loss, soft, config.share, training.precision
+        self.teachers = tuple(teachers)  # a plain tuple: no checkpoint needs to hold them
+
+    def step(self, network: nn.Module, batch: Batch, progress: float) -> Terms:
+        """Return `loss` and its terms: those of the labels, divergence and Dice loss of the soft targets."""
+        labelled = len(batch["image"])
+        image = torch.cat((batch["image"], batch["unlabelled"]["strong"])) if "unlabelled" in batch else batch["image"]
+        output: NetworkOutput = network(image)
+        of_labelled = NetworkOutput(output.logits[:labelled], tuple(coarse[:labelled] for coarse in output.coarse))
+        hard = self.loss(of_labelled, batch["target"])
+        divergence, dice = self.soft(output.logits, self._answer(image))
+        total = (1 - self.share) * hard.total + self.share * (divergence + dice)
+        terms = {"dice": hard.dice, "ce": hard.ce, "soft_kl": divergence.detach(), "soft_dice": dice.detach()}
+        return {"loss": total, **terms}
+
+    def _answer(self, image: Tensor) -> Tensor:
+        dtype = choose_dtype(self.precision, image.device)
+        autocast = torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32)
+        with torch.no_grad(), autocast:
+            logits = [teacher.to(image.device)(image).logits.float() for teacher in self.teachers]
+        return torch.stack(logits).mean(0)
+
+
+def build_distilled(config: ExperimentConfig, labels: LabelMap, loss: SegmentationLoss) -> Distilled:
+    """Return the method of an experiment with teachers; raises `ModelError` as `load_teachers`."""
+    distillation = config.distillation
+    teachers = [network for model in load_teachers(distillation) for network in model.networks]
+    soft = SoftTargetLoss(regions=bool(labels.regions), temperature=distillation.temperature)
+    return Distilled(loss, soft, teachers, distillation, config.training)
+
+
+def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
+    """Read the teachers.
+
+    Raises
+    ------
+    ModelError
+        If one is no sound model, or they differ in labels or in how scans are prepared.
+    """
+    models = tuple(load_model(folder) for folder in config.teachers)
+    for folder, model in zip(config.teachers[1:], models[1:], strict=True):
+        if model.labels.targets != models[0].labels.targets or _preparation(model.plan) != _preparation(models[0].plan):
+            raise ModelError(
+                f"{folder} segments other structures, or prepares scans otherwise, than {config.teachers[0]}; teachers "
+                "must be trainings of the same dataset and plan"
+            )
+    return models
+
+
+def load_student(config: DistillationConfig) -> Start:
+    """Return what a student starts from: the first teacher's plan with fewer feature maps, and weights.
+
+    Raises
+    ------
+    ModelError
+        As `load_teachers`.
+    PlanError
+        If the teacher's network can't be made narrower, or not pruned where that is asked for.
+    """
+    teacher = load_teachers(config)[0]
+    plan = narrowed_plan(teacher.plan, config.width)
+    if config.start == "random":
+        return Start(plan, teacher.labels, lambda network: None)
+    state = prune(teacher.networks[0], plan.network)
+    return Start(plan, teacher.labels, lambda network: network.load_state_dict(state))
+
+
+def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: int) -> None:
+    """Refuse to score a student on cases that a teacher has learnt from: it tells them to the student.
+
+    Raises
+    ------
+    ConfigError
+        If folds of the training cases would be held out.
+    DatasetError
+        If a held-out case was among a teacher's training cases.
+    """
+    if folds:
+        raise ConfigError(
+            "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
+            "out validation cases"
+        )
+    learnt = {case for model in load_teachers(config) for case in model.provenance.get("training_cases", ())}
+    seen = [case.id for case in held_out if case.id in learnt]
+    if seen:
+        raise DatasetError(
+            f"a teacher has learnt from {len(seen)} of the {len(held_out)} validation cases: {shown(seen)}; hold out "
+            "cases that it has never seen"
+        )
+
+
+def identity(config: DistillationConfig) -> dict[str, Any]:
+    """Return what distillation decides of a result, for a checkpoint; nothing without teachers."""
+    if not config.teachers:
+        return {}
+    settings = config.model_dump(mode="json", exclude={"teachers"})
+    return {"distillation": {**settings, "teachers": [model_digest(Path(folder)) for folder in config.teachers]}}
+
+
+def _preparation(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(include={"dimensions", "spacing", "slice_axis", "channels", "normalisation"})
