@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from pynetdicom.transport import AssociationSocket
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
 from medseg.pacs.listener import run_listener
-from medseg.pacs.settings import ListenConfig, make_listen_config
+from medseg.pacs.settings import ListenConfig, TlsFiles, make_listen_config
 from medseg.volume import Volume
 
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
@@ -111,13 +113,42 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory) -> Callable[..., TlsFiles]:
+    """An authority, a certificate of it for 127.0.0.1, and one of another authority."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    try:
+        for name in ("good", "other"):
+            new = f"-newkey rsa:2048 -nodes -days 2 -subj /CN={name}"
+            openssl(*f"req -x509 {new} -keyout {name}-ca.key -out {name}-ca.pem".split())
+            openssl(*f"req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN=localhost".split())
+            (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+            openssl(
+                *f"x509 -req -in {name}.csr -CA {name}-ca.pem -CAkey {name}-ca.key -CAcreateserial -days 2 "
+                f"-out {name}.pem -extfile names".split()
+            )
+    except FileNotFoundError:
+        pytest.skip("openssl, which makes the certificates, is not installed")
+
+    def files(name: str, authority: str = "good") -> TlsFiles:
+        return TlsFiles(
+            certificate=folder / f"{name}.pem", key=folder / f"{name}.key", authority=folder / f"{authority}-ca.pem"
+        )
+
+    return files
+
+
 class Store:
     """A node that keeps what it is sent, and gives each answer of `answers` once before it takes anything."""
 
     def __init__(self) -> None:
         self.datasets: list = []
         self.answers: list[int] = []
-        self.port = free_port()
+        self.host, self.port = "127.0.0.1", free_port()
 
     def on_store(self, event: evt.Event) -> int:
         if self.answers:
@@ -129,15 +160,15 @@ class Store:
 
     @property
     def address(self) -> str:
-        return f"STORE@127.0.0.1:{self.port}"
+        return f"STORE@{self.host}:{self.port}"
 
     @contextmanager
-    def running(self) -> Iterator[Store]:
+    def running(self, tls: ssl.SSLContext | None = None) -> Iterator[Store]:
         entity = AE("STORE")
         for sop_class in (SEG, SR, CTImageStorage, Verification):
             entity.add_supported_context(sop_class)
         handlers = [(evt.EVT_C_STORE, self.on_store)]
-        server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        server = entity.start_server((self.host, self.port), block=False, evt_handlers=handlers, ssl_context=tls)
         try:
             yield self
         finally:

@@ -12,8 +12,9 @@ from medseg.batch.places import check_writable
 from medseg.errors import ConfigError, ModelError, OutputError
 from medseg.inference.predictor import Predictor
 from medseg.pacs.study import Study
+from medseg.pacs.tls import client_context, server_context
 
-from .conftest import PATIENT, SEG, SR, Running, listen_config, make_series, push, until
+from .conftest import PATIENT, SEG, SR, Running, call, listen_config, make_series, push, until
 
 RULES = "rules:\n  - modality: [CT]\n    min_slices: 6\n"
 
@@ -48,6 +49,16 @@ def test_a_study_comes_back_as_segmentation_and_report(listen, store, tmp_path):
     for secret in ("CANARY", source.StudyInstanceUID, source.SOPInstanceUID, source.SeriesInstanceUID):
         assert secret not in told
     assert node.config.queue.stat().st_mode & 0o077 == 0
+
+
+def test_a_study_comes_and_goes_over_tls_alone(listen, store, tmp_path, certificates):
+    files = make_series(tmp_path / "series")
+    with store.running(server_context(certificates("good"))):
+        node = listen(send_to=store.address, send_tls=True, tls=certificates("good"))
+        assert not call(node.port).is_established
+        assert push(node.port, files, tls_args=(client_context(certificates("good")), "localhost")) == [0] * len(files)
+        until(lambda: node.state_of() == {"done": 1})
+    assert store.kinds() == [SEG, SR]
 
 
 def test_an_unreachable_destination_is_tried_until_it_is_back(listen, store, tmp_path):

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import struct
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -388,35 +387,6 @@ def test_connections_that_say_nothing_are_bounded(node, monkeypatch):
 
 
 # ---- TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """An authority, a certificate of it for 127.0.0.1, and one of another authority."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*words):
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    try:
-        for name in ("good", "other"):
-            new = f"-newkey rsa:2048 -nodes -days 2 -subj /CN={name}"
-            openssl(*f"req -x509 {new} -keyout {name}-ca.key -out {name}-ca.pem".split())
-            openssl(*f"req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN=localhost".split())
-            (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-            openssl(
-                *f"x509 -req -in {name}.csr -CA {name}-ca.pem -CAkey {name}-ca.key -CAcreateserial -days 2 "
-                f"-out {name}.pem -extfile names".split()
-            )
-    except FileNotFoundError:
-        pytest.skip("openssl, which makes the certificates, is not installed")
-
-    def files(name: str, authority: str = "good") -> TlsFiles:
-        return TlsFiles(
-            certificate=folder / f"{name}.pem", key=folder / f"{name}.key", authority=folder / f"{authority}-ca.pem"
-        )
-
-    return files
 
 
 def test_tls_takes_callers_with_a_certificate_only(node, tmp_path, certificates):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import ssl
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,8 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from pynetdicom import AE
 
-from medseg.pacs.sending import AUTHORIZATION, SendError, StoreUser, WebStore
+from medseg.pacs.sending import AUTHORIZATION, SendError, StoreUser, WebStore, open_destinations
+from medseg.pacs.tls import client_context, server_context
 
 from .conftest import SEG, Store, listen_config, make_series
 
@@ -37,7 +39,7 @@ def config(tmp_path):
 
 
 @contextmanager
-def service(status: int = 200, answer: bytes = b"{}"):
+def service(status: int = 200, answer: bytes = b"{}", tls: ssl.SSLContext | None = None):
     """Run a DICOMweb service that gives one answer, and keeps what it is asked."""
     asked = []
 
@@ -51,9 +53,15 @@ def service(status: int = 200, answer: bytes = b"{}"):
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Quiet(HTTPServer):
+        def handle_error(self, *_):  # whoever does not trust the certificate hangs up
+            pass
+
+    with Quiet(("127.0.0.1", 0), Handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web/studies", asked
+        yield f"http{'s' * bool(tls)}://127.0.0.1:{server.server_address[1]}/dicom-web/studies", asked
         server.shutdown()
 
 
@@ -114,3 +122,42 @@ def test_a_node_that_refuses_an_object_or_the_caller(config, results):
             StoreUser(config, f"STORE@127.0.0.1:{server.server_address[1]}", None).send(results)
     finally:
         server.shutdown()
+
+
+# ---- TLS
+
+
+def test_c_store_over_tls_shows_and_checks_certificates(config, results, certificates):
+    store = Store()
+    mine = config.model_copy(update={"send_to": store.address, "send_tls": True, "tls": certificates("good")})
+    with store.running(server_context(certificates("good"))):
+        (destination,) = open_destinations(mine)
+        destination.send(results)
+        assert store.kinds() == [SEG] * len(results)
+        for tls in (None, client_context(certificates("other"))):  # no certificate, and one that nobody knows
+            with pytest.raises(SendError, match="can't be reached"):
+                StoreUser(config, store.address, tls).send(results)
+    assert len(store.datasets) == len(results)
+
+
+def test_results_go_to_no_store_with_a_strange_certificate_or_another_hosts(config, results, certificates):
+    store, mine = Store(), client_context(certificates("good"))
+    with store.running(server_context(certificates("other"))), pytest.raises(SendError, match="can't be reached"):
+        StoreUser(config, store.address, mine).send(results)
+    store.host = "127.0.0.2"  # the certificate is for 127.0.0.1
+    with store.running(server_context(certificates("good"))), pytest.raises(SendError, match="can't be reached"):
+        StoreUser(config, store.address, mine).send(results)
+    assert store.datasets == []
+
+
+def test_stow_over_https_trusts_the_given_authority_alone(config, results, certificates):
+    mine = config.model_copy(update={"tls": certificates("good")})
+    with service(tls=server_context(certificates("good"))) as (url, asked):
+        WebStore(mine, url).send(results)
+        assert len(asked) == 1
+        with pytest.raises(SendError, match="can't be reached"):
+            WebStore(config, url).send(results)  # the system's authorities don't know it
+    with service(tls=server_context(certificates("other"))) as (url, asked):
+        with pytest.raises(SendError, match="can't be reached"):
+            WebStore(mine, url).send(results)
+        assert asked == []
