@@ -85,7 +85,7 @@ class Views:
         self.segmentation.GetStorageNode().SetFileName(str(session.work_path()))
         self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        slicer.util.setSliceViewerLayers(background=volume, fit=True, rotateToVolumePlane=True)
         display = volume.GetDisplayNode()
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(*case.window)

@@ -55,6 +55,13 @@ DOCUMENTED = {
     "QSettings": {"value", "setValue"},
 }  # fmt: skip
 
+KEYWORDS = {
+    "setSliceViewerLayers": {
+        "background", "foreground", "label", "foregroundOpacity", "labelOpacity", "fit", "rotateToVolumePlane",
+    },
+}  # fmt: skip
+"""Names of parameters, as slicer.util has them; other functions are called without."""
+
 Handler = Callable[[], None]
 
 SIGNALS = {"QPushButton": {"clicked()"}, "QShortcut": {"activated()"}, "QLineEdit": {"editingFinished()"}}
@@ -124,6 +131,8 @@ class FakeSlicer:
 
     def _record(self, name: str, result: Any = None) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
+            unknown = set(options) - KEYWORDS.get(name, set())
+            assert not unknown, f"{name} has no parameter {unknown}"
             self.log.append((name, *arguments, *options.items()))
             return result
 

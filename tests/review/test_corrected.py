@@ -218,6 +218,16 @@ def test_a_half_written_file_is_refused(review, tmp_path):
         assert refusal(path, review, terms=FINAL).code == Refusal.UNREADABLE
 
 
+def test_an_extra_segment_with_voxels_is_refused(review, tmp_path):
+    mask = make_mask(0)
+    array = mask.array.copy()
+    array[0, 0, 0] = 9
+    extra = [*segments_of(), Segment("Segment_5", "Segment_5", 9, (1, 2, 3), status="completed")]
+    error = refusal(write_layers(tmp_path / "alpha.seg.nrrd", array[None], mask.grid, extra), review)
+    assert error.code == Refusal.UNKNOWN_SEGMENT
+    assert "'Segment_5' is none of the labels" in str(error)
+
+
 def test_a_nifti_value_without_a_label_is_refused(review, tmp_path):
     mask = make_mask(0)
     array = mask.array.astype(np.float32)

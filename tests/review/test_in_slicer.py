@@ -61,6 +61,8 @@ def test_a_case_is_shown_with_everything_set(review, slicer):
     assert slicer.called("SetWindowLevelMinMax") == [entry.window]
     assert slicer.called("SetAutoWindowLevel") == [(False,)]
     assert slicer.called("setLayout") == [(3,)]
+    (layers,) = slicer.called("setSliceViewerLayers")
+    assert {("fit", True), ("rotateToVolumePlane", True)} <= set(layers)
     ((_, x, y, z, mode),) = slicer.called("JumpAllSlices")
     assert ((x, y, z), mode) == (entry.focus_mm, 1)
     assert slicer.called("selectModule") == [("SegmentEditor",)]
