@@ -41,7 +41,9 @@ class NetworkPlan(_Part):
     name: Literal["unet", "segresnet", "vnet", "swinunetr"] = Field("unet", description="Architecture")
     features: tuple[int, ...] = Field(min_length=2, description="Feature maps of each stage")
     kernels: tuple[Sizes, ...] = Field(description="Convolution kernel of each stage; 1 across a coarse axis")
-    strides: tuple[Sizes, ...] = Field(description="Downsampling before each stage; the first is 1, 1, 1")
+    strides: tuple[Sizes, ...] = Field(
+        description="Downsampling before each stage; the first is 1, 1, 1, but in light networks, whose heads undo it"
+    )
     convolutions: int = Field(2, ge=1, description="Convolutions in each stage of encoder and decoder")
     residual: bool = Field(False, description="Residual encoder blocks")
     deep_supervision: bool = Field(True, description="Coarser decoder outputs are learnt from, too")
@@ -51,7 +53,7 @@ class NetworkPlan(_Part):
     def _check(self) -> NetworkPlan:
         if not len(self.features) == len(self.kernels) == len(self.strides):
             raise ValueError("features, kernels and strides need one entry a stage")
-        if self.strides[0] != (1, 1, 1):
+        if self.name != "unet" and self.strides[0] != (1, 1, 1):
             raise ValueError("the first stride must be 1, 1, 1")
         return self
 

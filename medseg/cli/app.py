@@ -24,6 +24,7 @@ from medseg.cli import (
     next,
     plan,
     pretrain,
+    prune,
     pseudo_label,
     report,
     review,
@@ -106,7 +107,7 @@ def page(docstring: str) -> str:
 
 
 VERBS = (
-    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train, distill.distill,
+    index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train, distill.distill, prune.prune,
     pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
     serve.serve, evaluate.evaluate, demo.demo,
 )  # fmt: skip

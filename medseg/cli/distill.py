@@ -20,6 +20,9 @@ def distill(
     width: Annotated[
         float, typer.Option(help="Feature maps of the student, as a share of the teacher's: 0.5 half, 0.25 quarter.")
     ] = 0.5,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="Leave out the teacher's finest stage; much faster, a little less exact.")
+    ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
@@ -40,6 +43,7 @@ def distill(
     wishes = [
         f"distillation.teachers=[{teacher.resolve()}]",
         f"distillation.width={width}",
+        f"distillation.coarse={coarse}",
         "unlabelled.method=supervised",
     ]
     options = RunOptions(device=device, max_seconds=max_seconds, screen=True)

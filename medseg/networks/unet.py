@@ -144,6 +144,7 @@ class UNet(SegmentationNetwork):
         super().__init__()
         stages = _stages(channels, topology, axes)
         self.stem: nn.Module = nn.Identity()
+        first = stages[0].stride
         if topology.residual:
             self.stem, stages[0] = ConvBlock(stages[0]), stages[0].following
         stage = _residual_stage if topology.residual else _plain_stage
@@ -151,9 +152,9 @@ class UNet(SegmentationNetwork):
         self.decoder = nn.ModuleList(
             DecoderStage(finer, coarser, topology.convolutions) for finer, coarser in reversed(list(pairwise(stages)))
         )
-        ones = (1,) * len(axes)
         supervised = max(1, len(stages) - 2) if topology.deep_supervision else 1
-        self.heads = nn.ModuleList(_conv(ConvShape(s.outputs, outputs, ones, ones)) for s in stages[:supervised])
+        undone = [first, *[(1,) * len(axes)] * (supervised - 1)]
+        self.heads = nn.ModuleList(_head(s.outputs, outputs, stride) for s, stride in zip(stages, undone, strict=False))
         self.apply(_initialise)
         for module in self.modules():
             if isinstance(module, ResidualBlock):  # every block starts as its shortcut
@@ -197,6 +198,16 @@ def _stages(channels: int, topology: NetworkPlan, axes: Sequence[int]) -> list[C
             pairwise((channels, *topology.features)), topology.kernels, topology.strides, strict=True
         )
     ]
+
+
+def _head(inputs: int, outputs: int, stride: Sizes) -> nn.Module:
+    """Return what turns maps into logits: a 1x1 convolution, or one that also undoes a stride."""
+    ones = (1,) * len(stride)
+    if stride == ones:
+        return _conv(ConvShape(inputs, outputs, ones, ones))
+    layer: Any = nn.ConvTranspose3d if len(stride) == 3 else nn.ConvTranspose2d
+    head: nn.Module = layer(inputs, outputs, stride, stride)
+    return head
 
 
 def _plain_stage(shape: ConvShape, convolutions: int) -> nn.Sequential:

@@ -112,11 +112,11 @@ def load_student(config: DistillationConfig) -> Start:
         If the teacher's network can't be made narrower, or not pruned where that is asked for.
     """
     teacher = load_teachers(config)[0]
-    plan = narrowed_plan(teacher.plan, config.width)
+    plan = narrowed_plan(teacher.plan, config.width, coarse=config.coarse)
     if config.start == "random":
         return Start(plan, teacher.labels, lambda network: None)
     state = prune(teacher.networks[0], plan.network)
-    return Start(plan, teacher.labels, lambda network: network.load_state_dict(state))
+    return Start(plan, teacher.labels, lambda network: network.load_state_dict({**network.state_dict(), **state}))
 
 
 def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: int) -> None:

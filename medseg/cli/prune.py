@@ -1,0 +1,49 @@
+"""``medseg prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.options import ConfigFile, Device, Overrides, experiment
+from medseg.cli.screen import console
+from medseg.cli.train import show_training
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder of a trained U-Net.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    keep: Annotated[float, typer.Option(help="Share of the feature maps of each stage that stay.")] = 0.7,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Dataset folder to fine-tune on; without it the model is cut only."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the fine-tuning; default: 500.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Cut the feature maps that matter least out of a trained network, and fine-tune what is left.
+
+    Writes OUTPUT/pruned, the model as it was cut, and with --data the fine-tuned model folder OUTPUT/model. Both are
+    models like any other. At 0.7 of the maps half of the multiplications are left. Without --config it is trained as
+    the model was.
+
+    Example: `medseg prune runs/liver/model --keep 0.7 --data my_dataset --output runs/liver_pruned`
+    """
+    from medseg.networks.model import save_model
+    from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
+    from medseg.training.pruning import prune_and_fine_tune, pruned_model
+    from medseg.training.run import RunOptions
+
+    if data is None:
+        save_model(pruned_model(model, keep), output / "pruned")
+        console().print(f"Model: {output / 'pruned'}\nFine-tune it: the same command with --data")
+        return
+    wanted = experiment(config, data, overrides, None if config else experiment_of(model))
+    options = RunOptions(device=device, max_seconds=max_seconds, screen=True)
+    tuned = for_fine_tuning(wanted, Wishes(steps=steps))
+    show_training(prune_and_fine_tune(tuned, model, keep, output, options), output)

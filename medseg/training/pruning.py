@@ -1,0 +1,70 @@
+"""Prune a trained model, then fine-tune what is left.
+
+::
+
+    OUTPUT/pruned/    the model with fewer feature maps, as it was cut
+          /model/     fine-tuned (`medseg.training.run`)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medseg.config import ExperimentConfig
+from medseg.networks.build import build_network
+from medseg.networks.model import Model, load_model, model_digest, save_model
+from medseg.networks.pruning import narrowed_plan, prune
+from medseg.plan import Plan
+from medseg.training.run import RunOptions, TrainingRun, run_training
+
+
+def pruned_model(folder: Path, keep: float) -> Model:
+    """Return a model whose networks keep a share of their feature maps; it is worse until it is fine-tuned.
+
+    Raises
+    ------
+    ModelError
+        If the folder is no sound model.
+    PlanError
+        If its network can't be pruned, or `keep` is no share.
+    """
+    model = load_model(folder)
+    plan = narrowed_plan(model.plan, keep)
+    return replace(
+        model,
+        networks=tuple(_smaller(network, plan, model.labels.outputs) for network in model.networks),
+        plan=plan,
+        scores={},
+        provenance={**model.provenance, "pruned_from": model_digest(folder), "keep": keep},
+    )
+
+
+def prune_and_fine_tune(
+    config: ExperimentConfig, folder: Path, keep: float, output: Path, options: RunOptions | None = None
+) -> TrainingRun:
+    """Prune a model and train what is left with a fine-tuning's steps and rate, or go on with that.
+
+    Parameters
+    ----------
+    config : the experiment; `for_fine_tuning` was applied to it.
+    output : run folder.
+
+    Raises
+    ------
+    MedsegError
+        For every problem of model, configuration, data or disk that a user can mend.
+    """
+    start = output / "pruned"
+    save_model(pruned_model(folder, keep), start)
+    return run_training(config, output, replace(options or RunOptions(), init=start, folds=0))
+
+
+def _smaller(network: nn.Module, plan: Plan, outputs: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # its weights are replaced; the caller's draws must not change
+        smaller = build_network(plan, outputs)
+    smaller.load_state_dict(prune(network, plan.network))
+    return smaller.eval()
