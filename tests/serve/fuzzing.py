@@ -45,7 +45,8 @@ BODIES = (
 
 
 QUERY = (
-    *["image"] * 4, "label", "tag", "output", "check_if_running", "all", "lines", "session_id", "images", "check_sum",
+    "image", "image", "image", "label", "tag", "output", "check_if_running", "all", "lines", "session_id", "images",
+    "check_sum", "id",
 )  # fmt: skip
 
 
@@ -59,21 +60,7 @@ def requests(schema: dict[str, Any], rng: random.Random) -> Iterator[dict[str, A
             path = before + quoted(value(rng), rng) + rest.partition("}")[2]
         if rng.random() < 0.1:
             path, method = "/" + rng.choice(HOSTILE).replace("\0", ""), rng.choice(("get", "put", "patch", "options"))
-        names = (
-            "image",
-            "image",
-            "image",
-            "label",
-            "tag",
-            "output",
-            "check_if_running",
-            "all",
-            "lines",
-            "session_id",
-            "images",
-            "id",
-        )
-        query = {name: value(rng) for name in rng.choices(names, k=rng.randint(0, 4))}
+        query = {name: value(rng) for name in rng.choices(QUERY, k=rng.randint(0, 4))}
         yield {"method": method.upper(), "url": path or "/", "params": query, **body(rng)}
 
 

@@ -20,7 +20,8 @@ from .conftest import CASES, NAME, scan_of
 PYTHON = os.environ.get("MONAILABEL_PYTHON") or (sys.executable if find_spec("monailabel") else "")
 
 pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="MONAI Label's client is not here: MONAILABEL_PYTHON names no Python that has monailabel 0.8"
+    not PYTHON,
+    reason="MONAI Label's client is not here: MONAILABEL_PYTHON names no Python with monailabel 0.8 (see .ci/run)",
 )
 
 
