@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import ndimage
 
 from medseg.labels import LabelMap
 from medseg.measures.intensity import Intensity
-from medseg.measures.structure import TOUCHING, Position, Structure, find_structures
+from medseg.measures.runs import near
+from medseg.measures.structure import Position, Structure, find_structures
 from medseg.volume import Mask, Volume
 
 SPECK_SHARE = 0.001
@@ -74,14 +74,14 @@ def measure_structures(volume: Volume, mask: Mask, labels: LabelMap) -> dict[str
     """
     organs = organs_of(labels)
     return {
-        structure.label.name: features_of(structure, mask, organs.get(structure.label.value, ()))
+        structure.label.name: features_of(structure, organs.get(structure.label.value, ()))
         for structure in find_structures(volume, mask, labels)
     }
 
 
-def features_of(structure: Structure, mask: Mask, organ: tuple[int, ...]) -> StructureFeatures:
+def features_of(structure: Structure, organ: tuple[int, ...]) -> StructureFeatures:
     """Return the features of one structure of a mask; `organ` are the values it lies in, () if in none."""
-    whole, sizes = structure.whole, structure.sizes
+    whole, sizes = structure.whole, structure.parts.sizes
     return StructureFeatures(
         volume_ml=whole.volume_ml,
         components=int(np.count_nonzero(sizes >= max(1, SPECK_SHARE * whole.voxels))),
@@ -89,7 +89,7 @@ def features_of(structure: Structure, mask: Mask, organ: tuple[int, ...]) -> Str
         borders=whole.borders,
         centroid_mm=whole.centroid_mm,
         intensity=whole.intensity,
-        outside_share=_outside_share(structure, mask, organ) if organ else None,
+        outside_share=_outside_share(structure, organ) if organ else None,
     )
 
 
@@ -118,11 +118,11 @@ def organs_of(labels: LabelMap) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def _outside_share(structure: Structure, mask: Mask, organ: tuple[int, ...]) -> float:
+def _outside_share(structure: Structure, organ: tuple[int, ...]) -> float:
     """Return the share of a structure in components of which no voxel has a neighbour in the organ."""
-    box, sizes = structure.whole.box, structure.sizes
-    wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-    near_organ = ndimage.binary_dilation(np.isin(mask.array[wide], organ), TOUCHING)
-    inner = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))
-    attached = np.unique(structure.numbers[near_organ[inner]])
-    return float(1 - sizes[attached[attached > 0] - 1].sum() / structure.whole.voxels)
+    parts = structure.parts
+    attached = np.zeros(len(parts), dtype=bool)
+    for value in organ:
+        if value in structure.neighbours:
+            attached[parts.number[near(parts.runs, structure.neighbours[value])]] = True
+    return float(1 - parts.sizes[attached].sum() / structure.whole.voxels)

@@ -88,15 +88,15 @@ def measure_mask(volume: Volume, mask: Mask, labels: LabelMap, slice_axis: int |
     Notes
     -----
     A structure that the scan cuts is measured as far as it is seen and marked `incomplete`.
-    One core: 512x512x256 with four organs 0.5 s, a hippocampus of 36x50x35 7 ms.
+    One core: 512x512x256 with nineteen organs 1 s, a hippocampus of 36x50x35 7 ms.
     """
     axis = likely_slice_axis(mask.grid) if slice_axis is None else slice_axis
     organs = organs_of(labels)
     measures = {label.name: [_absent(label, plane_name(mask.grid, axis))] for label in labels.labels}
     structures: dict[str, StructureFeatures] = {}
-    for structure in find_structures(volume, mask, labels):
+    for structure in find_structures(volume, mask, labels, axis):
         label = structure.label
-        structures[label.name] = features_of(structure, mask, organs.get(label.value, ()))
+        structures[label.name] = features_of(structure, organs.get(label.value, ()))
         measures[label.name] = list(_measure_structure(structure, axis))
     return MaskMeasures(tuple(found for rows in measures.values() for found in rows), structures)
 
@@ -129,7 +129,7 @@ def plane_name(grid: Grid, axis: int) -> str:
 
 
 def _measure_structure(structure: Structure, axis: int) -> Iterator[Measures]:
-    label, count = structure.label, len(structure.sizes)
+    label, count = structure.label, len(structure.parts)
     whole = _measure(structure.whole, label, axis)
     yield whole.model_copy(update={"components": count})
     if not label.lesion:
@@ -143,7 +143,7 @@ def _measure(part: Part, label: Label, axis: int) -> Measures:
     """Measure one part of a label as one component."""
     grid = part.volume.grid
     steps = grid.affine[:3, :3]
-    in_plane = plane_diameters(part.inside, steps, axis)
+    in_plane = plane_diameters(part.runs, steps)
     return Measures(
         structure=label.name,
         value=label.value,
@@ -156,8 +156,8 @@ def _measure(part: Part, label: Label, axis: int) -> Measures:
         long_mm=in_plane.long_mm,
         short_mm=in_plane.short_mm,
         plane=plane_name(grid, axis),
-        slice=part.box[axis].start + in_plane.slice,
-        diameter_mm=solid_diameter(part.inside, steps),
+        slice=in_plane.slice,
+        diameter_mm=solid_diameter(part.runs, steps),
         intensity=tuple(map(IntensityStatistics.extend, part.intensity, part.values)),
     )
 

@@ -1,8 +1,8 @@
 """The one look at a mask: where each label is, in which components, and what the scan is like inside.
 
 Everything that is said of structures is derived from it: what quality is judged by
-(`medseg.measures.features`) and what people read (`medseg.measures.measure`). Structures come one at a
-time, so that memory holds the voxels of one label, not of all.
+(`medseg.measures.features`) and what people read (`medseg.measures.measure`). The mask is read once, as runs
+(`medseg.measures.runs`); structures come one at a time, so that memory holds the intensities of one label, not of all.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from medseg.boxes import Box, label_boxes
+from medseg.boxes import Box
 from medseg.geometry import AXIS_NAMES, Grid
 from medseg.labels import Label, LabelMap
 from medseg.measures.intensity import Intensity
+from medseg.measures.runs import Components, Runs, connect, find_runs
 from medseg.volume import Mask, Volume
 
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
@@ -33,8 +33,8 @@ class Part:
     Attributes
     ----------
     volume : the scan.
+    runs : which of its voxels they are, at least one.
     box : where they are.
-    inside : bool, as large as the box; which of its voxels they are, at least one.
     voxels : their number.
     centroid_voxel : centre of mass, voxel index of the scan from 0.
     centroid_mm : the same in the world, mm, RAS+.
@@ -44,8 +44,8 @@ class Part:
     """
 
     volume: Volume
+    runs: Runs
     box: Box
-    inside: NDArray[np.bool_]
     voxels: int
     centroid_voxel: Position
     centroid_mm: Position
@@ -54,20 +54,20 @@ class Part:
     intensity: tuple[Intensity, ...]
 
     @classmethod
-    def of(cls, volume: Volume, box: Box, inside: NDArray[np.bool_]) -> Part:
-        """Measure the voxels `inside` a box of the scan."""
-        centroid = _centroid(inside, box)
-        values = tuple(channel[box][inside] for channel in volume.array)
+    def of(cls, volume: Volume, runs: Runs) -> Part:
+        """Measure voxels of the scan."""
+        centroid, box = runs.centroid, runs.box
+        values = tuple(runs.values(channel) for channel in volume.array)
         return cls(
             volume=volume,
+            runs=runs,
             box=box,
-            inside=inside,
-            voxels=len(values[0]),
+            voxels=runs.voxels,
             centroid_voxel=_rounded(centroid),
             centroid_mm=_rounded((volume.grid.affine @ [*centroid, 1.0])[:3]),
             borders=touched_sides(box, volume.grid),
             values=values,
-            intensity=tuple(Intensity.of(inside_channel) for inside_channel in values),
+            intensity=tuple(Intensity.of(inside) for inside in values),
         )
 
     @property
@@ -84,43 +84,38 @@ class Structure:
     ----------
     label : its entry in the label map.
     whole : all its voxels.
-    numbers : as large as the box of `whole`; the number of each voxel's component from 1, elsewhere 0.
-    sizes : voxels of each component, from number 1 on.
+    parts : its connected components.
+    neighbours : the runs of every label of the mask, by value.
     """
 
     label: Label
     whole: Part
-    numbers: NDArray[np.int32]
-    sizes: NDArray[np.intp]
+    parts: Components
+    neighbours: dict[int, Runs]
 
     def largest(self, most: int) -> Iterator[Part]:
         """Yield the components, at most so many, the largest first."""
-        if len(self.sizes) == 1:
+        if len(self.parts) == 1:
             yield self.whole
             return
-        boxes = ndimage.find_objects(self.numbers)
-        for index in np.argsort(-self.sizes, kind="stable")[:most]:
-            box = boxes[index]
-            x, y, z = (slice(o.start + p.start, o.start + p.stop) for o, p in zip(self.whole.box, box, strict=True))
-            yield Part.of(self.whole.volume, (x, y, z), self.numbers[box] == index + 1)
+        for number in self.parts.by_size()[:most]:
+            yield Part.of(self.whole.volume, self.whole.runs.chosen(self.parts.number == number))
 
 
-def find_structures(volume: Volume, mask: Mask, labels: LabelMap) -> Iterator[Structure]:
+def find_structures(volume: Volume, mask: Mask, labels: LabelMap, slice_axis: int | None = None) -> Iterator[Structure]:
     """Yield every label that occurs, in the order of the label map.
 
     Parameters
     ----------
     volume : the scan, all its channels.
     mask : on the scan's grid; values that `labels` doesn't know are background.
+    slice_axis : axis across which the runs' slices lie; None: any.
     """
-    boxes = label_boxes(mask.array)
+    found = find_runs(mask.array, slice_axis)
     for label in labels.labels:
-        if label.value in boxes:
-            box = boxes[label.value]
-            inside = mask.array[box] == label.value
-            numbers, count = ndimage.label(inside, TOUCHING)
-            sizes = np.bincount(numbers.ravel(order="K"), minlength=count + 1)[1:]
-            yield Structure(label, Part.of(volume, box, inside), numbers, sizes)
+        if label.value in found:
+            runs = found[label.value]
+            yield Structure(label, Part.of(volume, runs), connect(runs), found)
 
 
 def touched_sides(box: Box, grid: Grid) -> str:
@@ -140,15 +135,6 @@ def touched_sides(box: Box, grid: Grid) -> str:
             low, high = (at_end, at_start) if flip else (at_start, at_end)
             letters += AXIS_NAMES[world][0] * low + AXIS_NAMES[world][1] * high
     return letters
-
-
-def _centroid(inside: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
-    """Return the mean voxel index; counting along the axes spares listing every voxel."""
-    index = []
-    for axis, side in enumerate(box):
-        counts = np.count_nonzero(inside, axis=tuple(other for other in range(3) if other != axis))
-        index.append(side.start + np.average(np.arange(len(counts)), weights=counts))
-    return np.array(index)
 
 
 def _rounded(position: NDArray[np.float64]) -> Position:

@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medseg.measures.diameters import plane_diameters, solid_diameter
+from medseg.measures import diameters
+from medseg.measures.diameters import PlaneDiameters
+from medseg.measures.runs import find_runs
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.9, 3.0), (2.5, 0.8, 0.8)]
 TURNS = {"straight": np.eye(3), "oblique": Rotation.from_euler("xyz", [25, -40, 10], degrees=True).as_matrix()}
+
+
+def plane_diameters(inside: np.ndarray, steps: np.ndarray, axis: int) -> PlaneDiameters:
+    return diameters.plane_diameters(find_runs(inside.astype(np.uint8), axis)[1], steps)
+
+
+def solid_diameter(inside: np.ndarray, steps: np.ndarray) -> float:
+    return diameters.solid_diameter(find_runs(inside.astype(np.uint8))[1], steps)
 
 
 def steps_of(spacing, turn="straight"):
@@ -115,6 +125,12 @@ def test_islands_of_one_slice_are_not_one_diameter():
     found = plane_diameters(inside, np.eye(3), 2)
     assert (found.long_mm, found.slice) == (pytest.approx(8), 1)
     assert solid_diameter(inside, np.eye(3)) == pytest.approx(38)
+
+
+def test_of_equal_slices_the_first_is_named():
+    inside = np.zeros((12, 12, 9), bool)
+    inside[2:9, 3, 3:7] = True
+    assert plane_diameters(inside, np.diag([1.0, 1.0, 3.0]), 2).slice == 3
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SPACINGS), st.integers(0, 2))

@@ -1,0 +1,237 @@
+"""Where the time of a large scan goes: `medseg segment` on a synthetic CT, stage by stage, against the bare network.
+
+    python benchmarks/performance/big_case.py                                       # 512x512x256, 20 classes, 96³
+    python benchmarks/performance/big_case.py --shape 256 256 128                   # an eighth of it, seconds
+    python benchmarks/performance/big_case.py --shape 512 512 600 --classes 118 --features 8 16 32 64
+
+The scan is a body (40 HU, noise of 10) with an ellipsoid a class, 0.8x0.8x1.5 mm, int16 .nii.gz; the plan is 1.5 mm,
+windows of 96³, a U-Net of two convolutions a stage. Its weights are random but for the last layer, which is fitted to
+the ellipsoids by least squares, so that masks are neither empty nor noise.
+
+Three processes, one after the other: the network alone on the very batches that segmenting feeds it; `medseg segment`
+in one process, its time and peak memory as the system counts them; and the network alone again. Writes big_case.json
+beside this file, or what --output names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg.config import InferenceConfig
+from medseg.geometry import Grid
+from medseg.inference.forward import EnsembleForward
+from medseg.inference.hardware import fit_threads, keep_memory
+from medseg.inference.window import stream_logits, tile
+from medseg.io.nifti import read_nifti, write_volume
+from medseg.labels import LabelMap
+from medseg.networks.build import build_network
+from medseg.networks.model import Model, load_model, save_model
+from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.preprocessing.prepare import pad_values, prepare_image, prepare_mask, surround
+from medseg.provenance import machine, package_versions
+from medseg.volume import Mask, Volume
+
+HERE = Path(__file__).parent
+SPACING = (0.8, 0.8, 1.5)
+STAGES = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write", "picture")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 256])
+    parser.add_argument("--classes", type=int, default=20, help="with the background")
+    parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--window", type=int, default=96)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--folder", type=Path, help="keep scan, model and results there, and use what is there already")
+    parser.add_argument("--no-forward", action="store_true", help="leave out the network alone")
+    parser.add_argument("--output", type=Path, default=HERE / "big_case.json")
+    parser.add_argument("--forward-of", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.forward_of:
+        print(json.dumps(time_forward(arguments.forward_of)))
+        return
+    with TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        if not (folder / "model").exists():
+            make_case(folder, arguments)
+        result = measure(folder, forward=not arguments.no_forward)
+    result |= {"shape": arguments.shape, "classes": arguments.classes, "features": arguments.features}
+    result |= {"machine": machine(), "versions": package_versions()}
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+
+
+def make_case(folder: Path, arguments: argparse.Namespace) -> None:
+    """Write scan and model."""
+    scan, mask = synthesise(tuple(arguments.shape), arguments.classes)
+    (folder / "scans").mkdir(parents=True)
+    write_volume(folder / "scans" / "big.nii.gz", scan)
+    stages = len(arguments.features)
+    plan = Plan(
+        dimensions=3,
+        spacing=(1.5, 1.5, 1.5),
+        slice_axis=2,
+        patch=(arguments.window,) * 3,
+        batch=2,
+        channels=("CT",),
+        normalisation=(ChannelNormalisation(kind="clip", low=0, high=1400, mean=400, std=400),),
+        mirror=(True, True, True),
+        network=NetworkPlan(
+            features=tuple(arguments.features),
+            kernels=((3, 3, 3),) * stages,
+            strides=((1, 1, 1), *((2, 2, 2),) * (stages - 1)),
+        ),
+    )
+    labels = LabelMap.parse({f"organ_{value}": value for value in range(1, arguments.classes)})
+    torch.manual_seed(0)
+    network = build_network(plan, labels.outputs).eval()
+    fit_head(network, scan, mask, plan, labels)
+    inference = InferenceConfig(precision=arguments.precision)
+    save_model(Model((network,), plan, labels, name="big", inference=inference), folder / "model")
+
+
+def synthesise(shape: tuple[int, int, int], classes: int) -> tuple[Volume, Mask]:
+    """Return a body with an ellipsoid a class, and the ellipsoids as a mask."""
+    draw = np.random.default_rng(0)
+    axes = np.ogrid[tuple(slice(-1, 1, complex(0, size)) for size in shape)]
+    image = np.full(shape, -1000, dtype=np.float32)
+    mask = np.zeros(shape, dtype=np.uint8)
+    body = (axes[0] / 0.85) ** 2 + (axes[1] / 0.65) ** 2 + 0 * axes[2] < 1
+    image[body] = 40
+    for value in range(1, classes):
+        centre, radii = draw.uniform(-0.5, 0.5, 3), draw.uniform(0.08, 0.25, 3) * (20 / classes) ** (1 / 3)
+        boxes = [
+            slice(max(0, int((c - r + 1) / 2 * n)), int((c + r + 1) / 2 * n) + 2)
+            for c, r, n in zip(centre, radii, shape, strict=True)
+        ]
+        box = tuple(boxes)
+        part = [axis[tuple(s if n > 1 else slice(None) for s, n in zip(box, axis.shape, strict=True))] for axis in axes]
+        inside = sum(((a - c) / r) ** 2 for a, c, r in zip(part, centre, radii, strict=True)) < 1
+        image[box][inside], mask[box][inside] = 100 + 1200 * value / classes, value
+    image += 10 * draw.standard_normal(shape, dtype=np.float32)
+    grid = Grid(shape, np.diag([*SPACING, 1.0]))
+    return Volume(np.rint(image)[None], grid), Mask(mask, grid)
+
+
+def fit_head(network: torch.nn.Module, scan: Volume, mask: Mask, plan: Plan, labels: LabelMap) -> None:
+    """Fit the last layer: a line through its inputs that gives the class's number, and for each class its parabola."""
+    prepared = prepare_image(scan, plan)
+    truth = torch.from_numpy(prepare_mask(mask, labels, prepared.grid))
+    image = torch.from_numpy(prepared.image)
+    head = network.heads[0]
+    seen: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0].flatten(1)))
+    maps, numbers = [], []
+    with torch.inference_mode():
+        for origin in tile(prepared.grid.shape, plan, 0.0).origins[:12]:
+            box = tuple(slice(o, o + n) for o, n in zip(origin, plan.patch, strict=True))
+            network(image[(slice(None), *box)][None])
+            chosen = torch.from_numpy(np.random.default_rng(0).integers(truth[box].numel(), size=20_000))
+            maps.append(seen.pop()[:, chosen])
+            numbers.append(truth[box].flatten()[chosen])
+        hook.remove()
+        inputs, wanted = torch.cat(maps, 1).double().T, torch.cat(numbers).double()
+        line = torch.linalg.lstsq(torch.cat([inputs, torch.ones(len(inputs), 1)], 1), wanted[:, None]).solution[:, 0]
+        centres = torch.arange(labels.outputs, dtype=torch.float64)
+        head.weight.copy_((2 * centres[:, None] * line[:-1]).reshape(head.weight.shape))
+        head.bias.copy_(2 * centres * line[-1] - centres**2)
+
+
+def measure(folder: Path, *, forward: bool) -> dict[str, object]:
+    """Segment the scan between two timings of the network alone."""
+    alone = [[sys.executable, __file__, "--forward-of", str(folder)]] * forward
+    before = [json.loads(subprocess.check_output(command)) for command in alone]
+    result = segment(folder)
+    after = [json.loads(subprocess.check_output(command)) for command in alone]
+    return result | {"network_alone": before + after}
+
+
+def segment(folder: Path) -> dict[str, object]:
+    """Run `medseg segment` and return its time, processor time, peak memory and stages."""
+    command = [sys.executable, "-m", "medseg", "segment", str(folder / "scans"), "--model", str(folder / "model")]
+    command += ["--output", str(folder / "results"), "--workers", "0", "--redo"]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"medseg segment ended with {status}")
+    record = json.loads((folder / "results" / "cases" / "big" / "case.json").read_text())
+    run = json.loads((folder / "results" / "run.json").read_text())
+    return {
+        "command_s": time.perf_counter() - began,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss * 1024 / 1e6,
+        "case_s": sum(record["seconds"].values()),
+        "run_s": run["seconds"],
+        "stages_s": record["seconds"],
+        "found": len(record["features"]["structures"]),
+    }
+
+
+def time_forward(folder: Path) -> dict[str, float]:
+    """Return the windows that the network sees of the scan, and its seconds for them, after one to warm up."""
+    keep_memory()
+    fit_threads()
+    model = load_model(folder / "model")
+    batches, tiling = find_batches(read_nifti(folder / "scans" / "big.nii.gz"), model)
+    forward = EnsembleForward(model.networks, model.plan, model.inference, torch.device("cpu"))
+    forward(batches[0])
+    began, processor = time.perf_counter(), time.process_time()
+    for batch in batches:
+        forward(batch)
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_s": time.process_time() - processor,
+        "windows": tiling,
+        "seen": sum(map(len, batches)),
+    }
+
+
+def find_batches(scan: Volume, model: Model) -> tuple[list[torch.Tensor], int]:
+    """Return the batches that segmenting feeds the network, and the number of all windows."""
+    prepared = prepare_image(scan, model.plan)
+    tiling = tile(prepared.grid.shape, model.plan, model.inference.overlap)
+    image: NDArray = surround(prepared.image, tiling.before, tiling.shape, pad_values(model.plan))
+    batches: list[torch.Tensor] = []
+
+    def note(windows: torch.Tensor) -> torch.Tensor:
+        batches.append(windows)
+        return torch.zeros(1).expand(len(windows), 1, *windows.shape[2:])
+
+    for _ in stream_logits(torch.from_numpy(image), note, tiling, outputs=1, batch=model.inference.window_batch):
+        pass
+    return batches, len(tiling.origins)
+
+
+def show(result: dict) -> None:
+    """Print the stages as a table."""
+    total = result["case_s"]
+    for stage in STAGES:
+        if stage in result["stages_s"]:
+            seconds = result["stages_s"][stage]
+            print(f"{stage:12} {seconds:8.2f} s {seconds / total:6.1%}")
+    print(f"{'sum':12} {total:8.2f} s")
+    print(f"command      {result['command_s']:8.2f} s, {result['cpu_s']:.1f} s of processor time")
+    if result["network_alone"]:
+        alone = mean(run["seconds"] for run in result["network_alone"])
+        windows = result["network_alone"][0]
+        print(f"network      {alone:8.2f} s for {windows['seen']} of {windows['windows']} windows")
+        print(f"stages / network {total / alone:.3f}, command / network {result['command_s'] / alone:.3f}")
+    print(f"peak memory {result['peak_mb']:.0f} MB, {result['found']} structures found")
+
+
+if __name__ == "__main__":
+    main()
