@@ -19,9 +19,9 @@ from importlib.resources import files
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from medseg.geometry import Grid
@@ -31,6 +31,9 @@ from medseg.labels import Label, LabelMap
 from medseg.quality.overlay import overlay_png
 from medseg.quality.slices import display_window, in_grey
 from medseg.volume import Mask, Volume
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 VIEW = "view.html"
 NIIVUE = "niivue.js"
@@ -189,6 +192,8 @@ def render_view(
 
 @lru_cache
 def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # 0.1 s, which workers without NiiVue save
+
     environment = Environment(
         loader=PackageLoader("medseg.quality"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
