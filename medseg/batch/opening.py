@@ -37,10 +37,12 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
     device = choose_device(config.device, job.number)
     if config.memory_limit_gb:
         limit_memory(config.memory_limit_gb)
-    model = load_model(job.model, device)
+    model = load_model(job.model, device, config.backend)
     settings, formats = config.inference(model.inference), Formats.of(config)
     policies = config.ingest.model_dump(mode="json")
-    decisive = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
+    decisive: list[object] = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
+    if config.backend != "auto":
+        decisive.append(config.backend)
     worker = Worker(
         predictor=Predictor(model, settings, device),
         folder=job.folder,

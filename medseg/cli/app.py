@@ -19,6 +19,7 @@ from medseg.cli import (
     demo,
     distill,
     evaluate,
+    export,
     index,
     listen,
     next,
@@ -108,7 +109,7 @@ def page(docstring: str) -> str:
 
 VERBS = (
     index.index, convert.convert, plan.plan, plan.prepare, pretrain.pretrain, train.train, distill.distill, prune.prune,
-    pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
+    export.export, pseudo_label.pseudo_label, next.next, segment.segment, listen.listen, unite.unite, report.report,
     serve.serve, evaluate.evaluate, demo.demo,
 )  # fmt: skip
 

@@ -23,6 +23,13 @@ def segment(
     model: Annotated[Path, typer.Option("--model", "-m", help="Model folder, as medseg train writes it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; not inside SCANS.")],
     device: Device = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What computes the network, of a folder that medseg export wrote: torch, onnx or openvino; auto: the "
+            "first that is there."
+        ),
+    ] = "auto",
     flips: Annotated[
         bool | None, typer.Option("--flips/--no-flips", help="Average over mirrored scans; default: the model's way.")
     ] = None,
@@ -90,6 +97,7 @@ def segment(
 
     config = make_segment_config(
         device=device,
+        backend=backend,
         overlap=overlap,
         flips=flips,
         ingest=parse_policies(policy or ()),

@@ -49,6 +49,9 @@ class SegmentConfig(BatchConfig):
     """A batch: many scans, one model. What is left out is as the model was validated."""
 
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
+    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto", description="What computes the network; auto: the first that the model was exported for, else torch"
+    )
     overlap: float | None = Field(None, ge=0, lt=1, description="Share of a window that the next one covers again")
     flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
     window_batch: int | None = Field(None, ge=1, description="Windows in a forward pass")

@@ -13,6 +13,7 @@ from medseg.config import InferenceConfig
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
+from medseg.networks.runtimes import ExportedNetwork
 from medseg.plan import Plan
 
 LONE_WINDOW_VOXELS = 64**3
@@ -88,6 +89,7 @@ class EnsembleForward:
     def _is_slow_alone(self, windows: Tensor) -> bool:
         return (
             len(windows) == 1
+            and not any(isinstance(network, ExportedNetwork) for network in self.networks)
             and self.device.type == "cpu"
             and self.dtype == torch.float32
             and math.prod(windows.shape[2:]) <= LONE_WINDOW_VOXELS

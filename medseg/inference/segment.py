@@ -41,7 +41,7 @@ def segment(
     keep_memory()
     fit_threads()
     chosen = choose_device(device)
-    loaded = model if isinstance(model, Model) else load_model(Path(model), chosen)
+    loaded = model if isinstance(model, Model) else load_model(Path(model), chosen, "auto")
     volume = scan if isinstance(scan, Volume) else read_one(Path(scan), ingest)
     return Predictor(loaded, config, chosen).predict(volume)
 

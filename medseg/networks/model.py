@@ -5,6 +5,7 @@
     model/
       model.json             plan, labels, post-processing, scores, provenance
       weights.safetensors    float16 weights; of an ensemble fold_0.safetensors, fold_1.safetensors, ...
+      exported.json          networks for other runtimes, which may stand in place of the weights
 
 A folder appears whole or not at all. Reading refuses, each with its own sentence: what is missing,
 malformed, from a newer medseg, damaged, a pickle, or does not fit its own plan.
@@ -27,6 +28,8 @@ from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
+from medseg.networks.exported import RECORD as EXPORTED
+from medseg.networks.exported import Backend, Export, choose_export, load_exported, read_exports
 from medseg.networks.pretrained import RECORD as PRETRAINED
 from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan
@@ -114,19 +117,22 @@ def save_model(model: Model, folder: Path) -> None:
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+def load_model(folder: Path, device: torch.device | str = "cpu", backend: Backend = "torch") -> Model:
     """Read a model folder; its networks come in evaluation mode, with float32 weights on `device`.
+
+    Parameters
+    ----------
+    backend : networks for another runtime, which segment on the CPU and have no weights to learn from.
 
     Raises
     ------
     ModelError
         If the folder is missing, incomplete, malformed, from a newer medseg, or its weights are
-        damaged, pickled, not finite or of another plan.
+        damaged, pickled, not finite or of another plan; or if it has no networks for the back end.
     """
     record = _read_record(folder)
-    names = _weight_files(record.networks)
     return Model(
-        networks=tuple(_load_network(folder / name, record, torch.device(device)) for name in names),
+        networks=_load_networks(folder, record, torch.device(device), backend),
         plan=record.plan,
         labels=record.labels,
         name=record.name,
@@ -146,16 +152,22 @@ def model_digest(folder: Path) -> str:
     ModelError
         If the folder is no model folder.
     """
-    names = _weight_files(_read_record(folder).networks)
+    record, exports = _read_record(folder), read_exports(folder)
+    names = _weight_files(record.networks) if _has_weights(folder, exports) else ()
     for name in names:
         check_weight_file(folder / name)
-    return digest_files(folder / name for name in (RECORD, *names))
+    return digest_files(folder / name for name in (RECORD, *names, *([EXPORTED] if exports else [])))
 
 
 def _weight_files(networks: int) -> tuple[str, ...]:
     if networks == 1:
         return ("weights.safetensors",)
     return tuple(f"fold_{number}.safetensors" for number in range(networks))
+
+
+def _has_weights(folder: Path, exports: tuple[Export, ...]) -> bool:
+    """Whether torch's weights are expected: an exported model may do without."""
+    return not exports or any(folder.glob("*.safetensors"))
 
 
 def _is_empty_folder(folder: Path) -> bool:
@@ -191,6 +203,19 @@ def _read_record(folder: Path) -> ModelRecord:
 
 def _is_newer(version: object) -> bool:
     return isinstance(version, int) and version > SCHEMA_VERSION
+
+
+def _load_networks(folder: Path, record: ModelRecord, device: torch.device, backend: Backend) -> tuple[nn.Module, ...]:
+    exports = read_exports(folder)
+    export = choose_export(folder, exports, backend)
+    if export is not None:
+        return load_exported(folder, export)
+    if not _has_weights(folder, exports):
+        raise ModelError(
+            f"{folder}: exported for {', '.join(export.runtime for export in exports)} without torch's weights, it can "
+            "segment but nothing else; give the model folder that it was exported from"
+        )
+    return tuple(_load_network(folder / name, record, device) for name in _weight_files(record.networks))
 
 
 def _load_network(path: Path, record: ModelRecord, device: torch.device) -> nn.Module:

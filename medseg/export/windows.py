@@ -1,0 +1,86 @@
+"""Windows as a model sees them when it segments: what its export is calibrated on and compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from medseg.catalog.index import index_scans
+from medseg.errors import DatasetError, ScanError
+from medseg.inference.window import tile
+from medseg.io.scan import read_case
+from medseg.plan import Plan
+from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
+from medseg.volume import Case
+
+WINDOWS = 16
+"""Windows that are drawn from scans: ranges of 8-bit numbers hardly change with more."""
+
+PER_SCAN = 4
+"""Windows of one scan at most, so that several scans are seen."""
+
+NOISE_SIGMA = 2.0
+"""Smoothness of windows without scans, voxels: structures of several voxels, as in scans."""
+
+Window = NDArray[np.float32]
+"""(C, X, Y, Z), prepared."""
+
+
+def windows_of(scans: Path, plan: Plan, overlap: float, count: int = WINDOWS) -> list[Window]:
+    """Return windows of scans, prepared and laid as for segmenting, spread evenly over scans and windows.
+
+    Windows that hold nothing but one value are left out. Scans that can't be read or prepared are passed over.
+
+    Raises
+    ------
+    DatasetError
+        If no scan gives a window.
+    """
+    cases = index_scans(scans).cases()
+    windows: list[Window] = []
+    for case in _spread(cases, len(cases)):
+        if len(windows) >= count:
+            break
+        windows += _of_case(case, plan, overlap, min(PER_SCAN, count - len(windows)))
+    if not windows:
+        raise DatasetError(
+            f"{scans}: of {len(cases)} scans none gives a window to calibrate on; give a folder with scans such as the "
+            f"model segments, with {len(plan.channels)} channel(s): {', '.join(plan.channels)}"
+        )
+    return windows
+
+
+def noise(plan: Plan, count: int = 4) -> list[Window]:
+    """Return smooth noise of the normalised scale, the same at every call."""
+    rng = np.random.default_rng(0)
+    shape = (len(plan.channels), *plan.patch)
+    sigma = (0.0, *(NOISE_SIGMA if size > 1 else 0.0 for size in plan.patch))
+    drawn = (gaussian_filter(rng.normal(size=shape), sigma) for _ in range(count))
+    return [(window / window.std()).astype(np.float32) for window in drawn]
+
+
+def _of_case(case: Case, plan: Plan, overlap: float, count: int) -> list[Window]:
+    try:
+        prepared = prepare_image(read_case(case)[0], plan)
+    except ScanError:
+        return []
+    useful = [window for window in _laid(prepared, plan, overlap) if np.ptp(window) > 0]
+    return list(_spread(useful, count))
+
+
+def _laid(prepared: Prepared, plan: Plan, overlap: float) -> Iterator[Window]:
+    tiling = tile(prepared.grid.shape, plan, overlap)
+    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
+    for origin in tiling.origins:
+        box = tuple(slice(start, start + size) for start, size in zip(origin, plan.patch, strict=True))
+        yield image[(slice(None), *box)]
+
+
+def _spread(items: Sequence, count: int) -> Iterator:
+    """Yield `count` items, or all, from the whole length of a sequence and not in its order."""
+    order = np.random.default_rng(0).permutation(len(items))[:count]
+    yield from (items[number] for number in order)
