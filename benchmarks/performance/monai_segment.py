@@ -2,9 +2,9 @@
 
     monai/bin/python benchmarks/performance/monai_segment.py SCAN MODEL OUTPUT
 
-Run in MONAI's environment (`peers.sh`). The pipeline is that of MONAI's bundles: load, orient, resample, scale; windows of
-half overlap with Gaussian weights, two at a time (one is 2.4 to 3.4 times slower on CPUs); `Invertd` of the logits, because
-an inverted mask would have nearest neighbours' steps; argmax; save.
+Run in MONAI's environment (`peers.sh`). The pipeline is that of MONAI's bundles: load, orient, resample, scale; windows
+of half overlap with Gaussian weights, two at a time (one is 2.4 to 3.4 times slower on CPUs); `Invertd` of the logits,
+because an inverted mask would have nearest neighbours' steps; argmax; save.
 """
 
 from __future__ import annotations

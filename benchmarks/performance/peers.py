@@ -1,8 +1,8 @@
 """The peers that medseg is measured against: their environments, medseg's models as theirs, their commands.
 
-A plain U-Net of medseg and nnU-Net's PlainConvUNet are the same network, layer by layer: `to_nnunet` writes a model folder
-as one of nnU-Net's, so that both apply the same weights to the same windows. nnU-Net sees arrays as (Z, Y, X), so kernels,
-strides and patch are turned round; its scans must lie in RAS order, because it doesn't reorient.
+A plain U-Net of medseg and nnU-Net's PlainConvUNet are the same network, layer by layer: `to_nnunet` writes a model
+folder as one of nnU-Net's, so that both apply the same weights to the same windows. nnU-Net sees arrays as (Z, Y, X),
+so kernels, strides and patch are turned round; its scans must lie in RAS order, because it doesn't reorient.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ def nnunet_segment(scans: Path, output: Path, *options: str) -> Command:
     return [executable("nnunet", "nnUNetv2_predict"), "-i", scans, "-o", output, *words]
 
 
+def nnunet_prepare() -> Command:
+    """Return what plans and preprocesses the dataset, with two processes."""
+    words = ["-d", "500", "-c", "3d_fullres", "-np", "2", "-npfp", "2", "--verify_dataset_integrity"]
+    return [executable("nnunet", "nnUNetv2_plan_and_preprocess"), *words]
+
+
 def monai_segment(scan: Path, model: Path, output: Path) -> Command:
     """Return MONAI's recipe for the same network (`monai_segment.py`)."""
     return [executable("monai"), HERE / "monai_segment.py", scan, model, output]
@@ -64,11 +70,11 @@ MONAI_ENV = {"PYTHONPATH": str(ROOT)}
 
 
 def nnunet_env(folder: Path) -> dict[str, str]:
-    """Return nnU-Net's three folders, below one; passive waiting keeps its threads from burning a shared machine."""
+    """Return nnU-Net's three folders, below one."""
     places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
     for name in places.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return {variable: str(folder / name) for variable, name in places.items()} | {"OMP_WAIT_POLICY": "passive"}
+    return {variable: str(folder / name) for variable, name in places.items()}
 
 
 def to_nnunet(model_folder: Path, folder: Path) -> None:

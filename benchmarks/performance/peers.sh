@@ -4,7 +4,8 @@
 #     sh benchmarks/performance/peers.sh [FOLDER]        (default: build/peers; 2 GB each)
 #
 # Both get medseg's own torch by its version, so that the same kernels are compared; where a CPU build is at hand pip
-# takes it. MONAI runs medseg's own network, so it gets what reading a model needs. torchvision, which nnU-Net's networks pull in, is built against a CUDA torch and breaks their import.
+# takes it. MONAI runs medseg's own network, so it gets what reading a model needs. torchvision, which nnU-Net's networks
+# pull in, is built against a CUDA torch and breaks their import.
 set -eu
 folder=${1:-build/peers}
 python=${PYTHON:-python3}

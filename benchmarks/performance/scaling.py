@@ -1,0 +1,76 @@
+"""How time and memory of `medseg segment` grow: with the volume, with the classes, with the number of cases.
+
+    MEDSEG_DATA=FOLDER python benchmarks/performance/scaling.py [--folder KEPT] [--only volume classes cases]
+
+volume: cubes of 128³ to 512³ voxels of 0.8x0.8x1.5 mm, 5 classes. classes: 2 to 118 of them on 256x256x128. Both with a
+small U-Net (8 to 32 features, windows of 64³), so that what isn't the network shows. cases: 1 to 200 hippocampi of
+$MEDSEG_DATA with the model that comes with medseg. Each is one run of the whole command, pictures and report included.
+Scans and models are kept in KEPT, where it is given, and used again. Writes results/scaling.json; --only adds to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import peers
+from big_case import make_case
+from segment_big import anew
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from harness import Run, interleave, save
+
+RESULT = Path(__file__).parent / "results" / "scaling.json"
+MODEL = peers.ROOT / "sample_data" / "models" / "hippocampus"
+SIZES = {"volume": (128, 192, 256, 384, 512), "classes": (2, 8, 20, 50, 118), "cases": (1, 5, 20, 60, 200)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(SIZES), help="leave the rest of the result as it is")
+    parser.add_argument("--largest", type=int, default=sys.maxsize, help="leave out larger sizes")
+    parser.add_argument("--make", action="store_true", help="make scans and models in --folder, and measure nothing")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        contestants: dict[str, Callable[[], Run]] = {}
+        for what in arguments.only or SIZES:
+            for size in SIZES[what]:
+                if size <= arguments.largest:
+                    contestants[f"{what} {size}"] = command(folder / f"{what}_{size}", what, size)
+        if not arguments.make:
+            save(arguments.result, interleave(contestants, 1), keep=bool(arguments.only))
+
+
+def command(folder: Path, what: str, size: int) -> Callable[[], Run]:
+    """Return the run of one size; its scans are made now unless they are there."""
+    if what == "cases":
+        if not os.environ.get("MEDSEG_DATA"):
+            sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
+        images = sorted((Path(os.environ["MEDSEG_DATA"]) / "hippocampus" / "images").glob("*.nii.gz"))[:size]
+        (folder / "scans").mkdir(parents=True, exist_ok=True)
+        for image in images:
+            shutil.copy(image, folder / "scans")
+        model = MODEL
+    else:
+        shape, classes = ([size] * 3, 5) if what == "volume" else ([256, 256, 128], size)
+        if not (folder / "model").exists():
+            make_case(
+                folder, Namespace(shape=shape, classes=classes, features=[8, 16, 32], window=64, precision="auto")
+            )
+        model = folder / "model"
+    return partial(anew, folder / "results", peers.medseg_segment(folder / "scans", model, folder / "results"))
+
+
+if __name__ == "__main__":
+    main()
