@@ -19,14 +19,15 @@ def report(
         str,
         typer.Option(
             metavar="URL",
-            help="Link each case to a medseg serve of the same scans and key: the address that it shows. It holds the "
-            "token, so the page lets in whoever has it.",
+            help="Link each case to a medseg serve of the same scans and key, not to its own view.html: the address "
+            "that it shows. It holds the token, so the page lets in whoever has it.",
         ),
     ] = "",
 ) -> None:
     """Check segmented cases without true masks, and write a page and a table: what to look at first, and why.
 
-    Writes RESULTS/report.html, one file that opens offline, and RESULTS/worklist.csv. `medseg segment` does the same
+    Writes RESULTS/report.html, which opens offline, and RESULTS/worklist.csv. Cases with a page to scroll through scan
+    and mask (view.html, which medseg segment writes with medseg[viewer]) link to it. `medseg segment` does the same
     at its end; this does it again, for example after cases were added. Neither scans nor model are needed.
 
     Example: `medseg report results/liver`

@@ -31,6 +31,8 @@ def test_the_first_page_lists_the_cases_the_most_doubtful_first(client):
 def test_pages_have_a_policy_and_unknown_cases_no_page(client):
     http = client()
     assert http.get("/").headers["content-security-policy"].startswith("default-src 'none'")
+    if niivue_file():
+        assert "content=\"default-src 'none'; script-src 'self'" in http.get("/view/alpha").text
     assert http.get("/view/nobody").status_code == 404
     assert http.get("/view/..%2F..%2Fetc").status_code == 404
 
