@@ -81,6 +81,23 @@ class Tiling:
         """First voxel of every window, in the order of the streamed axis."""
         return sorted(product(*self.starts), key=lambda origin: (origin[self.axis], origin))
 
+    def crosses(self, batch: int) -> bool:
+        """Whether `batch` windows in turn may begin at different layers: only where fewer begin at the same ones.
+
+        A buffer that need not hold the next layers, too, is a third smaller: 540 MB instead of 780 for 20 outputs on
+        273x273x256 with 96³ windows.
+        """
+        return len(self.origins) // len(self.starts[self.axis]) < batch
+
+    def ends(self, batch: int) -> set[int]:
+        """Return the numbers of the windows behind which a batch ends, full or not."""
+        every = len(self.origins) if self.crosses(batch) else len(self.origins) // len(self.starts[self.axis])
+        return set(range(every - 1, len(self.origins), every))
+
+    def layers_for(self, batch: int) -> int:
+        """Return how many layers the windows of a batch span, a lone one beside them included."""
+        return self.layers(batch + 1) if self.crosses(batch) else self.window[self.axis]
+
     def layers(self, batch: int) -> int:
         """Return how many layers `batch` windows in turn can span."""
         fronts = [origin[self.axis] for origin in self.origins]
@@ -142,7 +159,8 @@ def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: i
     image : (C, X, Y, Z) float32 of the enlarged shape, on the device that stitches.
     outputs : K, the network's output channels.
     batch : windows in a forward pass. A lone last window joins the batch before it, because batches of
-        one fall off torch's fast path on CPUs; where one is asked for, memory is short, and one it is.
+        one fall off torch's fast path on CPUs; where one is asked for, memory is short, and one it is. "Last"
+        is of those that begin at the same layer, wherever there are enough of these (`Tiling.crosses`).
 
     Notes
     -----
@@ -150,11 +168,12 @@ def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: i
     to each other, so the network sees the first of each value only and its logits serve the others.
     That is exact, not a guess about air: the network is a function.
     """
-    stitch = _Stitch(image, tiling, outputs, tiling.layers(batch + 1))
+    stitch = _Stitch(image, tiling, outputs, tiling.layers_for(batch))
     waiting: list[Sizes] = []
     known: tuple[tuple[float, ...], Tensor] | None = None
     origins = tiling.origins
-    for number, origin in enumerate(origins, start=1):
+    ends = tiling.ends(batch)
+    for number, origin in enumerate(origins):
         if not waiting or not stitch.fits(origin):
             known = _forward(waiting, stitch, forward, known)
             waiting = []
@@ -164,7 +183,7 @@ def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: i
             stitch.add_(origin, known[1])
             continue
         waiting.append(origin)
-        if len(waiting) >= batch and (batch == 1 or len(origins) - number != 1):
+        if len(waiting) >= batch and (batch == 1 or number + 1 not in ends):
             known = _forward(waiting, stitch, forward, known)
             waiting = []
     _forward(waiting, stitch, forward, known)
@@ -216,8 +235,15 @@ class _Stitch:
         return self.image[(slice(None), *_box(origin, self.tiling.window))]
 
     def constant(self, origin: Sizes) -> tuple[float, ...]:
-        """Return the value of each channel if all are constant in a window, else nothing."""
-        low, high = torch.aminmax(self.crop(origin).flatten(1), dim=1)
+        """Return the value of each channel if all are constant in a window, else nothing.
+
+        The middle is compared with a corner first, which tells most windows: 125 of 96³ take 0.02 s instead of 0.4.
+        """
+        window = self.crop(origin)
+        x, y, z = (length // 2 for length in self.tiling.window)
+        if not torch.equal(window[:, x, y, z], window[:, 0, 0, 0]):
+            return ()
+        low, high = torch.aminmax(window.flatten(1), dim=1)
         return tuple(low.tolist()) if torch.equal(low, high) else ()
 
     def add_(self, origin: Sizes, logits: Tensor) -> None:
