@@ -154,6 +154,10 @@ def test_a_double_click_shows_three_planes_and_3d(tmp_path):
         assert all(url.startswith(("file:", "data:", "blob:")) for url in browser.requests), browser.requests
         scroll(browser, 180, 180)
         assert np.abs(np.asarray(screen(browser)).astype(int) - np.asarray(before)).sum() > 10_000
+        browser.send("Emulation.setDeviceMetricsOverride", width=900, height=500, deviceScaleFactor=1, mobile=False)
+        wait_until(browser, "document.querySelector('canvas').getBoundingClientRect().bottom <= 500")
+        browser.send("Emulation.setDeviceMetricsOverride", width=900, height=700, deviceScaleFactor=1, mobile=False)
+        wait_until(browser, "document.querySelector('canvas').getBoundingClientRect().bottom > 650")
     finally:
         browser.close()
 

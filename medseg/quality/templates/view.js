@@ -56,6 +56,7 @@
     document.getElementById("opacity").addEventListener("input", (event) => {
       volumes.volume1?.change("opacity", Number(event.target.value));
     });
+    window.addEventListener("resize", () => page.change("height", view.clientHeight));
     document.documentElement.dataset.shown = what.layers.length;
   }
 
