@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -52,8 +53,6 @@ def layers_of(page: Path):
 
 
 def unpacked(url: str) -> bytes:
-    import gzip
-
     return gzip.decompress(base64.b64decode(url.partition("base64,")[2]))
 
 
