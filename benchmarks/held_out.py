@@ -34,7 +34,7 @@ def training_pool(data: Path) -> list[str]:
 def score(model: Path, data: Path) -> Evaluation:
     """Segment the held-out scans with the model folder as a user does, and compare with their masks."""
     held_out = held_out_cases(data)
-    labels = load_model(model).labels
+    labels = load_model(model, backend="auto").labels
     with TemporaryDirectory() as temporary:
         scans, results = Path(temporary) / "scans", Path(temporary) / "results"
         scans.mkdir()
