@@ -35,12 +35,7 @@ STEPS = 1500
 NETWORK = ("network.features=16", "network.max_features=128")
 """A network small enough for many runs on a CPU."""
 
-MIXED = (
-    "unlabelled.method=mix-teacher",
-    "unlabelled.labelled_weight=0.5",
-    "unlabelled.labelled_first=0.4",
-    "unlabelled.ramp=0.2",
-)
+MIXED = ("unlabelled.method=mix-teacher", "unlabelled.labelled_weight=0.5")
 ARMS: dict[str, tuple[str, ...]] = {
     "supervised": (),
     "supervised_longer": (f"training.steps={round(1.25 * STEPS)}",),

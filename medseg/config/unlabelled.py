@@ -25,13 +25,14 @@ class UnlabelledConfig(Stage):
     )
     pseudo_labels: Path | None = Field(None, description="Folder that medseg pseudo-label wrote")
     labelled_first: float = Field(
-        0.0,
+        0.4,
         ge=0,
         lt=1,
-        description="Share of the steps that see labelled scans alone, before the others are mixed in",
+        description="Share of the steps that see labelled scans alone, before the others are mixed in; with "
+        "pseudo-labels on disk none do",
     )
     ramp: float = Field(
-        0.4, ge=0, le=1, description="Share of the mixed steps in which the unlabelled loss rises to its weight"
+        0.2, ge=0, le=1, description="Share of the mixed steps in which the unlabelled loss rises to its weight"
     )
     paste: float = Field(
         2 / 3,
@@ -59,6 +60,11 @@ class UnlabelledConfig(Stage):
     affinity_weight: float = Field(
         0.0, ge=0, description="Weight (beta) of the loss that draws predictions of similar voxels together; 0: off"
     )
+
+    @property
+    def mixed_from(self) -> float:
+        """Share of the steps after which scans are mixed; labels on disk needn't wait for a teacher to learn."""
+        return 0.0 if self.method == "pseudo-labels" else self.labelled_first
 
     @model_validator(mode="after")
     def _check(self) -> UnlabelledConfig:

@@ -35,7 +35,7 @@ class MixedStream:
     Parameters
     ----------
     cases : unlabelled cases, or cases with pseudo-labels.
-    mixing : `paste` and `labelled_first` of it; before that share of the steps the batches hold no unlabelled patches.
+    mixing : `paste` and `mixed_from` of it; before that share of the steps the batches hold no unlabelled patches.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class MixedStream:
         if not cases:
             raise DatasetError("there is no unlabelled case to mix with the labelled ones")
         self.labelled, self.plan, self.paste = labelled, labelled.plan, mixing.paste
-        self.first_mixed = round(mixing.labelled_first * training.steps)
+        self.first_mixed = round(mixing.mixed_from * training.steps)
         self.randomness = randomness
         self.sampler = Sampler(cases, self.plan, training.foreground, randomness, (PATCHES, CASE_ORDER))
         self.augmenter = Augmenter(augmentation, self.plan)

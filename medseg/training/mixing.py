@@ -93,7 +93,7 @@ class MixedMethod(nn.Module):
             terms["affinity"] = similar.detach()
         if self.labeller is not None:
             self.labeller.learn_prototypes(output.features, lesson.target, lesson.weight)
-        share, first = self.labelled_weight, self.config.labelled_first
+        share, first = self.labelled_weight, self.config.mixed_from
         rise = ramp((progress - first) / (1 - first), self.config.ramp)
         total = share * labelled.total + (1 - share) * rise * learnt
         return {"loss": total, **terms, "pseudo_weight": temporary.weight.mean()}

@@ -27,7 +27,7 @@ def stream_of(plan_of, case_of):
         randomness = Randomness(seed)
         labelled = BatchStream([case_of(seed=i) for i in range(2)], plan, augmentation, TrainingConfig(), randomness)
         others = [case_of(seed=i) for i in (7, 8, 9)] if unlabelled is None else unlabelled
-        mixed = UnlabelledConfig(**{"paste": 0.5, **mixing})
+        mixed = UnlabelledConfig(**{"paste": 0.5, "labelled_first": 0.0, **mixing})
         return MixedStream(labelled, others, augmentation, TrainingConfig(steps=100), randomness, mixed)
 
     return make
