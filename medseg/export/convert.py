@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ModelError
 from medseg.export.windows import Window
+from medseg.networks.runtimes import silent_openvino
 from medseg.plan import Plan
 
 OPSET = 20
@@ -109,8 +110,7 @@ def quantise(path: Path, quantised: Path, windows: Sequence[Window], plan: Plan)
 
 def write_openvino(onnx_path: Path, path: Path) -> None:
     """Write an ONNX network in OpenVINO's format; float32 weights become float16, which model folders hold anyway."""
-    import openvino
-
+    openvino = silent_openvino()
     openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=True)
 
 

@@ -76,12 +76,9 @@ def export_model(folder: Path, output: Path, options: ExportOptions) -> tuple[Ex
     with TemporaryDirectory() as temporary, atomic_folder(output) as target:
         work = _Exporting(model, model_digest(folder), options, Path(temporary), target)
         exports = tuple(work.export(runtime) for runtime in runtimes)
-        kept = [
-            MODEL,
-            *(sorted(path.name for path in folder.glob("*.safetensors")) if "torch" in options.targets else []),
-        ]
-        for name in kept:
-            shutil.copyfile(folder / name, target / name)
+        weights = folder.glob("*.safetensors") if "torch" in options.targets else ()
+        for path in (folder / MODEL, *weights):
+            shutil.copyfile(path, target / path.name)
         (target / RECORD).write_text(ExportRecord(exports=exports).model_dump_json(indent=1), encoding="utf-8")
     return exports
 

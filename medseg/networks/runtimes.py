@@ -6,8 +6,10 @@ batch of two is no faster than two windows, and a fixed shape lets the runtimes 
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,7 @@ class OpenVinoNetwork(ExportedNetwork):
 
     def __init__(self, path: Path, *, bf16: bool) -> None:
         super().__init__()
-        import openvino
-
+        openvino = silent_openvino()
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
@@ -99,6 +100,16 @@ class OpenVinoNetwork(ExportedNetwork):
         """Return logits (1, K, *spatial) of one window (1, C, *spatial)."""
         logits = self.request.infer({0: window}, share_inputs=True)[0]
         return np.array(logits, np.float32)
+
+
+def silent_openvino() -> Any:
+    """Import OpenVINO without its telemetry, and return it.
+
+    OpenVINO's package reports each import over the network (2026.4), unless its telemetry package can't be imported:
+    then it falls back to a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module("openvino")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -24,8 +28,19 @@ from medseg.networks.exported import Agreement, read_exports
 from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 
+SPY = """
+import socket, sys, urllib.request
+def refuse(*_, **__):
+    raise SystemExit("the network was used")
+socket.socket.connect = socket.create_connection = urllib.request.urlopen = refuse
+from medseg.networks.runtimes import silent_openvino
+assert silent_openvino().Core
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+"""
+
 for needed in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-    pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'medseg[openvino]'")
+    if find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed: pip install 'medseg[openvino]'", allow_module_level=True)
 
 
 def plan_of(dimensions=3, channels=1) -> Plan:
@@ -159,8 +174,6 @@ def test_an_export_that_decides_otherwise_is_not_written(model, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["openvino_0.bin", "openvino_0.xml", "onnx_0.onnx"])
 def test_a_damaged_or_missing_file_is_named(both, tmp_path, name):
-    import shutil
-
     folder = Path(shutil.copytree(both, tmp_path / "copy"))
     backend = name.partition("_")[0]
     data = bytearray((folder / name).read_bytes())
@@ -176,8 +189,6 @@ def test_a_damaged_or_missing_file_is_named(both, tmp_path, name):
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_a_file_that_the_runtime_refuses_is_named(both, tmp_path, backend):
-    import shutil
-
     folder = Path(shutil.copytree(both, tmp_path / "copy"))
     record = json.loads((folder / "exported.json").read_text())
     for export in record["exports"]:
@@ -194,8 +205,6 @@ def test_a_file_that_the_runtime_refuses_is_named(both, tmp_path, backend):
     [("{", "not readable as JSON"), ('{"exports": []}', "no sound record"), ('{"schema_version": 2}', "no sound")],
 )
 def test_a_wrong_record_is_refused(both, tmp_path, text, message):
-    import shutil
-
     folder = Path(shutil.copytree(both, tmp_path / "copy"))
     (folder / "exported.json").write_text(text)
     for read in (model_digest, load_model):
@@ -243,6 +252,11 @@ def test_other_folders_are_left_alone(model, tmp_path):
     with pytest.raises(OutputError, match="something else than a model"):
         export_model(model, tmp_path, ExportOptions(("onnx",)))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_openvino_is_imported_without_its_telemetry():
+    done = subprocess.run([sys.executable, "-c", SPY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_logging_is_as_before(both):
