@@ -35,7 +35,7 @@ from medseg.networks.model import Model, load_model, save_model
 from medseg.provenance import machine, package_versions
 
 WINDOW = (96, 96, 96)
-ROUNDS = 7
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def latencies(chosen: list[Variant], models: dict[str, Path], args: argparse.Nam
     """Return the seconds of a window by variant, in turns."""
     work = args.work / "windows"
     scans = some_scans(args.data, args.work / "one_scan", 1)  # no latency depends on what is in a window
-    large = {name: with_window(model, work / name / "source") for name, model in models.items()}
+    large = {v.network: with_window(models[v.network], work / v.network / "source") for v in chosen}
     forwards = {v.name: forward_of(v, folder_of(v, large[v.network], work / v.network, scans, 0.0)) for v in chosen}
     window = torch.randn(1, 1, *WINDOW)
     seconds: dict[str, list[float]] = {name: [] for name in forwards}
@@ -123,11 +123,16 @@ def some_scans(data: Path, folder: Path, count: int) -> Path:
 
 
 def dice(folder: Path, data: Path) -> float:
-    record = folder.parent / f"{folder.name}.dice.json"
+    record = folder.with_name(f"{folder.name}.dice.json")
     if not record.exists():
         evaluation = score(folder, data)
         record.write_text(json.dumps(evaluation.mean_dice))
     return float(json.loads(record.read_text()))
+
+
+def scored(work: Path, variant: Variant) -> Path:
+    """Return where a variant's Dice is kept; a part that was not measured has none."""
+    return work / "models" / f"{variant.name}.dice.json"
 
 
 def megabytes(folder: Path) -> float:
@@ -138,15 +143,17 @@ def megabytes(folder: Path) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    head = (
-        "| network | computed by | ms a window | MB | Dice | points lost |\n| --- | --- | ---: | ---: | ---: | ---: |\n"
-    )
-    lines = (
-        f"| {r['network']} | {r['runtime']} {r['precision']} | {r['ms_median']:.0f} | {r['mb']:.1f} | {r['dice']:.4f} "
-        f"| {100 * r['lost']:.2f} |"
-        for r in rows
-    )
-    return head + "\n".join(lines) + "\n"
+    """Return the table of the page; what was not measured is left blank."""
+    head = "| network | computed by | ms a window | speed-up | MB | Dice | points lost |\n"
+    lines = [head, "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"]
+    for row in rows:
+        dice, lost = ("", "") if row["dice"] is None else (f"{row['dice']:.4f}", f"{100 * row['lost']:.2f}")
+        faster = rows[0]["ms_median"] / row["ms_median"]
+        lines.append(
+            f"| {row['network']} | {row['runtime']} {row['precision']} | {row['ms_median']:.0f} | {faster:.1f} | "
+            f"{row['mb']:.1f} | {dice} | {lost} |\n"
+        )
+    return "".join(lines)
 
 
 def main() -> None:
@@ -154,20 +161,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--student", action="append", default=[], metavar="NAME=MODEL")
+    parser.add_argument("--variant", action="append", default=[], help="such as source-openvino-int8; default: all")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--part", choices=("all", "dice", "latency"), default="all")
+    parser.add_argument("--part", choices=("all", "dice", "latency", "table"), default="all")
     args = parser.parse_args()
     keep_memory()
     threads = fit_threads()
     students = {name: Path(path) for name, path in (student.split("=", 1) for student in args.student)}
-    models, chosen = {"source": args.source, **students}, variants(list(students))
+    models = {"source": args.source, **students}
+    chosen = [v for v in variants(list(students)) if v.name in args.variant or not args.variant]
     timed = args.work / "latency.json"
-    if args.part != "dice" and not timed.exists():
+    if args.part in ("all", "latency") and not timed.exists():
         timed.write_text(json.dumps(latencies(chosen, models, args)))
-    if args.part != "latency":
+    if args.part in ("all", "dice"):
         scans = some_scans(args.data, args.work / "scans", 12)
         found = {v.name: dice(folder_of(v, models[v.network], args.work, scans), args.data) for v in chosen}
-    if args.part == "all":
+    if args.part == "table":
+        found = {v.name: json.loads(p.read_text()) for v in chosen if (p := scored(args.work, v)).exists()}
+    if args.part in ("all", "table"):
         write(chosen, json.loads(timed.read_text()), found, args, threads)
 
 
@@ -178,11 +189,12 @@ def write(chosen: list[Variant], seconds: dict, found: dict, args: argparse.Name
             **asdict(v),
             "ms_median": round(1000 * median(seconds[v.name]), 1),
             "ms_fastest": round(1000 * min(seconds[v.name]), 1),
-            "mb": megabytes(args.work / "models" / v.name),
-            "dice": found[v.name],
-            "lost": round(best - found[v.name], 5),
+            "mb": megabytes(args.work / "windows" / v.network / "models" / v.name),
+            "dice": found.get(v.name),
+            "lost": round(best - found[v.name], 5) if v.name in found else None,
         }
         for v in chosen
+        if v.name in seconds
     ]
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
