@@ -25,12 +25,13 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from arms import STEPS, configuration, labelled_cases  # noqa: E402
+from arms import STEPS, configuration  # noqa: E402
+from halves import halves  # noqa: E402
 from held_out import training_pool  # noqa: E402
 
 from medseg.catalog.datasets import read_dataset  # noqa: E402
 from medseg.catalog.splits import Fold  # noqa: E402
-from medseg.config import ExperimentConfig, PseudoLabelConfig  # noqa: E402
+from medseg.config import PseudoLabelConfig  # noqa: E402
 from medseg.io.scan import read_case  # noqa: E402
 from medseg.preprocessing.prepare import prepare_image, prepare_mask  # noqa: E402
 from medseg.provenance import machine, package_versions  # noqa: E402
@@ -71,33 +72,23 @@ def main() -> None:
 
 
 def train_teachers(data: Path, arguments: argparse.Namespace) -> Teachers | None:
-    """Return two networks, each taught half of the twelve labelled cases; None: out of time."""
-    first = labelled_cases(data, 6, 0)
-    second = sorted(set(labelled_cases(data, 12, 0)) - set(first))
-    cases = {case.id: case for case in known_cases(data, [*first, *second])}
-    folds = [
-        Fold(tuple(cases[id_] for id_ in learnt), tuple(cases[id_] for id_ in held_out))
-        for learnt, held_out in ((first, second), (second, first))
-    ]
-    folders = [arguments.runs / f"pseudo_labels_{half}" for half in range(2)]
-    for folder, fold in zip(folders, folds, strict=True):
+    """Return the networks of `halves.py`, each taught half of the twelve labelled cases; None: out of time."""
+    folders, folds = [], []
+    for half, config in enumerate(halves(data, "supervised")):
+        folder = arguments.runs / f"halves_supervised_{half}"
         options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
-        if run_training(of_cases(data, [case.id for case in fold.train]), folder, options).model is None:
+        if run_training(config, folder, options).model is None:
             return None
+        learnt, held_out = (known_cases(data, ids) for ids in (config.dataset.train, config.dataset.validation))
+        folders.append(folder)
+        folds.append(Fold(learnt, held_out))
     return gather_teachers(folders, folds)
 
 
-def of_cases(data: Path, labelled: list[str]) -> ExperimentConfig:
-    """Return the supervised arm on these cases, nothing held out."""
-    config = configuration(data, "supervised", "12_0", STEPS)
-    return config.model_copy(
-        update={"dataset": config.dataset.model_copy(update={"train": labelled, "validation": []})}
-    )
-
-
 def known_cases(data: Path, ids: list[str]) -> tuple[Case, ...]:
-    """Return cases with their masks."""
-    return read_dataset(of_cases(data, ids).dataset).labelled
+    """Return training cases with their masks."""
+    config = configuration(data, "supervised", "12_0", STEPS)
+    return read_dataset(config.dataset.model_copy(update={"train": ids, "validation": []})).labelled
 
 
 def look_at_others(data: Path, teachers: Teachers) -> Iterator[Sample]:
