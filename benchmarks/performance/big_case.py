@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from medseg.config import InferenceConfig
 from medseg.geometry import Grid
-from medseg.inference.forward import EnsembleForward
+from medseg.inference.forward import EnsembleForward, windows_at_once
 from medseg.inference.hardware import fit_threads, keep_memory
 from medseg.inference.window import stream_logits, tile
 from medseg.io.nifti import read_nifti, write_volume
@@ -45,7 +45,7 @@ from medseg.volume import Mask, Volume
 
 HERE = Path(__file__).parent
 SPACING = (0.8, 0.8, 1.5)
-STAGES = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write", "picture")
+STAGES = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write")
 
 
 def main() -> None:
@@ -211,7 +211,8 @@ def find_batches(scan: Volume, model: Model) -> tuple[list[torch.Tensor], int]:
         batches.append(windows)
         return torch.zeros(1).expand(len(windows), 1, *windows.shape[2:])
 
-    for _ in stream_logits(torch.from_numpy(image), note, tiling, outputs=1, batch=model.inference.window_batch):
+    batch = windows_at_once(model.inference, model.plan, torch.device("cpu"))
+    for _ in stream_logits(torch.from_numpy(image), note, tiling, outputs=1, batch=batch):
         pass
     return batches, len(tiling.origins)
 

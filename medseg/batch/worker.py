@@ -133,13 +133,15 @@ class Worker:
         began, read, prediction = perf_counter(), predicted.read, predicted.prediction
         with atomic_folder(self.folder / read.case.id) as folder:
             source, model = read.case.images[0], self.predictor.model.name
-            write_mask(folder / MASK, prediction.mask, source, self.labels)
             found = self._measures(read, prediction)
+            measured = perf_counter()
+            write_mask(folder / MASK, prediction.mask, source, self.labels)
             not_written = self.formats.write(folder, prediction.mask, self.labels, source, model, found.measures)
             if self.picture:
                 self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
             written = _Written(_digests(folder), not_written, found)
-            seconds = {"read": read.seconds, **prediction.timings, "write": perf_counter() - began}
+            after = {"measure": measured - began, "write": perf_counter() - measured}
+            seconds = {"read": read.seconds, **prediction.timings, **after}
             record = self._record(predicted, written, seconds)
             write_record(record, folder)
         return CaseResult.of(record)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg.config.ingest import IngestConfig
+from medseg.config.speed import SPEEDS, Speed
 from medseg.config.stage import Stage, describe_problems
 from medseg.errors import ConfigError
 
@@ -51,6 +52,11 @@ class SegmentConfig(BatchConfig):
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
     backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
         "auto", description="What computes the network; auto: the first that the model was exported for, else torch"
+    )
+    speed: Speed = Field(
+        "balanced",
+        description="fast: windows overlap less; balanced: as the model was validated; accurate: they overlap more, "
+        "mirrored where the model allows it, in float32. Fields that are given count before it",
     )
     overlap: float | None = Field(None, ge=0, lt=1, description="Share of a window that the next one covers again")
     flips: bool | None = Field(None, description="Average over mirrored scans (up to 8 times the work)")
@@ -108,7 +114,8 @@ class SegmentConfig(BatchConfig):
     def inference(self, model: InferenceConfig) -> InferenceConfig:
         """Return the model's own inference with what this batch wants otherwise."""
         wishes = {name: getattr(self, name) for name in ("overlap", "flips", "window_batch")}
-        return model.model_copy(update={name: wish for name, wish in wishes.items() if wish is not None})
+        said = {name: wish for name, wish in wishes.items() if wish is not None}
+        return model.model_copy(update={**SPEEDS[self.speed], **said})
 
 
 def make_segment_config(**fields: Any) -> SegmentConfig:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
-from medseg.inference.forward import EnsembleForward
+from medseg.inference.forward import EnsembleForward, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
 from medseg.inference.uncertainty import Agreement
@@ -162,9 +162,8 @@ def _segment(
             return forward(windows).to(stitching)
 
     image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
-    stitched = stream_logits(
-        torch.from_numpy(image).to(stitching), timed, tiling, outputs=labels.outputs, batch=config.window_batch
-    )
+    batch = windows_at_once(config, plan, forward.device)
+    stitched = stream_logits(torch.from_numpy(image).to(stitching), timed, tiling, outputs=labels.outputs, batch=batch)
     restorer = Restorer(prepared.grid, prepared.source_grid, labels, tiling.axis)
     with torch.inference_mode(), watch.stage("stitch"):
         for slab in stitched:

@@ -38,7 +38,7 @@ def test_a_case_becomes_a_folder_with_mask_and_record(worker, make_cases):
     assert record.volumes_ml == {"organ": pytest.approx(10), "tumour": pytest.approx(4)}
     assert record.geometry.spacing == pytest.approx((10, 10, 20))
     assert record.geometry.axcodes == "LAS"
-    assert set(record.seconds) == {"read", "network", "write"}
+    assert set(record.seconds) == {"read", "network", "measure", "write"}
 
 
 def test_finished_cases_are_skipped_and_changed_ones_redone(worker, predictor, make_cases):
