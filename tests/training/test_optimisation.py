@@ -32,6 +32,36 @@ def test_frozen_parameters_are_left_out(name, kind):
     assert [p for group in optimiser.param_groups for p in group["params"]] == [layer.weight]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_kernel_steps_as_the_formula_does(name):
+    def after_steps(optimiser_of):
+        torch.manual_seed(0)
+        layer = nn.Linear(40, 30)
+        optimiser = optimiser_of(layer)
+        for _ in range(5):
+            optimiser.zero_grad()
+            layer(torch.randn(8, 40)).square().sum().backward()
+            optimiser.step()
+        return layer.weight.detach()
+
+    config = TrainingConfig(optimiser=name, learning_rate=0.01, weight_decay=0.1)
+    plain = {
+        "sgd": lambda layer: torch.optim.SGD(
+            layer.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=0.1, foreach=False
+        ),
+        "adamw": lambda layer: torch.optim.AdamW(layer.parameters(), lr=0.01, weight_decay=0.1, foreach=False),
+    }
+    ours = after_steps(lambda layer: build_optimiser(layer.parameters(), config))
+    torch.testing.assert_close(ours, after_steps(plain[name]))
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("auto", True), ("fp16", False)])
+def test_gradients_can_be_clipped_in_every_precision(precision, fused):
+    optimiser = build_optimiser(nn.Linear(3, 2).parameters(), TrainingConfig(precision=precision))
+    assert all(bool(group["fused"]) == fused for group in optimiser.param_groups)
+    assert getattr(optimiser, "_step_supports_amp_scaling", False) == fused  # what Fabric looks at before it clips
+
+
 def test_average_follows_the_ramped_ema_formula():
     torch.manual_seed(0)
     network = nn.Linear(2, 1)
