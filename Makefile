@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := $(BIN)/python benchmarks/performance
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv docs clean
+.PHONY: help demo test bench lint format venv docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,6 +17,16 @@ demo: $(VENV)/.runtime  ## Make sample scans, train, segment unseen ones, evalua
 
 test: $(VENV)/.dev  ## Run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+bench: $(VENV)/.dev  ## Measure speed and memory on this machine (minutes, more with MEDSEG_DATA); benchmarks/ has the rest
+	$(BIN)/python benchmarks/augmentation.py --patch 128,128,128
+	$(BENCH)/segment_big.py --shape 256 256 128 --peers --result build/bench/segment_big.json
+	$(BENCH)/scaling.py --only volume classes --largest 256 --result build/bench/scaling.json
+ifdef MEDSEG_DATA
+	$(BENCH)/segment_small.py --without-peers --result build/bench/segment_small.json
+	$(BENCH)/prepare.py --without-peers --result build/bench/prepare.json
+	$(BENCH)/training_step.py --without-peers --result build/bench/training_step.json
+endif
 
 lint: $(VENV)/.dev  ## Check style, types and the layers
 	$(BIN)/ruff check .
@@ -27,8 +38,9 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## Write docs/configuration.md from the models
+docs: $(VENV)/.dev  ## Write docs/configuration.md from the models, docs/performance.md from what was measured
 	$(BIN)/python docs/make_configuration.py
+	$(BENCH)/page.py
 
 venv: $(VENV)/.dev  ## Build the environment for development
 

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -93,18 +92,20 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, 
 
 
 def interleave(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run every contestant once a round, in their order, and print each run as it ends."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that `run` ends its command, too
-    runs: dict[str, list[Run]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        for name, contestant in contestants.items():
-            one = contestant()
-            runs[name].append(one)
-            print(
-                f"{number + 1}/{rounds} {name:<44} {one.seconds:8.2f} s {one.cpu_seconds:8.2f} CPU s "
-                f"{one.peak_mb:7.0f} MB",
-                flush=True,
-            )
+    """Run every contestant once a round, in their order, and print each run as it ends.
+
+    Being stopped (SIGTERM, Ctrl-C) ends the run at work; those before it are returned, so that hours aren't lost.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    runs: dict[str, list[Run]] = {}
+    with suppress(KeyboardInterrupt):
+        for number in range(rounds):
+            for name, contestant in contestants.items():
+                one = contestant()
+                runs.setdefault(name, []).append(one)
+                costs = f"{one.seconds:8.2f} s {one.cpu_seconds:8.2f} CPU s {one.peak_mb:7.0f} MB"
+                print(f"{number + 1}/{rounds} {name:<44} {costs}", flush=True)
+    signal.signal(signal.SIGTERM, before)
     return runs
 
 

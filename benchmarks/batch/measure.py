@@ -17,14 +17,12 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from threading import Thread
 
 import numpy as np
 
@@ -35,9 +33,11 @@ from medseg.provenance import machine, package_versions
 from medseg.volume import Volume
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+
+from harness import Run, run  # noqa: E402
+
 MODEL = HERE.parents[1] / "sample_data" / "models" / "hippocampus"
-SAMPLE_SECONDS = 0.2
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def measure_small(folder: Path, rounds: int) -> dict[str, object]:
     for _ in range(rounds):
         for count in (20, 1):
             for name, options in (("default", []), ("one process", ["--workers", "0"])):
-                seconds = segment(folder / f"scans_{count}", folder / "out", options)[0]
+                seconds = segment(folder / f"scans_{count}", folder / "out", options).seconds
                 times.setdefault(f"{count} cases, {name}", []).append(round(seconds, 2))
     return {"seconds": {name: {"median": median(values), "all": values} for name, values in times.items()}}
 
@@ -80,8 +80,8 @@ def measure_small(folder: Path, rounds: int) -> dict[str, object]:
 def measure_mixed(folder: Path, count: int) -> dict[str, object]:
     """Return how many sound and broken cases ended how, and the memory over time; draws it."""
     broken = write_mixed(folder / "scans", count)
-    memory: list[tuple[float, float]] = []
-    seconds, code = segment(folder / "scans", folder / "out", [], memory)
+    one = segment(folder / "scans", folder / "out", [])
+    seconds, memory = one.seconds, one.memory
     ends: dict[str, Counter[str]] = {"sound": Counter(), "broken": Counter()}
     sources = {row["case"]: row["source"] for row in read_table(folder / "out" / "sources.csv")}
     for row in read_table(folder / "out" / "cases.csv"):
@@ -91,10 +91,10 @@ def measure_mixed(folder: Path, count: int) -> dict[str, object]:
     quarters = [round(float(np.median(part)), 1) for part in np.array_split(working, 4)]
     return {
         "seconds": round(seconds, 1),
-        "exit_code": code,
+        "exit_code": one.code,
         "ends": {kind: dict(counts) for kind, counts in ends.items()},
         "cases_a_minute": round(60 * count / seconds, 1),
-        "resident_mb": {"highest": max(mb for _, mb in memory), "median_by_quarter": quarters},
+        "memory_mb": {"highest": round(one.peak_mb, 1), "median_by_quarter": quarters},
     }
 
 
@@ -104,39 +104,16 @@ def measure_workers(folder: Path, count: int, rounds: int) -> dict[str, object]:
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
         for workers in ("1", "2", "0"):
-            seconds = segment(folder / "scans", folder / "out", ["--workers", workers])[0]
+            seconds = segment(folder / "scans", folder / "out", ["--workers", workers]).seconds
             rates.setdefault(workers, []).append(round(60 * count / seconds, 1))
     return {"cases": count, "cases_a_minute": {name: {"median": median(v), "all": v} for name, v in rates.items()}}
 
 
-def segment(
-    scans: Path, output: Path, options: list[str], memory: list[tuple[float, float]] | None = None
-) -> tuple[float, int]:
-    """Run the command into a new folder; returns seconds and exit code, and fills in the memory over time."""
+def segment(scans: Path, output: Path, options: list[str]) -> Run:
+    """Run the command into a new folder."""
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "medseg", "segment", str(scans), "-m", str(MODEL), "-o", str(output), *options]
-    began = time.perf_counter()
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    if memory is not None:
-        Thread(target=watch_memory, args=(run, began, memory), daemon=True).start()
-    code = run.wait()
-    return time.perf_counter() - began, code
-
-
-def watch_memory(run: subprocess.Popen, began: float, memory: list[tuple[float, float]]) -> None:
-    while run.poll() is None:
-        memory.append((time.perf_counter() - began, round(resident_mb(run.pid), 1)))
-        time.sleep(SAMPLE_SECONDS)
-
-
-def resident_mb(process: int) -> float:
-    """Return the resident memory of a process and all below it, MB; 0 of one that has ended."""
-    try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except (OSError, IndexError):
-        return 0.0
-    return pages * PAGE / 1e6 + sum(resident_mb(int(child)) for child in children)
+    command = [sys.executable, "-m", "medseg", "segment", scans, "-m", MODEL, "-o", output, *options]
+    return run(command, check=False)
 
 
 def write_mixed(folder: Path, count: int, broken_share: float = 0.1) -> set[str]:
@@ -173,13 +150,13 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def draw_memory(memory: list[tuple[float, float]], path: Path) -> None:
+def draw_memory(memory: Sequence[tuple[float, float]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*memory, strict=True), linewidth=1)
-    axes.set(xlabel="seconds", ylabel="resident memory of all processes, MB", ylim=(0, None))
+    axes.set(xlabel="seconds", ylabel="memory of all processes, MB", ylim=(0, None))
     axes.set_title("medseg segment on mixed cases, one in ten broken")
     figure.savefig(path, dpi=110)
 

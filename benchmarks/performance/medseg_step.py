@@ -4,8 +4,8 @@
 
 Prints a line of JSON: seconds of each step of the loop (`step`: batch, forward, loss, backward, clipping, optimiser,
 average, journal), of a step on one batch in memory (`bare`: forward, loss, backward, clipping, optimiser), and of
-forward, loss and backward alone (`pure`). They take turns in stretches of a few steps, so that a drift of the machine
-meets them alike.
+forward, loss and backward alone (`pure`); and the processor time of each, which neighbours change less. They take turns
+in stretches of a few steps, so that a drift of the machine meets them alike.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ from medseg.training.setup import set_up
 PATCH, BATCH = (40, 56, 40), 2
 """nnU-Net's plan of the same cases."""
 
-STRETCH = 6
-"""Steps of a kind in a row; the first is left out."""
+Moment = tuple[float, float]
+"""Seconds by the clock and of the processor."""
+
+STRETCH = 11
+"""Steps of a kind in a row; the first is left out. So many that most batches are made while others are learnt from."""
 
 
 def main(dataset: Path, output: Path, steps: int) -> None:
@@ -51,16 +54,16 @@ def main(dataset: Path, output: Path, steps: int) -> None:
     cases = tuple(Cache(output / "cache").prepare(setup.train, setup.plan, setup.dataset.labels))
     task = Task(cases, setup.plan, setup.dataset.labels, config, output)
     bare, pure = without_loop(task, fabric)
-    times: dict[str, list[float]] = {"step": [], "bare": [], "pure": []}
-    for stretch in range(-1, -(-steps // (STRETCH - 1))):  # the first stretch warms up
-        for name, stretch_times in (
-            ("step", in_loop(task, fabric, output / f"{stretch}")),
-            ("bare", [timed(bare) for _ in range(STRETCH)]),
-            ("pure", [timed(pure) for _ in range(STRETCH)]),
-        ):
-            times[name] += stretch_times[1:] if stretch >= 0 else []
+    times: dict[str, list[Moment]] = {"step": [], "bare": [], "pure": []}
+    bare()  # the first step of all is no measure of any
+    for stretch in range(-(-steps // (STRETCH - 1))):
+        times["step"] += in_loop(task, fabric, output / f"{stretch}")
+        times["bare"] += [timed(bare) for _ in range(STRETCH)][1:]
+        times["pure"] += [timed(pure) for _ in range(STRETCH)][1:]
     shape = {"patch": setup.plan.patch, "batch_size": setup.plan.batch, "features": setup.plan.network.features}
-    print(json.dumps(times | shape | {"precision": str(fabric._precision.precision)}))
+    seconds = {name: [wall for wall, _ in each] for name, each in times.items()}
+    seconds |= {f"{name}_cpu": [cpu for _, cpu in each] for name, each in times.items()}
+    print(json.dumps(seconds | shape | {"precision": str(fabric._precision.precision)}))
 
 
 def without_loop(task: Task, fabric: Fabric) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -80,18 +83,18 @@ def without_loop(task: Task, fabric: Fabric) -> tuple[Callable[[], Any], Callabl
     return bare, pure
 
 
-def in_loop(task: Task, fabric: Fabric, folder: Path) -> list[float]:
-    """Return the seconds from one step's forward pass to the next one's."""
-    moments: list[float] = []
+def in_loop(task: Task, fabric: Fabric, folder: Path) -> list[Moment]:
+    """Return the time from each step's forward pass to the next one's."""
+    moments: list[Moment] = []
     with Journal(folder, task.settings.steps) as journal:
         fit(_Watched(task, folder, moments), fabric, journal)
-    return [later - earlier for earlier, later in pairwise(moments)]
+    return [between(earlier, later) for earlier, later in pairwise(moments)]
 
 
 class _Watched:
     """A task whose method notes when each step begins."""
 
-    def __init__(self, task: Task, folder: Path, moments: list[float]) -> None:
+    def __init__(self, task: Task, folder: Path, moments: list[Moment]) -> None:
         self._task, self.folder, self._moments = task, folder, moments
 
     def __getattr__(self, name: str) -> Any:
@@ -102,17 +105,25 @@ class _Watched:
         step = method.step
 
         def watched(network: torch.nn.Module, batch: Batch, progress: float) -> Terms:
-            moments.append(time.perf_counter())
+            moments.append(now())
             return step(network, batch, progress)
 
         method.step = watched  # type: ignore[method-assign]
         return method
 
 
-def timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def timed(work: Callable[[], Any]) -> Moment:
+    began = now()
     work()
-    return time.perf_counter() - began
+    return between(began, now())
+
+
+def now() -> Moment:
+    return time.perf_counter(), time.process_time()
+
+
+def between(earlier: Moment, later: Moment) -> Moment:
+    return later[0] - earlier[0], later[1] - earlier[1]
 
 
 if __name__ == "__main__":

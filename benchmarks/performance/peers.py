@@ -100,9 +100,11 @@ def to_nnunet(model_folder: Path, folder: Path) -> None:
 
 def link_scans(scans: Path, folder: Path) -> Path:
     """Link NIfTI scans under nnU-Net's names, and return the new folder."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for scan in sorted(scans.glob("*.nii.gz")):
-        (folder / scan.name.replace(".nii.gz", "_0000.nii.gz")).symlink_to(scan.resolve())
+        link = folder / scan.name.replace(".nii.gz", "_0000.nii.gz")
+        link.unlink(missing_ok=True)
+        link.symlink_to(scan.resolve())
     return folder
 
 

@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,22 +37,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(SIZES), help="leave the rest of the result as it is")
     parser.add_argument("--largest", type=int, default=sys.maxsize, help="leave out larger sizes")
-    parser.add_argument("--make", action="store_true", help="make scans and models in --folder, and measure nothing")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        contestants: dict[str, Callable[[], Run]] = {}
-        for what in arguments.only or SIZES:
-            for size in SIZES[what]:
-                if size <= arguments.largest:
-                    contestants[f"{what} {size}"] = command(folder / f"{what}_{size}", what, size)
-        if not arguments.make:
-            save(arguments.result, interleave(contestants, 1), keep=bool(arguments.only))
+        contestants = {
+            f"{what} {size}": partial(measure, folder / f"{what}_{size}", what, size)
+            for what in arguments.only or SIZES
+            for size in SIZES[what]
+            if size <= arguments.largest
+        }
+        save(arguments.result, interleave(contestants, 1), keep=bool(arguments.only))
 
 
-def command(folder: Path, what: str, size: int) -> Callable[[], Run]:
-    """Return the run of one size; its scans are made now unless they are there."""
+def measure(folder: Path, what: str, size: int) -> Run:
+    """Return the run of one size, for which scans and model are made unless they are there."""
     if what == "cases":
         if not os.environ.get("MEDSEG_DATA"):
             sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
@@ -69,7 +67,7 @@ def command(folder: Path, what: str, size: int) -> Callable[[], Run]:
                 folder, Namespace(shape=shape, classes=classes, features=[8, 16, 32], window=64, precision="auto")
             )
         model = folder / "model"
-    return partial(anew, folder / "results", peers.medseg_segment(folder / "scans", model, folder / "results"))
+    return anew(folder / "results", peers.medseg_segment(folder / "scans", model, folder / "results"))
 
 
 if __name__ == "__main__":

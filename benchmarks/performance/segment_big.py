@@ -44,13 +44,15 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--peers", nargs="*", choices=["nnunet", "monai"], default=["nnunet", "monai"])
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="keep scan and model there, and use what is there already")
     parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     arguments.precision = "auto"
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_case(folder, arguments)
+        folder = arguments.folder or Path(temporary)
+        if not (folder / "model").exists():
+            make_case(folder, arguments)
         runs = interleave(contestants(folder, arguments.peers), arguments.rounds)
         facts = {"shape": arguments.shape, "classes": arguments.classes, "windows": count_windows(folder)}
         facts["agreement"] = compare(folder)
@@ -64,6 +66,7 @@ def contestants(folder: Path, chosen: list[str]) -> dict[str, Callable[[], Run]]
         "medseg segment": partial(anew, folder / "medseg", peers.medseg_segment(scans, model, folder / "medseg"))
     }
     if "nnunet" in chosen:
+        shutil.rmtree(folder / "results", ignore_errors=True)
         peers.to_nnunet(model, folder)
         linked = peers.link_scans(scans, folder / "linked")
         command = peers.nnunet_segment(linked, folder / "nnunet")
@@ -89,11 +92,14 @@ def count_windows(folder: Path) -> int:
 
 
 def compare(folder: Path) -> dict[str, float]:
-    """Return the share of voxels in which each other mask is medseg's."""
-    ours = read_mask(folder / "medseg" / "cases" / "big" / "mask.nii.gz").array
+    """Return the share of voxels in which each other mask is medseg's; of a stopped round there may be none."""
+    ours = folder / "medseg" / "cases" / "big" / "mask.nii.gz"
     others = {name: folder / name / "big.nii.gz" for name in ("nnunet", "monai")}
+    if not ours.exists():
+        return {}
+    mask = read_mask(ours).array
     return {
-        name: round(float(np.mean(read_mask(path).array == ours)), 6) for name, path in others.items() if path.exists()
+        name: round(float(np.mean(read_mask(path).array == mask)), 6) for name, path in others.items() if path.exists()
     }
 
 

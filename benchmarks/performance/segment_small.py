@@ -49,7 +49,8 @@ def main() -> None:
             folder, sorted((data / "images").glob("*.nii.gz")), with_peers=not arguments.without_peers
         )
         runs = interleave(everyone, arguments.rounds)
-        facts = {} if arguments.without_peers else compare(folder, data / "labels")
+        whole = all(len(ones) == arguments.rounds for ones in runs.values()) and not arguments.without_peers
+        facts = compare(folder, data / "labels") if whole else {}
     save(arguments.result, runs, keep=arguments.keep, **facts)
 
 

@@ -1,6 +1,6 @@
 """What a training step costs: medseg against nnU-Net, same network, patch, batch and strength of augmentation.
 
-    MEDSEG_DATA=FOLDER python benchmarks/performance/training_step.py [--rounds 3] [--steps 15]
+    MEDSEG_DATA=FOLDER python benchmarks/performance/training_step.py [--rounds 3] [--steps 10]
 
 Network and batch are nnU-Net's default plan of forty hippocampi: 32 to 256 features, two patches of 40x56x40. nnU-Net
 trains in float32 on a CPU, its only way; medseg in what it chooses by itself, bf16 where the processor has it. Writes
@@ -30,7 +30,7 @@ RESULT = HERE / "results" / "training_step.json"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=15, help="steps of a kind in a round")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a kind in a round")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -56,9 +56,9 @@ def main() -> None:
 
 def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Join the times of all rounds; what is no list of times is equal in all of them."""
-    times = ("step", "bare", "pure", "batch")
+    same = ("patch", "batch_size", "features", "precision")
     return {
-        name: [round(t, 4) for part in parts for t in part[name]] if name in times else parts[0][name]
+        name: parts[0][name] if name in same else [round(t, 4) for part in parts for t in part[name]]
         for name in parts[0]
     }
 

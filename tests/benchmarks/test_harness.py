@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import sys
+import time
 from itertools import count
 from pathlib import Path
 
@@ -80,6 +83,16 @@ def test_contestants_take_turns(harness):
     runs = harness.interleave({"a": contestant("a"), "b": contestant("b")}, 3)
     assert order == ["a", "b"] * 3
     assert {name: len(ones) for name, ones in runs.items()} == {"a": 3, "b": 3}
+
+
+def test_runs_before_a_stop_are_kept(harness):
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    one, before = harness.Run(1.0, 1.0, 1.0, 0, (), ""), signal.getsignal(signal.SIGTERM)
+    assert harness.interleave({"a": lambda: one, "b": stop}, 2) == {"a": [one]}
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_kept_runs_are_added_to(harness, tmp_path):
