@@ -160,9 +160,10 @@ def _prepare_channel(
             "the scan holds voxels that are not finite numbers (NaN or infinity); repair or leave out the scan",
         )
     if rule.kind == "clip":
-        image = _to_grid(np.clip(array, rule.low, rule.high), grids, orders, rule.low)
-        # cubic overshoot is cut again: air stays one exact value, whatever lies next to it
-        np.clip(image, rule.low, rule.high, out=image)
+        # weights sum to 1 but for rounding: above the bound, air is 0 and stays one exact value
+        image = _to_grid(np.clip(array, rule.low, rule.high) - np.float32(rule.low), grids, orders, 0.0)
+        image += np.float32(rule.low)
+        np.clip(image, rule.low, rule.high, out=image)  # cubic overshoot
         mean, std = rule.mean, rule.std
     elif lowest == highest:
         return np.zeros(grids[1].shape, dtype=np.float32)
