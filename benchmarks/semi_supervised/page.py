@@ -18,6 +18,7 @@ from statistics import fmean
 import matplotlib
 
 matplotlib.use("Agg")
+from halves import read
 from matplotlib import pyplot
 from paired import difference
 
@@ -33,10 +34,35 @@ Draws = dict[str, dict[str, Dice]]
 
 
 def main() -> None:
-    sections = [section for data in DATA if (section := dataset_section(data))]
+    sections = [section for section in (choices(), cost(), *map(dataset_section, DATA)) if section]
     text = (HERE / "introduction.md").read_text() + "\n" + "\n".join(sections)
     (HERE / "README.md").write_text(text)
     print(text)
+
+
+def choices() -> str:
+    """Return the table of `halves.py`; "" while nothing is measured."""
+    arms = sorted(path.stem.removeprefix("halves_") for path in RESULTS.glob("halves_*.csv"))
+    dice = {arm: read(arm) for arm in arms}
+    rows = [
+        f"| {arm.replace('_', ' ')} | {fmean(found.values()):.4f} | {against(found, dice.get(BASELINE, found))} |"
+        for arm, found in dice.items()
+    ]
+    if not rows:
+        return ""
+    head = "## Choices\n\nOn halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure."
+    return "\n".join([head, "", "| arm | mean Dice | difference [95 % interval] |", "| --- " * 3 + "|", *rows]) + "\n"
+
+
+def cost() -> str:
+    """Return what a step costs (`step_cost.py`); "" while it is not measured."""
+    path = RESULTS / "step_cost.json"
+    if not path.is_file():
+        return ""
+    ratios = json.loads(path.read_text())["ratio"]
+    rows = [f"| {arm.replace('_', ' ')} | {ratio:.2f} |" for arm, ratio in ratios.items()]
+    head = "## Cost\n\nA step against the supervised step on the same batch, processor time (`step_cost.py`)."
+    return "\n".join([head, "", "| arm | ratio |", "| --- | --- |", *rows]) + "\n"
 
 
 def dataset_section(data: str) -> str:
@@ -80,9 +106,13 @@ def count_table(data: str, count: int, draws: Draws) -> str:
     return f"### {count} labelled cases\n\n" + "\n".join([*head, *rows]) + "\n"
 
 
+def against(dice: Dice, baseline: Dice) -> str:
+    return "" if dice is baseline or dice == baseline else interval(difference(dice, baseline))
+
+
 def row(data: str, draw: str, arm: str, dice: Dice, baseline: Dice | None) -> str:
     record = json.loads((RESULTS / f"{data}_{arm}_{draw}.json").read_text())
-    gain = "" if arm == BASELINE or baseline is None else interval(difference(dice, baseline))
+    gain = against(dice, baseline or dice)
     number, name = draw.split("_")[1], arm.replace("_", " ")
     return (
         f"| {number} | {name} | {record['steps']} | {record['median_step_s']} | {fmean(dice.values()):.4f} | {gain} |"
