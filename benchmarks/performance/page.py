@@ -37,11 +37,11 @@ process tree, shared pages counted once. Run it again:
 ```
 sh benchmarks/performance/peers.sh        # nnU-Net 2.8.1 and MONAI 1.6.1, each in an environment of its own (once)
 make bench                                # minutes: medseg alone
-python benchmarks/performance/segment_big.py --rounds 2     # with the peers: half an hour; the other scripts likewise
+python benchmarks/performance/segment_big.py --rounds 2     # with the peers; the others: benchmarks/README.md
 ```
 
-The machine was shared: other work ran beside, at a lower priority, so read ratios before seconds. nnU-Net ran with its
-default worker processes, and without test-time mirroring, as medseg does.
+Where other work ran beside, each result file has the load: read ratios before seconds. nnU-Net ran with its default
+worker processes, and without test-time mirroring, as medseg does.
 """
 
 
@@ -67,7 +67,7 @@ def machine_line() -> str:
     result = read("segment_big")
     machine, versions = result["machine"], result["versions"]
     return (
-        f"Measured {result['date'][:10]} on {machine['cores']} cores of an {machine['processor']}, "
+        f"Measured {result['date'][:10]} (load average {result['load'][0]:.1f}) on {machine['cores']} cores of an {machine['processor']}, "
         f"{machine['memory_gb']:.0f} GB, {machine['system']}, Python {machine['python']}, torch {versions['torch']}.\n"
     )
 
@@ -77,13 +77,14 @@ def big() -> str:
     shape = "x".join(map(str, result["shape"]))
     whose = {"nnunet": "nnU-Net's", "monai": "MONAI's"}
     agrees = " and ".join(f"{share:.2%} of {whose[name]}" for name, share in result["agreement"].items())
-    equal = f"; medseg's mask equals {agrees}, voxel by voxel" if agrees else ""
+    equal = f" (medseg's mask equals {agrees}, voxel by voxel)" if agrees else ""
     return f"""## One large CT
 
 {shape} voxels of 0.8x0.8x1.5 mm, {result["classes"]} classes, plan at 1.5 mm, {result["windows"]} windows of 96³, a
 U-Net of 16 to 256 features. All apply the same weights to the same windows; MONAI's pipeline runs medseg's network.
 Where the processor has bf16, medseg uses it, and it leaves out windows of nothing but air. Scan and weights are made up
-and test speed, not accuracy{equal}. (`benchmarks/performance/segment_big.py`)
+and test speed, not accuracy: the least difference in resampling or rounding sways half-random weights{equal}.
+(`benchmarks/performance/segment_big.py`)
 
 {table(result["runs"])}"""
 
