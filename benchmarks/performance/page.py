@@ -67,8 +67,8 @@ def machine_line() -> str:
     result = read("segment_big")
     machine, versions = result["machine"], result["versions"]
     return (
-        f"Measured {result['date'][:10]} (load average {result['load'][0]:.1f}) on {machine['cores']} cores of an {machine['processor']}, "
-        f"{machine['memory_gb']:.0f} GB, {machine['system']}, Python {machine['python']}, torch {versions['torch']}.\n"
+        f"Measured {result['date'][:10]} (load average {result['load'][0]:.1f}) on {machine['cores']} cores of an "
+        f"{machine['processor']}, {machine['memory_gb']:.0f} GB, {machine['system']}, Python {machine['python']}, torch {versions['torch']}.\n"
     )
 
 
