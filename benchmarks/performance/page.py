@@ -65,11 +65,10 @@ def read(name: str) -> dict[str, Any]:
 
 def machine_line() -> str:
     result = read("segment_big")
-    machine, versions = result["machine"], result["versions"]
-    return (
-        f"Measured {result['date'][:10]} (load average {result['load'][0]:.1f}) on {machine['cores']} cores of an "
-        f"{machine['processor']}, {machine['memory_gb']:.0f} GB, {machine['system']}, Python {machine['python']}, torch {versions['torch']}.\n"
-    )
+    machine, torch = result["machine"], result["versions"]["torch"]
+    place = f"{machine['cores']} cores of an {machine['processor']}, {machine['memory_gb']:.0f} GB, {machine['system']}"
+    when = f"{result['date'][:10]} (load average {result['load'][0]:.1f})"
+    return f"Measured {when} on {place}, Python {machine['python']}, torch {torch}.\n"
 
 
 def big() -> str:
