@@ -2,9 +2,8 @@
 
 One pass over the mask finds the runs of all labels; after that work grows with the surface of a structure, not with its
 bounding box. That matters where masks are not clean: a stray voxel in a corner makes a structure's box as large as the
-scan. Measuring 512x512x256 with 19 labels takes 1 s on one core
-where they are smooth and 4 s where noise at their surfaces fills their boxes; box by box the latter took minutes
-(AMD EPYC, November 2026).
+scan. Measuring 512x512x256 with 19 labels takes 1 s on one core where they are smooth and 4 s where noise at their
+surfaces fills their boxes; box by box the latter took minutes (AMD EPYC, November 2026).
 
 Connected components are those of a graph whose nodes are runs. Two runs of neighbouring lines touch if neither ends
 before the other begins: because runs are sorted, a binary search finds the touching ones of all runs at once. (He et
