@@ -204,7 +204,7 @@ def test_other_grids_are_refused(review, tmp_path):
         ("alpha.dcm", b"no DICOM", Refusal.UNREADABLE),
         ("alpha.mha", b"ObjectType = Image", Refusal.UNREADABLE),
     ],
-    ids=["header alone", "empty", "gzip of text", "no DICOM", "no MetaImage"],  # gzip holds the time: never a test's name
+    ids=["header alone", "empty", "gzip of text", "no DICOM", "no MetaImage"],  # gzip holds the time: no name
 )
 def test_what_is_no_mask_is_refused(review, tmp_path, name, content, code):
     (tmp_path / name).write_bytes(content)
