@@ -63,5 +63,5 @@ def test_code_and_pickles_beside_the_weights_are_neither_run_nor_read(guarded, m
     assert done.code == 0, done.screen
     assert not mark.exists()
     read = {Path(name.partition(":")[2]).name for name in done.opened if str(folder) in name}
-    assert read <= {"model.json", "weights.safetensors"}
+    assert read <= {"model.json", "exported.json", "weights.safetensors"}
     assert "model.json" in read
