@@ -28,8 +28,7 @@ class UnlabelledConfig(Stage):
         0.4,
         ge=0,
         lt=1,
-        description="Share of the steps that see labelled scans alone, before the others are mixed in; with "
-        "pseudo-labels on disk none do",
+        description="Share of the steps that see labelled scans alone, before mix-teacher mixes the others in",
     )
     ramp: float = Field(
         0.2, ge=0, le=1, description="Share of the mixed steps in which the unlabelled loss rises to its weight"
@@ -63,8 +62,8 @@ class UnlabelledConfig(Stage):
 
     @property
     def mixed_from(self) -> float:
-        """Share of the steps after which scans are mixed; labels on disk needn't wait for a teacher to learn."""
-        return 0.0 if self.method == "pseudo-labels" else self.labelled_first
+        """Share of the steps after which scans are mixed: only an averaged teacher must learn something first."""
+        return self.labelled_first if self.method == "mix-teacher" else 0.0
 
     @model_validator(mode="after")
     def _check(self) -> UnlabelledConfig:

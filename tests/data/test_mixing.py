@@ -27,7 +27,7 @@ def stream_of(plan_of, case_of):
         randomness = Randomness(seed)
         labelled = BatchStream([case_of(seed=i) for i in range(2)], plan, augmentation, TrainingConfig(), randomness)
         others = [case_of(seed=i) for i in (7, 8, 9)] if unlabelled is None else unlabelled
-        mixed = UnlabelledConfig(**{"paste": 0.5, "labelled_first": 0.0, **mixing})
+        mixed = UnlabelledConfig(**{"method": "mix-teacher", "paste": 0.5, "labelled_first": 0.0, **mixing})
         return MixedStream(labelled, others, augmentation, TrainingConfig(steps=100), randomness, mixed)
 
     return make
@@ -69,6 +69,11 @@ def test_labelled_patches_are_those_of_training_without_unlabelled_scans(stream_
 def test_the_first_steps_see_labelled_patches_alone(stream_of):
     stream = stream_of(labelled_first=0.25)
     assert ["unlabelled" in stream.batch(step) for step in (0, 24, 25, 99)] == [False, False, True, True]
+
+
+def test_only_an_averaged_teacher_must_learn_something_first(stream_of, tmp_path):
+    for known in ({"method": "pseudo-labels", "pseudo_labels": tmp_path}, {"method": "supervised"}):
+        assert "unlabelled" in stream_of(labelled_first=0.25, **known).batch(0)
 
 
 def test_a_step_is_the_same_at_every_call_and_on_any_thread(stream_of):

@@ -49,7 +49,7 @@ def batch_of(seed=0, paste=None):
 
 def method_of(teacher=None, labelled_weight=0.5, training=None, **config):
     loss = SegmentationLoss(LABELS, TrainingConfig(**(training or {})))
-    config = UnlabelledConfig(**{"labelled_first": 0.0, **config})
+    config = UnlabelledConfig(**{"method": "mix-teacher", "labelled_first": 0.0, **config})
     return MixedMethod(loss, LABELS, config, labelled_weight, teacher)
 
 

@@ -74,7 +74,8 @@ def held_out_dice(seed, mixed):
     network = Network()
     average = averaged(network, 0.98)
     loss = SegmentationLoss(LABELS, TrainingConfig(batch_dice=True))
-    learning = MixedMethod(loss, LABELS, UnlabelledConfig(labelled_first=FIRST), 0.5, torch.no_grad()(average))
+    config = UnlabelledConfig(method="mix-teacher", labelled_first=FIRST)
+    learning = MixedMethod(loss, LABELS, config, 0.5, torch.no_grad()(average))
     method = learning if mixed else Supervised(loss)
     optimiser, boxes = torch.optim.Adam(network.parameters(), 0.005), np.random.default_rng(seed)
     for step in range(STEPS):
