@@ -168,13 +168,16 @@ def plot() -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
-    for path in sorted(RESULTS.glob("rounds_*.json")):
+    styles = {"doubtful": "-", "random": "--", "none": ":"}
+    for number, path in enumerate(sorted(RESULTS.glob("rounds_*.json"))):
         means = json.loads(path.read_text())["mean_dice"]
-        arms = [arm for arm in ("before", "none", "random", "doubtful") if arm in means]
-        axes.plot(arms, [means[arm] for arm in arms], marker="o", label=f"draw {path.stem.rpartition('_')[2]}")
+        for arm in (arm for arm in styles if arm in means):
+            label = f"draw {path.stem.rpartition('_')[2]}, {arm}"
+            axes.plot([0, 1], [means["before"], means[arm]], f"C{number}o{styles[arm]}", label=label)
+    axes.set_xticks([0, 1], ["six labels", "and ten corrected cases"])
+    axes.set_xlim(-0.2, 1.2)
     axes.set_ylabel("mean Dice of 28 validation cases")
-    axes.set_xlabel("ten corrected cases")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     figure.savefig(RESULTS / "rounds.png", dpi=150)
 
 
