@@ -6,6 +6,7 @@ reported, never a best run. Memory is that of the whole process tree, sampled.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -107,6 +108,16 @@ def interleave(contestants: Mapping[str, Callable[[], Run]], rounds: int) -> dic
                 print(f"{number + 1}/{rounds} {name:<44} {costs}", flush=True)
     signal.signal(signal.SIGTERM, before)
     return runs
+
+
+def peer_arguments(description: str | None, result: Path) -> argparse.Namespace:
+    """Parse `--rounds`, `--keep`, `--without-peers` and `--result` of a script that compares commands."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--result", type=Path, default=result)
+    return parser.parse_args()
 
 
 def tree_memory_mb(process: int) -> float:

@@ -9,7 +9,6 @@ results/prepare.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -23,19 +22,14 @@ import peers
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from harness import Run, interleave, run, save
+from harness import Run, interleave, peer_arguments, run, save
 
 RESULT = Path(__file__).parent / "results" / "prepare.json"
 CASES = 40
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
-    parser.add_argument("--without-peers", action="store_true")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    arguments = peer_arguments(__doc__, RESULT)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_dataset(folder)

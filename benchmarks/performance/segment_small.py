@@ -9,7 +9,6 @@ results/segment_small.json, with how many voxels of the masks agree and the Dice
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -24,7 +23,7 @@ from segment_big import anew
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from harness import Run, interleave, save
+from harness import Run, interleave, peer_arguments, save
 
 from medseg.io.nifti import read_mask
 
@@ -34,12 +33,7 @@ COUNTS = (20, 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
-    parser.add_argument("--without-peers", action="store_true")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    arguments = peer_arguments(__doc__, RESULT)
     if not os.environ.get("MEDSEG_DATA"):
         sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
     data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"

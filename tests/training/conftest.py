@@ -9,8 +9,26 @@ import numpy as np
 import pytest
 
 from medseg.config import ExperimentConfig
+from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 
 AFFINE = np.diag([1.5, 1.5, 2.0, 1.0])
+
+
+def small_plan(*features: int) -> Plan:
+    """Return the plan that the blobs are trained with, and a U-Net of these feature maps."""
+    stages = len(features)
+    strides = ((1, 1, 1), *[(2, 2, 2)] * (stages - 1))
+    return Plan(
+        dimensions=3,
+        spacing=(1.5, 1.5, 2.0),
+        slice_axis=2,
+        patch=(16, 16, 16),
+        batch=2,
+        channels=("image",),
+        normalisation=(ChannelNormalisation(kind="zscore"),),
+        mirror=(False, False, False),
+        network=NetworkPlan(features=features, kernels=((3, 3, 3),) * stages, strides=strides),
+    )
 
 
 def write_case(folder: Path, name: str, seed: int) -> None:

@@ -16,24 +16,15 @@ from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
-from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 from medseg.training.distillation import Distilled, load_student, load_teachers
 from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
 from medseg.training.pruning import prune_and_fine_tune, pruned_model
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
 
-PLAN = Plan(
-    dimensions=3,
-    spacing=(1.5, 1.5, 2.0),
-    slice_axis=2,
-    patch=(16, 16, 16),
-    batch=2,
-    channels=("image",),
-    normalisation=(ChannelNormalisation(kind="zscore"),),
-    mirror=(False, False, False),
-    network=NetworkPlan(features=(8, 16, 16), kernels=((3, 3, 3),) * 3, strides=((1, 1, 1), (2, 2, 2), (2, 2, 2))),
-)
+from .conftest import small_plan
+
+PLAN = small_plan(8, 16, 16)
 
 
 @pytest.fixture

@@ -12,26 +12,15 @@ from medseg.catalog.datasets import read_dataset
 from medseg.errors import ConfigError, DatasetError
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
-from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 from medseg.quality.metrics import State, StructureScore
 from medseg.rules import PostprocessingRules
 from medseg.training import fine_tuning
 from medseg.training.fine_tuning import LEARNING_RATES, STEPS, Wishes, experiment_of, fine_tune, for_fine_tuning
 from medseg.training.run import RunOptions, TrainingRun
 
-from .conftest import write_case
+from .conftest import small_plan, write_case
 
-PLAN = Plan(
-    dimensions=3,
-    spacing=(1.5, 1.5, 2.0),
-    slice_axis=2,
-    patch=(16, 16, 16),
-    batch=2,
-    channels=("image",),
-    normalisation=(ChannelNormalisation(kind="zscore"),),
-    mirror=(False, False, False),
-    network=NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2))),
-)
+PLAN = small_plan(4, 8)
 
 
 class Training:
