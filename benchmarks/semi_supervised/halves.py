@@ -1,10 +1,11 @@
 """Choose between arms on labelled cases alone: train on six of the twelve labelled hippocampi, score on the other six.
 
-    MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/halves.py --runs RUNS --arm NAME [--max-seconds N]
+    MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/halves.py --runs RUNS --arm NAME [--small] [--max-seconds N]
 
 Both ways round, so that each of the twelve is scored once by a network of six labels; the other 168 training scans are
 unlabelled. A stopped run goes on, a finished one is only read again. Writes results/halves_ARM.csv, a row a case, and
-prints the difference to the supervised arm if that is there.
+prints the difference to the supervised arm if that is there. `--small` is the ablation: every ingredient with a network
+and a budget small enough to try them all (`SMALL`), in results/ablation_ARM.csv.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import csv
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -26,28 +28,28 @@ from medseg.training.run import RunOptions, run_training
 
 RESULTS = Path(__file__).parent / "results"
 
+SMALL = {"features": 8, "max_features": 64}
+SMALL_STEPS = 1000
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--arm", choices=[*ARMS], required=True)
+    parser.add_argument("--small", action="store_true", help="with the network and the steps of the ablation")
     parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
     if not os.environ.get("MEDSEG_DATA"):
         sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
     data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
-    dice = defaultdict(list)
+    study = "ablation" if arguments.small else "halves"
+    folders = []
     for half, config in enumerate(halves(data, arguments.arm)):
-        folder = arguments.runs / f"halves_{arguments.arm}_{half}"
+        folders.append(arguments.runs / f"{study}_{arguments.arm}_{half}")
         options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
-        run = run_training(config, folder, options)
-        if run.model is None:
+        if run_training(small(config) if arguments.small else config, folders[-1], options).model is None:
             return
-        for score in run.scores:
-            dice[score.case].append(score.dice)
-    rows = [[case, round(fmean(values), 4)] for case, values in sorted(dice.items())]
-    write_csv(RESULTS / f"halves_{arguments.arm}.csv", ["case", "dice"], rows)
-    show(arguments.arm)
+    keep_halves(study, arguments.arm, folders)
 
 
 def halves(data: Path, arm: str) -> list[ExperimentConfig]:
@@ -59,19 +61,44 @@ def halves(data: Path, arm: str) -> list[ExperimentConfig]:
     return [config.model_copy(update={"dataset": config.dataset.model_copy(update=split)}) for split in splits]
 
 
-def show(arm: str) -> None:
+def small(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment with the network and the steps of the ablation."""
+    return config.model_copy(
+        update={
+            "network": config.network.model_copy(update=SMALL),
+            "training": config.training.model_copy(update={"steps": SMALL_STEPS}),
+        }
+    )
+
+
+def keep_halves(study: str, arm: str, runs: Sequence[Path]) -> None:
+    """Write and print each case's Dice by the network that had not learnt from it, once all runs ended."""
+    tables = [run / "validation.csv" for run in runs]
+    if not all(table.is_file() for table in tables):
+        return
+    dice = defaultdict(list)
+    for table in tables:
+        with table.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                dice[row["case"]].append(float(row["dice"]))
+    rows = [[case, round(fmean(values), 4)] for case, values in sorted(dice.items())]
+    write_csv(RESULTS / f"{study}_{arm}.csv", ["case", "dice"], rows)
+    show(study, arm)
+
+
+def show(study: str, arm: str) -> None:
     """Print the mean Dice of an arm, and how it compares."""
-    mine, baseline = read(arm), read("supervised")
-    text = f"{arm}: mean Dice {fmean(mine.values()):.4f}"
+    mine, baseline = read(study, arm), read(study, "supervised")
+    text = f"{study}, {arm}: mean Dice {fmean(mine.values()):.4f}"
     if baseline and arm != "supervised":
         mean, low, high = (100 * value for value in difference(mine, baseline))
         text += f", against supervised {mean:+.2f} [{low:+.2f}, {high:+.2f}] points"
     print(text)
 
 
-def read(arm: str) -> dict[str, float]:
+def read(study: str, arm: str) -> dict[str, float]:
     """Return the Dice of each case; nothing while it is not measured."""
-    path = RESULTS / f"halves_{arm}.csv"
+    path = RESULTS / f"{study}_{arm}.csv"
     if not path.is_file():
         return {}
     with path.open(newline="") as lines:
