@@ -27,9 +27,13 @@ RESULTS = HERE / "results"
 DATA = {"hippocampus": "Hippocampus", "left_atrium": "Left atrium"}
 BASELINE = "supervised"
 STUDIES = {
-    "halves": "## Choices\n\nOn halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure.",
-    "ablation": "## Ablation\n\nThe same with a smaller network (8 to 64 features) and 1,000 steps (`halves.py --small`). "
-    "`mix teacher` has the defaults; every other arm changes the one thing that its name says.",
+    "halves": """## Choices
+
+On halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure.""",
+    "ablation": """## Ablation
+
+The same with a smaller network (8 to 64 features) and 1,000 steps (`halves.py --small`). `mix teacher` has the
+defaults; every other arm changes the one thing that its name says.""",
 }
 """Heads of the tables that `halves.py` fills."""
 
@@ -56,9 +60,8 @@ def choices(study: str) -> str:
     ]
     if not rows:
         return ""
-    return "\n".join(
-        [STUDIES[study], "", "| arm | mean Dice | difference [95 % interval] |", "| --- " * 3 + "|", *rows, ""]
-    )
+    head = [STUDIES[study], "", "| arm | mean Dice | difference [95 % interval] |", "| --- " * 3 + "|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def cost() -> str:
