@@ -1,0 +1,129 @@
+"""Do unlabelled scans that can only mislead do harm? Hippocampus, twelve labelled, the unlabelled scans spoilt.
+
+    MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/sabotage.py --runs RUNS --others KIND [--max-seconds N]
+
+KIND is what lies among the scans without masks: `noise` (of the size, grid and histogram of real ones), `left_atrium`
+(another organ, MR as well), or `hippocampus` (the true ones, for comparison); 40 of each. Two guards are asked:
+
+- the teachers of `halves.py` write pseudo-labels: how many scans they leave out, and why;
+- `medseg train --method mix-teacher` chooses the weight of the labelled scans by cross-validation (`lambda=auto`), with
+  the network and the steps of the ablation: 1 leaves the others out.
+
+A stopped run goes on. Writes results/sabotage_KIND.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from arms import STEPS, configuration, labelled_cases
+from halves import small
+from held_out import training_pool
+from pseudo_labels import CPU, train_teachers
+
+from medseg.catalog.datasets import read_dataset
+from medseg.config import ExperimentConfig
+from medseg.pseudo.label import Labeller
+from medseg.training.labelled_weight import Choice
+from medseg.training.run import RunOptions, run_training
+
+OTHERS = 40
+KINDS = ("noise", "left_atrium", "hippocampus")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--others", choices=KINDS, required=True, help="what the scans without masks are")
+    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
+    arguments = parser.parse_args()
+    if not os.environ.get("MEDSEG_DATA"):
+        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
+    data = Path(os.environ["MEDSEG_DATA"])
+    folder = arguments.runs / f"sabotage_{arguments.others}"
+    config = experiment(data, arguments.others, folder / "dataset")
+    choice = chosen_weight(config, folder / "run", arguments)
+    left_out = reasons_to_leave_out(data, config, folder, arguments)
+    if choice is not None and left_out is not None:
+        keep(arguments.others, choice, left_out)
+
+
+def experiment(data: Path, kind: str, dataset: Path) -> ExperimentConfig:
+    """Return the experiment on a dataset made here: twelve labelled hippocampi, and scans of a kind without masks."""
+    config = small(configuration(data / "hippocampus", "mix_teacher", "12_0", STEPS))
+    cases = labelled_cases(data / "hippocampus", 12, 0)
+    if not dataset.is_dir():
+        make_dataset(data, kind, cases, dataset)
+    where = {"folder": dataset, "splits": None, "train": cases, "validation": []}
+    unlabelled = config.unlabelled.model_copy(update={"labelled_weight": "auto"})
+    return config.model_copy(
+        update={"dataset": config.dataset.model_copy(update=where), "unlabelled": unlabelled},
+    )
+
+
+def make_dataset(data: Path, kind: str, labelled: list[str], dataset: Path) -> None:
+    for part in ("images", "labels"):
+        (dataset / part).mkdir(parents=True)
+        for case in labelled:
+            (dataset / part / f"{case}.nii.gz").symlink_to(data / "hippocampus" / part / f"{case}.nii.gz")
+    organ = data / ("left_atrium" if kind == "left_atrium" else "hippocampus")
+    for number, case in enumerate(sorted(set(training_pool(organ)) - set(labelled))[:OTHERS]):
+        source, target = organ / "images" / f"{case}.nii.gz", dataset / "images" / f"{case}.nii.gz"
+        if kind == "noise":
+            shuffled(source, number, target)
+        else:
+            target.symlink_to(source)
+
+
+def shuffled(source: Path, seed: int, target: Path) -> None:
+    """Write a scan whose voxels changed places: noise with the same histogram and grid."""
+    scan = nibabel.load(source)
+    voxels = np.random.default_rng(seed).permutation(np.asarray(scan.dataobj).ravel()).reshape(scan.shape)
+    nibabel.Nifti1Image(voxels, scan.affine, scan.header).to_filename(target)
+
+
+def chosen_weight(config: ExperimentConfig, folder: Path, arguments: argparse.Namespace) -> Choice | None:
+    """Train with `lambda=auto` and return what it chose; None when time ran out."""
+    options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
+    return run_training(config, folder, options).weight
+
+
+def reasons_to_leave_out(
+    data: Path, config: ExperimentConfig, folder: Path, arguments: argparse.Namespace
+) -> dict[str, int] | None:
+    """Count what teachers say of scans that they leave out; None when time ran out."""
+    teachers = train_teachers(data / "hippocampus", arguments)
+    if teachers is None:
+        return None
+    records = Labeller(teachers, config.pseudo, CPU).label(read_dataset(config.dataset), folder / "labels").records
+    return dict(Counter(without_figures(record.reason) for record in records if record.status == "left-out"))
+
+
+def without_figures(reason: str) -> str:
+    """Return a reason as it reads for every scan that it holds for."""
+    return re.sub(r"\([^)]*\)|\d[\d.e-]*", "#", reason)
+
+
+def keep(kind: str, choice: Choice, left_out: dict[str, int]) -> None:
+    record = {
+        "scans": OTHERS,
+        "left_out": sum(left_out.values()),
+        "reasons": left_out,
+        "labelled_weight": choice.weight,
+        "because": choice.reason,
+        "trials": {f"{trial.weight:g}": round(trial.mean, 4) for trial in choice.trials},
+    }
+    (Path(__file__).parent / "results" / f"sabotage_{kind}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
