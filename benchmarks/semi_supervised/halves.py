@@ -29,7 +29,7 @@ from medseg.training.run import RunOptions, run_training
 RESULTS = Path(__file__).parent / "results"
 
 SMALL = {"features": 8, "max_features": 64}
-SMALL_STEPS = 1000
+SMALL_STEPS = 800
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ STUDIES = {
 On halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure.""",
     "ablation": """## Ablation
 
-The same with a smaller network (8 to 64 features) and 1,000 steps (`halves.py --small`). `mix teacher` has the
+The same with a smaller network (8 to 64 features) and 800 steps (`halves.py --small`). `mix teacher` has the
 defaults; every other arm changes the one thing that its name says.""",
 }
 """Heads of the tables that `halves.py` fills."""
