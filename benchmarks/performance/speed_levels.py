@@ -1,10 +1,11 @@
-"""What `medseg segment --speed` trades: seconds, and Dice on the 28 held-out hippocampus MRs.
+"""What `medseg segment --speed` trades: seconds, and Dice on held-out scans.
 
-    MEDSEG_DATA=FOLDER python benchmarks/performance/speed_levels.py [--model FOLDER] [--rounds 3]
+    MEDSEG_DATA=FOLDER python benchmarks/performance/speed_levels.py [--data left_atrium] [--rounds 3]
 
-The levels take turns, in one process; counted is the processor time of `Predictor.predict`, of which the median over
-the rounds is given. Beside it how far the masks agree with those of `accurate`: the mean share of equal voxels, and the
-least Dice of a structure of a scan. Writes results/speed_levels.json.
+28 hippocampus MRs, of which each fits into one window, and 16 left atria of several windows. The levels take turns, in
+one process; counted is the processor time of `Predictor.predict`, of which the median over the rounds is given. Beside
+it how far the masks agree with those of `accurate`, which is float32 throughout: the mean share of equal voxels, and
+the least Dice of a structure of a scan. Writes results/speed_levels_DATA.json.
 """
 
 from __future__ import annotations
@@ -29,21 +30,29 @@ from medseg.networks.model import load_model
 from medseg.provenance import machine, package_versions
 
 HERE = Path(__file__).parent
-MODEL = HERE.parents[1] / "sample_data" / "models" / "hippocampus"
+sys.path.insert(0, str(HERE.parent))
+
+from held_out import held_out_cases  # noqa: E402
+
+ROOT = HERE.parents[1]
+MODELS = {
+    "hippocampus": ROOT / "sample_data/models/hippocampus",
+    "left_atrium": ROOT / "benchmarks/models/left_atrium_16_semi",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--data", choices=[*MODELS], default="hippocampus")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
-    levels = compare(arguments.model, data, arguments.rounds)
+        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
+    data = Path(os.environ["MEDSEG_DATA"]) / arguments.data
+    levels = compare(MODELS[arguments.data], data, arguments.rounds)
     result = {"levels": levels, "machine": machine(), "versions": package_versions()}
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "speed_levels.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "results" / f"speed_levels_{arguments.data}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(levels, indent=1))
 
 
@@ -54,7 +63,7 @@ def compare(folder: Path, data: Path, rounds: int) -> dict[str, dict[str, object
     model = load_model(folder)
     predictors = {name: Predictor(model, SegmentConfig(speed=name).inference(model.inference)) for name in SPEEDS}
     rows: dict[str, list[list[float]]] = {name: [] for name in predictors}
-    for case in json.loads((data / "splits.json").read_text())["validation"]:
+    for case in held_out_cases(data):
         volume = read_nifti(data / "images" / f"{case}.nii.gz")
         truth = read_mask(data / "labels" / f"{case}.nii.gz").array
         seconds: dict[str, list[float]] = {name: [] for name in predictors}
