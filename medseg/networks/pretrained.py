@@ -27,6 +27,7 @@ from medseg.io.files import atomic_folder
 from medseg.networks.build import build_network
 from medseg.networks.weights import check_fit, half, read_weights, write_weights
 from medseg.plan import Plan
+from medseg.provenance import digest_files
 
 RECORD = "pretrained.json"
 
@@ -100,6 +101,11 @@ def save_pretrained(pretrained: Pretrained, folder: Path) -> None:
     with atomic_folder(folder) as temporary:
         write_weights(tensors, temporary / WEIGHTS)
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+
+def pretrained_digest(folder: Path) -> str:
+    """Return the SHA-256 over record and weights."""
+    return digest_files(folder / name for name in (RECORD, WEIGHTS))
 
 
 def load_pretrained(folder: Path) -> Pretrained:

@@ -113,10 +113,12 @@ def load_student(config: DistillationConfig) -> Start:
     """
     teacher = load_teachers(config)[0]
     plan = narrowed_plan(teacher.plan, config.width, coarse=config.coarse)
-    if config.start == "random":
-        return Start(plan, teacher.labels, lambda network: None)
-    state = prune(teacher.networks[0], plan.network)
-    return Start(plan, teacher.labels, lambda network: network.load_state_dict({**network.state_dict(), **state}))
+    state = {} if config.start == "random" else prune(teacher.networks[0], plan.network)
+
+    def put_into(network: nn.Module) -> object:
+        return network.load_state_dict({**network.state_dict(), **state})
+
+    return Start(plan, teacher.labels, put_into, model_digest(config.teachers[0]), teacher.postprocessing)
 
 
 def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: int) -> None:

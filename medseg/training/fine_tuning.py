@@ -34,7 +34,7 @@ from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import atomic_file
-from medseg.networks.model import Model, load_model, model_digest, save_model
+from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.training.labelled_weight import FEWEST_PATIENTS, folds_for, shortened
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
@@ -228,8 +228,6 @@ class _FineTuning:
         verdict = compare(after, before, Rivals("fine-tuned networks", "those before"))
         if verdict.passed and not self.held_out:
             self._train(self.config, "run")
-        if verdict.passed:
-            self._keep_postprocessing()
         return self._outcome(verdict, before, after)
 
     def _outcome(self, verdict: Verdict, before: Scores, after: Scores) -> FineTuned:
@@ -274,12 +272,6 @@ class _FineTuning:
         model = self.before
         comparisons = Validator(self.held_out, model.plan, model.labels, model.inference, device).compare(networks)
         return held_out_scores(score(comparisons, model.labels))
-
-    def _keep_postprocessing(self) -> None:
-        """Give the fine-tuned model the clean-up that a cross-validation chose for the one before."""
-        if self.before.postprocessing is not None:
-            folder = self.output / "run" / "model"
-            save_model(replace(load_model(folder), postprocessing=self.before.postprocessing), folder)
 
 
 def _read_record(path: Path, follows_from: str) -> FineTuned | None:

@@ -35,16 +35,13 @@ from medseg.training.lessons import build_method, build_stream
 from medseg.training.methods import Method
 from medseg.training.mixing import Teacher
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
+from medseg.training.start import Start
 
 LOG_EVERY = 10
 """Steps between log lines: often enough to see trouble, seldom enough to cost nothing."""
 
 Validate = Callable[[nn.Module], float]
 """Segments the held-out cases with a network and returns their mean Dice."""
-
-
-PutWeights = Callable[[nn.Module], object]
-"""Copies weights to start from into a fresh network."""
 
 
 class Lesson(Protocol):
@@ -92,7 +89,7 @@ class Task:
     cases : labelled, preprocessed training cases.
     unlabelled : preprocessed cases that no person labelled; only some methods look at them.
     folder : where checkpoint and journal go.
-    start : gives weights to start from; None: fresh ones from the seed.
+    start : weights to start from; None: fresh ones from the seed.
     validate : called every `training.validate_every` steps on the first process.
     """
 
@@ -101,7 +98,7 @@ class Task:
     labels: LabelMap
     config: ExperimentConfig
     folder: Path
-    start: PutWeights | None = None
+    start: Start | None = None
     validate: Validate | None = None
     unlabelled: tuple[CachedCase, ...] = ()
 
@@ -114,7 +111,7 @@ class Task:
         """Return the plan's network."""
         network = build_network(self.plan, self.labels.outputs)
         if self.start is not None:
-            self.start(network)
+            self.start.put_into(network)
         return network
 
     def method(self, teacher: Teacher) -> Method:
@@ -136,6 +133,7 @@ class Task:
             "cases": [case.key for case in self.cases],
             "unlabelled cases": [case.key for case in self.unlabelled],
             **identity(self.config.distillation),
+            **({"start": self.start.digest} if self.start else {}),
         }
 
 

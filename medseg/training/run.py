@@ -208,7 +208,8 @@ class _Run:
         network = self._fit("fit", self.setup.train, self.setup.held_out)
         if network is None:
             return TrainingRun(None, self.setup.plan)
-        return self._finish((network,), self._compare(network, self.setup.held_out), None)
+        rules = self.start.postprocessing if self.start else None
+        return self._finish((network,), self._compare(network, self.setup.held_out), rules)
 
     def cross_validate(self) -> TrainingRun:
         """Train one network a fold, score each out of fold, choose the post-processing, ensemble them."""
@@ -240,7 +241,7 @@ class _Run:
             labels=self.setup.dataset.labels,
             config=self.config,
             folder=self.output / name,
-            start=self.start.put_into if self.start else None,
+            start=self.start,
             validate=self._validator(held_out) if held_out else None,
             unlabelled=self._prepare(without_patients(self.setup.unlabelled, held_out)),
         )

@@ -10,8 +10,9 @@ from torch import nn
 
 from medseg.labels import LabelMap
 from medseg.networks import pretrained
-from medseg.networks.model import load_model
+from medseg.networks.model import load_model, model_digest
 from medseg.plan import Plan
+from medseg.rules import PostprocessingRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,15 @@ class Start:
     plan : how scans are prepared and the network is built.
     labels : what the model segments; None: pre-trained weights know no structure.
     put_into : copies the weights into a fresh network of the plan.
+    digest : names what the weights come from, so that no checkpoint is continued with others.
+    postprocessing : clean-up of the masks that was chosen for the model; what comes of it keeps that.
     """
 
     plan: Plan
     labels: LabelMap | None
     put_into: Callable[[nn.Module], object]
+    digest: str
+    postprocessing: PostprocessingRules | None = None
 
 
 def load_start(folder: Path) -> Start:
@@ -40,7 +45,11 @@ def load_start(folder: Path) -> Start:
     """
     if (folder / pretrained.RECORD).is_file():
         weights = pretrained.load_pretrained(folder)
-        return Start(weights.plan, None, weights.put_into)
+        return Start(weights.plan, None, weights.put_into, pretrained.pretrained_digest(folder))
     model = load_model(folder)
     state = model.networks[0].state_dict()
-    return Start(model.plan, model.labels, lambda network: network.load_state_dict(state))
+
+    def put_into(network: nn.Module) -> object:
+        return network.load_state_dict(state)
+
+    return Start(model.plan, model.labels, put_into, model_digest(folder), model.postprocessing)

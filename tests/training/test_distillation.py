@@ -16,6 +16,7 @@ from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
+from medseg.rules import PostprocessingRules
 from medseg.training.distillation import Distilled, load_student, load_teachers
 from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
 from medseg.training.pruning import prune_and_fine_tune, pruned_model
@@ -35,7 +36,9 @@ def teacher(experiment, tmp_path) -> Path:
         "training_cases": ["case_0", "case_1", "case_2"],
         "config": experiment.model_dump(mode="json", exclude={"dataset": {"folder"}}),
     }
-    save_model(Model((build_network(PLAN, labels.outputs),), PLAN, labels, provenance=provenance), tmp_path / "teacher")
+    networks = (build_network(PLAN, labels.outputs),)
+    rules = PostprocessingRules()
+    save_model(Model(networks, PLAN, labels, postprocessing=rules, provenance=provenance), tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
@@ -58,6 +61,7 @@ def test_a_student_is_a_narrower_model_that_names_its_teacher_by_digest(studying
     student = load_model(run.model)
     assert student.plan.network.features == (4, 8, 8)
     assert student.plan.patch == PLAN.patch
+    assert student.postprocessing == PostprocessingRules(), "the clean-up chosen for its teacher"
     assert "teachers" not in student.provenance["config"]["distillation"], "no path leaves the machine"
     assert len(student.provenance["distillation"]["teachers"]) == 1
 

@@ -13,7 +13,6 @@ from medseg.errors import ConfigError, DatasetError
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
 from medseg.quality.metrics import State, StructureScore
-from medseg.rules import PostprocessingRules
 from medseg.training import fine_tuning
 from medseg.training.fine_tuning import LEARNING_RATES, STEPS, Wishes, experiment_of, fine_tune, for_fine_tuning
 from medseg.training.run import RunOptions, TrainingRun
@@ -33,7 +32,7 @@ class Training:
         name = folder.relative_to(folder.parents[0 if folder.name == "run" else 1]).as_posix()
         self.configs[name] = config
         start = load_model(options.init)
-        save_model(replace(start, postprocessing=None), folder / "model")
+        save_model(start, folder / "model")
         scores = [
             StructureScore(case, target, State.SCORED, self.dice(name, case), 0.5, 1.0, 0.5, 1.0, 1.0)
             for case in read_dataset(config.dataset).validation
@@ -50,9 +49,8 @@ def model(blobs, experiment, tmp_path) -> Path:
         "training_cases": ["case_0", "case_1", "case_2", "case_3"],
         "config": experiment.model_dump(mode="json", exclude={"dataset": {"folder"}}),
     }
-    rules = PostprocessingRules()
     networks = (build_network(PLAN, labels.outputs),)
-    made = Model(networks, PLAN, labels, postprocessing=rules, provenance=provenance)
+    made = Model(networks, PLAN, labels, provenance=provenance)
     save_model(made, tmp_path / "model")
     return tmp_path / "model"
 
@@ -77,7 +75,6 @@ def test_validation_cases_decide_where_there_are_any(tune, tmp_path):
     assert (better.earlier, better.new) == (("case_0", "case_1", "case_2"), ("case_3",))
     assert {score.case for score in (*better.before, *better.after)} == {"case_4", "case_5"}
     assert list(training.configs) == ["run"]
-    assert load_model(tmp_path / "out" / better.model).postprocessing == PostprocessingRules()
     told = json.loads((tmp_path / "out" / "promotion.json").read_text())
     assert told["promoted"] is True
 

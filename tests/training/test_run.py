@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError, ModelError
-from medseg.networks.model import load_model
+from medseg.networks.model import load_model, save_model
+from medseg.rules import PostprocessingRules
 from medseg.training import loop
 from medseg.training.run import RunOptions, run_training
 
@@ -112,6 +114,21 @@ def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, 
     assert encoder
     assert all(torch.equal(before[name], after[name]) for name in encoder)
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder"))
+
+
+def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_alone(experiment, tmp_path):
+    def start(name: str, seed: int) -> Path:
+        config = changed(experiment, training={"steps": 2, "seed": seed})
+        model = run_training(config, tmp_path / name, RunOptions(device="cpu")).model
+        save_model(replace(load_model(model), postprocessing=PostprocessingRules()), model)
+        return model
+
+    one, other = start("one", 1), start("other", 2)
+    config = changed(experiment, training={"steps": 2})
+    tuned = run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=one))
+    assert load_model(tuned.model).postprocessing == PostprocessingRules()
+    with pytest.raises(ModelError, match="started with another configuration"):
+        run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=other))
 
 
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
