@@ -24,6 +24,11 @@ class UnlabelledConfig(Stage):
         "auto: chosen by cross-validation on the labelled scans",
     )
     pseudo_labels: Path | None = Field(None, description="Folder that medseg pseudo-label wrote")
+    leave_out: bool = Field(
+        True,
+        description="Leave out unlabelled scans that can't be read or don't look like the labelled ones; "
+        "pseudo.leave_out does so where teachers write pseudo-labels",
+    )
     labelled_first: float = Field(
         0.4,
         ge=0,

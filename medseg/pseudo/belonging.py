@@ -1,8 +1,7 @@
-"""Does an unlabelled scan belong to the labelled ones? What doesn't is left out, with a reason.
+"""Can what teachers found in a scan be right? Where it can't, the scan doesn't belong and is left out, with a reason.
 
-Before teachers look: another size, another kind of voxels, or intensities unlike those of any labelled scan. After:
-nothing found where every labelled scan has something, volumes far from any that people drew, or teachers that
-disagree. The bounds are wide: a scan that is merely unusual is weighed by its voxels' confidence instead.
+Nothing found where every labelled scan has something, volumes far from any that people drew, or teachers that disagree.
+What a scan looks like was judged before (`medseg.preprocessing.likeness`).
 """
 
 from __future__ import annotations
@@ -10,31 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medseg.catalog.listing import shown
-from medseg.preprocessing.prepare import Prepared
-
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-"""Of the normalised intensities, that scans are compared by."""
-
-SAMPLE = 200_000
-"""Voxels that they are taken from."""
-
-FACTOR_SPACING = 3.0
-"""Ratio to the nearest labelled scan's voxel size beyond which a scan is of another protocol: nnU-Net's threshold
-between isotropic and anisotropic."""
-
-FACTOR_EXTENT = 3.0
-"""Ratio to the labelled scans' largest and smallest extent: a whole body beside a head, a crop beside a scan."""
-
-STRANGE, LEAST_STRANGE = 4.0, 0.5
-"""A scan's intensities are strange if they lie this many times further from every labelled scan's than those lie from
-each other at most, and this far (standard deviations) at least: between two sound scanners a factor of 2 is usual."""
-
-ROUGH = 0.3
-"""Drop of the correlation of neighbouring voxels below the lowest of the labelled scans; noise has no correlation."""
 
 FACTOR_VOLUME = 4.0
 """Ratio to the largest and smallest volume that people drew beyond which a prediction is wrong; between healthy
@@ -42,62 +17,6 @@ adults organs differ by a factor of about 2."""
 
 LEAST_AGREEMENT = 0.5
 """Mean Dice of each two views below which the teachers don't know the scan."""
-
-
-@dataclass(frozen=True, slots=True)
-class Appearance:
-    """What a scan is like, without looking at anatomy.
-
-    Attributes
-    ----------
-    spacing, extent : voxel size and field of view along x, y, z (RAS), mm.
-    quantiles : normalised intensities at `QUANTILES`, (channels, quantiles).
-    smoothness : correlation of neighbouring voxels of each channel.
-    """
-
-    spacing: tuple[float, float, float]
-    extent: tuple[float, float, float]
-    quantiles: tuple[tuple[float, ...], ...]
-    smoothness: tuple[float, ...]
-
-
-def describe_appearance(prepared: Prepared) -> Appearance:
-    """Return the appearance of a prepared scan."""
-    source = prepared.source_grid.canonical()
-    x, y, z = (size * spacing for size, spacing in zip(source.shape, source.spacing, strict=True))
-    return Appearance(
-        spacing=source.spacing,
-        extent=(x, y, z),
-        quantiles=tuple(tuple(np.quantile(_sample(channel), QUANTILES).tolist()) for channel in prepared.image),
-        smoothness=tuple(_smoothness(channel) for channel in prepared.image),
-    )
-
-
-def strange_appearance(scan: Appearance, labelled: Sequence[Appearance]) -> str:
-    """Return why a scan doesn't look like the labelled ones, in words; "" if it does."""
-    axes = range(3)
-    spacing = min(max(_ratio(scan.spacing[i], one.spacing[i]) for i in axes) for one in labelled)
-    if spacing > FACTOR_SPACING:
-        return f"its voxels ({_shown_mm(scan.spacing)}) differ from any labelled scan's by a factor of {spacing:.1f}"
-    extents = np.array([one.extent for one in labelled])
-    low, high = extents.min(axis=0) / FACTOR_EXTENT, extents.max(axis=0) * FACTOR_EXTENT
-    if (np.array(scan.extent) < low).any() or (np.array(scan.extent) > high).any():
-        return f"its field of view ({_shown_mm(scan.extent)}) is far from that of the labelled scans"
-    smoothest = np.array([one.smoothness for one in labelled]).min(axis=0)
-    if (np.array(scan.smoothness) < smoothest - ROUGH).any():
-        return (
-            f"its neighbouring voxels resemble each other less (correlation {min(scan.smoothness):.2f}) than in the "
-            f"labelled scans ({float(smoothest.min()):.2f}): noise, or another modality"
-        )
-    among = [min((_distance(one, other) for other in labelled if other is not one), default=0.0) for one in labelled]
-    limit = max(STRANGE * max(among), LEAST_STRANGE)
-    away = min(_distance(scan, one) for one in labelled)
-    if away > limit:
-        return (
-            f"its intensities are unlike any labelled scan's (distance {away:.2f}, limit {limit:.2f}): another "
-            "modality?"
-        )
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +55,3 @@ def strange_prediction(volumes_ml: Mapping[str, float], agreement: float | None,
     if agreement is not None and agreement < LEAST_AGREEMENT:
         return f"the teachers disagree (mean Dice of each two views {agreement:.2f})"
     return ""
-
-
-def _ratio(first: float, second: float) -> float:
-    return max(first / second, second / first)
-
-
-def _distance(first: Appearance, second: Appearance) -> float:
-    """Return the mean difference of quantiles of the channel that differs most."""
-    return float(np.abs(np.array(first.quantiles) - np.array(second.quantiles)).mean(axis=1).max())
-
-
-def _sample(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    step = max(1, round((channel.size / SAMPLE) ** (1 / 3)))
-    return channel[::step, ::step, ::step]
-
-
-def _smoothness(channel: NDArray[np.float32]) -> float:
-    """Return the correlation of voxels with their neighbours, the mean over axes longer than a voxel; 1 if constant."""
-    values = channel - channel.mean()
-    variance = float(np.square(values).mean())
-    axes = [axis for axis in range(3) if channel.shape[axis] > 1]
-    if not variance or not axes:
-        return 1.0
-    products = [np.mean(np.delete(values, 0, axis) * np.delete(values, -1, axis)) for axis in axes]
-    return float(np.mean(products) / variance)
-
-
-def _shown_mm(sizes: Sequence[float]) -> str:
-    return "x".join(f"{size:.3g}" for size in sizes) + " mm"

@@ -15,8 +15,9 @@ from medseg.errors import DatasetError
 from medseg.inference.forward import EnsembleForward
 from medseg.io.scan import read_case
 from medseg.labels import IGNORE_INDEX
+from medseg.preprocessing.likeness import Appearance, describe_appearance
 from medseg.preprocessing.prepare import prepare_image, prepare_mask
-from medseg.pseudo.belonging import Appearance, Expected, describe_appearance, expect
+from medseg.pseudo.belonging import Expected, expect
 from medseg.pseudo.calibration import Calibration, calibrate
 from medseg.pseudo.exam import Exam, LabelledScan, examine, surroundings
 from medseg.pseudo.forward import Showing, TeachersForward, windows_of, with_slice_axis

@@ -35,9 +35,10 @@ from medseg.config import PseudoLabelConfig
 from medseg.errors import DatasetError, ScanError
 from medseg.io.files import atomic_file
 from medseg.io.scan import read_case
+from medseg.preprocessing.likeness import describe_appearance, strange_appearance
 from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.provenance import digest_files, digest_json
-from medseg.pseudo.belonging import describe_appearance, strange_appearance, strange_prediction
+from medseg.pseudo.belonging import strange_prediction
 from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
 from medseg.pseudo.forward import TeachersForward, stream, streamed_axis

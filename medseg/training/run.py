@@ -54,6 +54,7 @@ from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import by_case
 from medseg.training.setup import Setup, set_up
 from medseg.training.start import Start, load_start
+from medseg.training.strangers import without_strangers
 from medseg.training.validation import Comparison, Validator, held_out_cases, score
 from medseg.volume import Case
 
@@ -126,7 +127,7 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
     if config.distillation.teachers:
         check_unseen(config.distillation, setup.held_out, options.folds)
-    run = _Run(config, output, options, fabric, setup, start, deadline).with_chosen_weight()
+    run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
     return run.cross_validate() if options.folds else run.train_on_all()
@@ -152,6 +153,18 @@ class _Run:
     deadline: float | None
     weight: Choice | None = None
 
+    def without_strangers(self) -> _Run:
+        """Return the run without unlabelled scans that can't be read or don't look like the labelled ones."""
+        cache, threads = Cache(self._cache, ram_gb=0), torch.get_num_threads()
+
+        def prepare(case: Case) -> CachedCase:
+            return cache.prepare([case], self.setup.plan, self.setup.dataset.labels)[0]
+
+        def judge() -> Setup:
+            return without_strangers(self.setup, self.config.unlabelled, self.output, prepare, threads)
+
+        return replace(self, setup=first_process_first(self.fabric, judge))
+
     def with_chosen_weight(self) -> _Run | None:
         """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""
         unlabelled = self.config.unlabelled
@@ -173,7 +186,7 @@ class _Run:
         """Cross-validate every candidate; none where there are too few patients, None when time ran out."""
         trials: list[Trial] = []
         folds = folds_for(self.setup.train)
-        options = replace(self.options, folds=folds, cache=self.options.cache or self.output / "cache")
+        options = replace(self.options, folds=folds, cache=self._cache)
         for weight in CANDIDATES if folds else ():
             folder = self.output / "labelled_weight" / f"{weight:g}"
             trial = replace(self, config=trial_config(self.config, weight), output=folder, options=options)
@@ -251,8 +264,12 @@ class _Run:
         average: nn.Module = state.average.module
         return average.eval() if state.finished else None
 
+    @property
+    def _cache(self) -> Path:
+        return self.options.cache or self.output / "cache"
+
     def _prepare(self, cases: Sequence[Case]) -> tuple[CachedCase, ...]:
-        cache = Cache(self.options.cache or self.output / "cache")
+        cache = Cache(self._cache)
         labels, threads = self.setup.dataset.labels, torch.get_num_threads()
         return tuple(first_process_first(self.fabric, lambda: cache.prepare(cases, self.setup.plan, labels, threads)))
 
