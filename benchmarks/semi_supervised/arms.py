@@ -16,6 +16,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -47,8 +48,12 @@ ARMS: dict[str, tuple[str, ...]] = {
     "mix_teacher_gate": (*MIXED, "unlabelled.prototype_gate=true"),
     "mix_teacher_prototypes": (*MIXED, "unlabelled.prototype_share=0.3"),
     "mix_teacher_affinity": (*MIXED, "unlabelled.affinity_weight=0.1"),
+    "student": ("distillation.width=1", f"training.steps={round(0.4 * STEPS)}"),
 }
 """Overrides of each arm; `supervised_longer` takes about the time that the mixed steps take."""
+
+TEACHERS = {"student": ("mix_teacher", "supervised")}
+"""Arms that go on from the first of other arms' models, and learn on all scans the mean of what these answer."""
 
 
 def main() -> None:
@@ -64,7 +69,8 @@ def main() -> None:
         sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
     data = Path(os.environ["MEDSEG_DATA"]) / arguments.data
     config = configuration(data, arguments.arm, arguments.draw, arguments.steps)
-    name = f"{arguments.data}_{arguments.arm}_{arguments.draw}"
+    runs = {arm: arguments.runs / f"{arguments.data}_{arm}_{arguments.draw}" for arm in ARMS}
+    config, name = taught(config, arguments.arm, runs), runs[arguments.arm].name
     options = RunOptions(device="cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
     run = run_training(config, arguments.runs / name, options)
     if run.model is not None:
@@ -80,6 +86,12 @@ def configuration(data: Path, arm: str, draw: str, steps: int) -> ExperimentConf
     overrides = [f"{field}={json.dumps(cases)}" for field, cases in lists.items()]
     fixed = [f"dataset.folder={data}", f"training.steps={steps}", *NETWORK]
     return load_config(CONFIGS[data.name], [*fixed, *overrides, *ARMS[arm]])
+
+
+def taught(config: ExperimentConfig, arm: str, runs: Mapping[str, Path]) -> ExperimentConfig:
+    """Return the experiment with the teachers of its arm, if it has any; `runs` are the run folders of all arms."""
+    teachers = tuple(runs[teacher] / "model" for teacher in TEACHERS.get(arm, ()))
+    return config.model_copy(update={"distillation": config.distillation.model_copy(update={"teachers": teachers})})
 
 
 def labelled_cases(data: Path, count: int, draw: int) -> list[str]:

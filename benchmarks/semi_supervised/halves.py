@@ -2,10 +2,11 @@
 
     MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/halves.py --runs RUNS --arm NAME [--small] [--max-seconds N]
 
-Both ways round, so that each of the twelve is scored once by a network of six labels; the other 168 training scans are
-unlabelled. A stopped run goes on, a finished one is only read again. Writes results/halves_ARM.csv, a row a case, and
-prints the difference to the supervised arm if that is there. `--small` is the ablation: every ingredient with a network
-and a budget small enough to try them all (`SMALL`), in results/ablation_ARM.csv.
+Both ways round, so that each of the twelve is scored once by a network of six labels. All other scans are unlabelled,
+those of the 28 held-out cases among them, so these networks are never scored on the latter. A stopped run goes on, a
+finished one is only read again. Writes results/halves_ARM.csv, a row a case, and prints the difference to the
+supervised arm if that is there. `--small` is the ablation: every ingredient with a network and a budget small enough to
+try them all (`SMALL`), in results/ablation_ARM.csv.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from arms import ARMS, STEPS, configuration, labelled_cases
+from arms import ARMS, STEPS, configuration, labelled_cases, taught
 from paired import difference
 
 from medseg.config import ExperimentConfig
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--arm", choices=[*ARMS], required=True)
+    parser.add_argument("--half", type=int, choices=(0, 1), help="one way round; the table waits for the other")
     parser.add_argument("--small", action="store_true", help="with the network and the steps of the ablation")
     parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
@@ -45,7 +47,11 @@ def main() -> None:
     study = "ablation" if arguments.small else "halves"
     folders = []
     for half, config in enumerate(halves(data, arguments.arm)):
-        folders.append(arguments.runs / f"{study}_{arguments.arm}_{half}")
+        runs = {arm: arguments.runs / f"{study}_{arm}_{half}" for arm in ARMS}
+        folders.append(runs[arguments.arm])
+        if arguments.half not in (None, half):
+            continue
+        config = taught(config, arguments.arm, runs)
         options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
         if run_training(small(config) if arguments.small else config, folders[-1], options).model is None:
             return
