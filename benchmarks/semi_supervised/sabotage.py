@@ -7,7 +7,8 @@ KIND is what lies among the scans without masks: `noise` (of the size, grid and 
 
 - the teachers of `halves.py` write pseudo-labels: how many scans they leave out, and why;
 - `medseg train --method mix-teacher` chooses the weight of the labelled scans by cross-validation (`lambda=auto`), with
-  the network and the steps of the ablation: 1 leaves the others out.
+  the network and the steps of the ablation: 1 leaves the others out. Scans that merely look strange, which it would
+  leave out before (`unlabelled.leave_out`), take part here.
 
 A stopped run goes on. Writes results/sabotage_KIND.json.
 """
@@ -63,7 +64,7 @@ def experiment(data: Path, kind: str, dataset: Path) -> ExperimentConfig:
     if not dataset.is_dir():
         make_dataset(data, kind, cases, dataset)
     where = {"folder": dataset, "splits": None, "train": cases, "validation": []}
-    unlabelled = config.unlabelled.model_copy(update={"labelled_weight": "auto"})
+    unlabelled = config.unlabelled.model_copy(update={"labelled_weight": "auto", "leave_out": False})
     return config.model_copy(
         update={"dataset": config.dataset.model_copy(update=where), "unlabelled": unlabelled},
     )
