@@ -19,6 +19,10 @@ Precision = Literal["auto", "float32", "bf16", "fp16"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of two glibc settings (malloc.h)."""
 
+LARGEST_KEPT = 128 << 20
+"""Bytes of the largest block that freed memory is kept for: maps of a layer are smaller, scans and what logits are
+stitched in are larger. Kept, these would leave holes that little fits into: 250 MB at 512x512x256."""
+
 LARGEST_INT = 2**31 - 1
 """The largest value mallopt takes."""
 
@@ -83,7 +87,7 @@ def keep_memory() -> bool:
 
     A network allocates and frees the same hundreds of MB at every layer. By default each is a new
     mapping whose pages the kernel zeroes one by one: a quarter to a half of the time of a forward pass
-    on CPUs (1.14 s -> 0.72 s for a 96³ window in float32). Blocks of 2 GB and more, and other
+    on CPUs (1.14 s -> 0.72 s for a 96³ window in float32). Blocks above `LARGEST_KEPT`, and other
     allocators, are unaffected. Process-wide: call it once at start-up.
     """
     if not sys.platform.startswith("linux"):
@@ -92,7 +96,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_INT)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
 
 
 def fit_threads(limit: int | None = None) -> int:

@@ -10,8 +10,8 @@ at surfaces are computed. The result is the same up to ties within float32 round
 bit however the slabs are cut, because a layer of the scan is always computed from the same two layers
 of logits in the same way.
 
-Twenty organs to 512x512x256 take 4 s on one core of an AMD EPYC (November 2026, torch 2.13), and 9 s if
-the logits are noise and every voxel is disputed.
+Twenty organs to 512x512x256 take 2 to 3 s on two cores of an AMD EPYC (November 2026, torch 2.13), and
+4.5 s if the logits are noise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from medseg.volume import Mask
 DISPUTED = 255
 """No decision has this number: a label map has at most 254 labels."""
 
-DENSE_SHARE = 1 / 12
+DENSE_SHARE = 1 / 6
 """Share of disputed voxels above which a layer is interpolated whole."""
 
 
@@ -110,7 +110,7 @@ class Restorer:
         if self._last is not None:  # layers of the scan between the last slab and this one
             joint = torch.cat([self._last, layers[:, :1]], dim=1)
             self._paint(joint, decide(joint, self.labels), start - 1)
-        decided = decide(layers, self.labels)
+        decided = decide_layers(layers, self.labels)
         self._paint(layers, decided, start)
         self._meter.add(layers, decided)
         self._last = layers[:, -1:].clone()
@@ -172,11 +172,19 @@ def decide(logits: Iterable[Tensor], labels: LabelMap) -> Tensor:
     return winner
 
 
+def decide_layers(logits: Tensor, labels: LabelMap) -> Tensor:
+    """Return the winners (X, Y, Z) of logits (K, X, Y, Z), as `decide`; layer by layer, because one fits into the cache.
+
+    Twenty outputs on 273x273x256: 0.2 s instead of 0.5 on two cores.
+    """
+    return torch.stack([decide(layer, labels) for layer in logits.unbind(1)])
+
+
 def interpolate_decisions(logits: Tensor, decided: Tensor, taps: Sequence[Taps], labels: LabelMap) -> Tensor:
     """Return the winner of the interpolated logits at each output.
 
     Layers (along the first axis) with few disputed voxels compute those one by one, others whole: below
-    a twelfth, gathering eight neighbours costs less than interpolating everything. An untrained network,
+    a sixth, gathering eight neighbours costs less than interpolating everything. An untrained network,
     whose decisions are noise, disputes every layer.
 
     Parameters

