@@ -2,7 +2,7 @@
 
     python benchmarks/performance/big_case.py                                       # 512x512x256, 20 classes, 96³
     python benchmarks/performance/big_case.py --shape 256 256 128                   # an eighth of it, seconds
-    python benchmarks/performance/big_case.py --shape 512 512 600 --classes 118 --features 8 16 32 64
+    python benchmarks/performance/big_case.py --shape 512 512 600 --classes 118 --features 8 16 32 64 --steps 40
 
 The scan is a body (40 HU, noise of 10) with an ellipsoid a class, 0.8x0.8x1.5 mm, int16 .nii.gz; the plan is 1.5 mm,
 windows of 96³, a U-Net of two convolutions a stage. It is trained on the scan for some minutes: what random weights
@@ -48,7 +48,7 @@ HERE = Path(__file__).parent
 SPACING = (0.8, 0.8, 1.5)
 CPU = torch.device("cpu")
 STEPS, RATE, PATCH = 400, 3e-3, 48
-"""Of the short training: steps, first learning rate, edge of its patches."""
+"""Of the short training: steps unless told otherwise, first learning rate, edge of its patches."""
 
 STAGES = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write")
 
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--window", type=int, default=96)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the short training")
     parser.add_argument("--folder", type=Path, help="keep scan, model and results there, and use what is there already")
     parser.add_argument("--no-forward", action="store_true", help="leave out the network alone")
     parser.add_argument("--output", type=Path, default=HERE / "big_case.json")
@@ -103,7 +104,7 @@ def make_case(folder: Path, arguments: argparse.Namespace) -> None:
     labels = LabelMap.parse({f"organ_{value}": value for value in range(1, arguments.classes)})
     torch.manual_seed(0)
     network = build_network(plan, labels.outputs)
-    teach(network, scan, mask, plan, labels)
+    teach(network, scan, mask, plan, labels, arguments.steps)
     inference = InferenceConfig(precision=arguments.precision)
     save_model(Model((network,), plan, labels, name="big", inference=inference), folder / "model")
 
@@ -131,7 +132,7 @@ def synthesise(shape: tuple[int, int, int], classes: int) -> tuple[Volume, Mask]
     return Volume(np.rint(image)[None], grid), Mask(mask, grid)
 
 
-def teach(network: torch.nn.Module, scan: Volume, mask: Mask, plan: Plan, labels: LabelMap) -> None:
+def teach(network: torch.nn.Module, scan: Volume, mask: Mask, plan: Plan, labels: LabelMap, steps: int) -> None:
     """Train for some minutes on patches around the ellipsoids, so that logits are as smooth as a trained network's."""
     prepared = prepare_image(scan, plan)
     truth = torch.from_numpy(prepare_mask(mask, labels, prepared.grid))
@@ -140,9 +141,9 @@ def teach(network: torch.nn.Module, scan: Volume, mask: Mask, plan: Plan, labels
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
     draw = np.random.default_rng(0)
     network.train()
-    for step in range(STEPS):
+    for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * (1 - step / STEPS)
+            group["lr"] = RATE * (1 - step / steps)
         boxes = [patch_around(truth, int(draw.integers(labels.outputs)), draw) for _ in range(plan.batch)]
         with torch.autocast("cpu", choose_dtype("auto", CPU)):
             output = network(torch.stack([image[(slice(None), *box)] for box in boxes]))

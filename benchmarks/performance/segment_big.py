@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import peers
-from big_case import make_case
+from big_case import STEPS, make_case
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    arguments.precision = "auto"
+    arguments.precision, arguments.steps = "auto", STEPS
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
