@@ -46,6 +46,9 @@ from medseg.volume import Mask
 DISPUTED = 255
 """No decision has this number: a label map has at most 254 labels."""
 
+ROWS = 128
+"""Rows of a layer that are interpolated together: 118 outputs of 512x512 would take 500 MB at once."""
+
 DENSE_SHARE = 1 / 6
 """Share of disputed voxels above which a layer is interpolated whole."""
 
@@ -227,17 +230,21 @@ def _weigh(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 def _decide_layers_(
     result: Tensor, layers: Sequence[int], logits: Tensor, taps: Sequence[Taps], labels: LabelMap
 ) -> None:
-    """Set whole layers: two layers of logits interpolated in plane, then between them."""
+    """Set whole layers, some rows after the other: two layers of logits interpolated in plane, then between them."""
     along, second, third = taps
+    for start in range(0, len(second.index), ROWS):
+        rows = Taps(second.index[start : start + ROWS], second.weight[start : start + ROWS])
 
-    @lru_cache(maxsize=2)
-    def in_plane(layer: int) -> Tensor:
-        return interpolate_axis(interpolate_axis(logits[:, layer], 2, third), 1, second)
+        @lru_cache(maxsize=2)
+        def in_plane(layer: int, rows: Taps = rows) -> Tensor:
+            first, last = int(rows.index.min()), int(rows.index.max())
+            needed = Taps(rows.index - first, rows.weight)
+            return interpolate_axis(interpolate_axis(logits[:, layer, first : last + 1], 2, third), 1, needed)
 
-    for layer in layers:
-        (low, high), weight = along.index[layer], float(along.weight[layer, 1])
-        below, above = in_plane(int(low)), in_plane(int(high))
-        result[layer] = decide((torch.lerp(a, b, weight) for a, b in zip(below, above, strict=True)), labels)
+        for layer in layers:
+            (low, high), weight = along.index[layer], float(along.weight[layer, 1])
+            between = zip(in_plane(int(low)), in_plane(int(high)), strict=True)
+            result[layer, start : start + ROWS] = decide((torch.lerp(a, b, weight) for a, b in between), labels)
 
 
 def _values(labels: LabelMap) -> NDArray:
