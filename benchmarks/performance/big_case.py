@@ -9,18 +9,20 @@ windows of 96³, a U-Net of two convolutions a stage. It is trained on the scan 
 decide is noise, of which restoring and measuring make far more work than of anatomy.
 
 Three processes, one after the other: the network alone on the very batches that segmenting feeds it; `medseg segment`
-in one process, its time and peak memory as the system counts them; and the network alone again. Writes big_case.json
-beside this file, or what --output names.
+in one process, its time and peak memory as the system counts them; and the network alone again. Writes
+results/big_case.json, or what --output names.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import subprocess
 import sys
 import time
+from math import prod
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -40,7 +42,7 @@ from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
-from medseg.preprocessing.prepare import pad_values, prepare_image, prepare_mask, surround
+from medseg.preprocessing.prepare import pad_values, plan_grid, prepare_image, prepare_mask, surround
 from medseg.provenance import machine, package_versions
 from medseg.volume import Mask, Volume
 
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of the short training")
     parser.add_argument("--folder", type=Path, help="keep scan, model and results there, and use what is there already")
     parser.add_argument("--no-forward", action="store_true", help="leave out the network alone")
-    parser.add_argument("--output", type=Path, default=HERE / "big_case.json")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "big_case.json")
     parser.add_argument("--forward-of", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.forward_of:
@@ -167,7 +169,44 @@ def measure(folder: Path, *, forward: bool) -> dict[str, object]:
     before = [json.loads(subprocess.check_output(command)) for command in alone]
     result = segment(folder)
     after = [json.loads(subprocess.check_output(command)) for command in alone]
-    return result | {"network_alone": before + after}
+    return result | {"network_alone": before + after, "limits_s": limits(folder)}
+
+
+def limits(folder: Path) -> dict[str, float]:
+    """Return the least seconds of stages: inflating the file, and moving what must be moved at the memory's pace.
+
+    Preparing reads the scan and writes the image; stitching reads logits, and reads and writes sums, of every window;
+    restoring reads the sums and writes the mask.
+    """
+    path, model = folder / "scans" / "big.nii.gz", load_model(folder / "model")
+    began = time.perf_counter()
+    with gzip.open(path) as stream:
+        while stream.read(1 << 24):
+            pass
+    inflating = time.perf_counter() - began
+    grid = read_nifti(path).grid
+    prepared = plan_grid(grid, model.plan)
+    windows = len(tile(prepared.shape, model.plan, model.inference.overlap).origins)
+    logit = 4 * model.labels.outputs
+    moved = {
+        "prepare": 4 * (prod(grid.shape) + prod(prepared.shape)),
+        "stitch": 3 * logit * windows * prod(model.plan.patch),
+        "restore": logit * prod(prepared.shape) + prod(grid.shape),
+    }
+    pace = memory_pace()
+    return {"read": inflating, **{stage: amount / pace for stage, amount in moved.items()}}
+
+
+def memory_pace() -> float:
+    """Return bytes a second that all cores read and write together, copying 256 MB."""
+    fit_threads()
+    source, target = torch.ones(1 << 26), torch.ones(1 << 26)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - began)
+    return 2 * source.nbytes / min(seconds)
 
 
 def segment(folder: Path) -> dict[str, object]:
@@ -233,8 +272,9 @@ def show(result: dict) -> None:
     total = result["case_s"]
     for stage in STAGES:
         if stage in result["stages_s"]:
-            seconds = result["stages_s"][stage]
-            print(f"{stage:12} {seconds:8.2f} s {seconds / total:6.1%}")
+            seconds, limit = result["stages_s"][stage], result["limits_s"].get(stage)
+            least = f", at least {limit:.2f} s" if limit else ""
+            print(f"{stage:12} {seconds:8.2f} s {seconds / total:6.1%}{least}")
     print(f"{'sum':12} {total:8.2f} s")
     print(f"command      {result['command_s']:8.2f} s, {result['cpu_s']:.1f} s of processor time")
     if result["network_alone"]:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -55,7 +55,7 @@ def main() -> None:
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD, machine_line(), "![Seconds and memory beside the peers](images/performance_peers.png)\n"]
-    parts += [big(), small(), training(), augmentation(), preparing(), growth()]
+    parts += [big(), stages(), small(), training(), augmentation(), preparing(), growth()]
     return "\n".join(parts)
 
 
@@ -81,11 +81,42 @@ def big() -> str:
 
 {shape} voxels of 0.8x0.8x1.5 mm, {result["classes"]} classes, plan at 1.5 mm, {result["windows"]} windows of 96³, a
 U-Net of 16 to 256 features. All apply the same weights to the same windows; MONAI's pipeline runs medseg's network.
-Where the processor has bf16, medseg uses it, and it leaves out windows of nothing but air. Scan and weights are made up
-and test speed, not accuracy: the least difference in resampling or rounding sways half-random weights{equal}.
+Where the processor has bf16, medseg uses it, and it leaves out windows of nothing but air. The scan is made up and the
+network trained on it for minutes: this tests speed, not accuracy{equal}.
 (`benchmarks/performance/segment_big.py`)
 
 {table(result["runs"])}"""
+
+
+def stages() -> str:
+    result, many = read("big_case"), read("big_case_118")
+    seconds, limits = result["stages_s"], result["limits_s"]
+    alone = mean(run["seconds"] for run in result["network_alone"])
+    limits = {**limits, "forward": alone}
+    order = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write")
+    lines = [
+        f"| {stage} | {seconds[stage]:.2f} | {seconds[stage] / result['case_s']:.1%} | {shown_limit(limits, stage)} |"
+        for stage in order
+        if stage in seconds
+    ]
+    shape = "x".join(map(str, many["shape"]))
+    return f"""### Where its time goes
+
+One process, no peers beside. The limits: inflating the file; the network alone on the same windows, before and after;
+for the others, moving what must be moved once at the pace of this memory (`benchmarks/performance/big_case.py`).
+
+| stage | seconds | share | limit |
+| --- | --- | --- | --- |
+{chr(10).join(lines)}
+
+All stages take {result["case_s"] / alone:.2f} times the bare network, the command with its start and the report
+{result["command_s"] / alone:.2f} times; {result["peak_mb"]:,.0f} MB at most. {shape} voxels with
+{many["classes"]} classes and a small network: {many["peak_mb"]:,.0f} MB at most.
+"""
+
+
+def shown_limit(limits: dict[str, float], stage: str) -> str:
+    return f"{limits[stage]:.2f}" if stage in limits else ""
 
 
 def small() -> str:
