@@ -125,6 +125,7 @@ def prefetch(stream: Stream, start: int, stop: int, threads: int) -> Iterator[Ba
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(count)  # the loaders set theirs in any order; later threads are to have the caller's
 
 
 def stack(patches: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
