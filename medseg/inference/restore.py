@@ -230,21 +230,29 @@ def _weigh(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 def _decide_layers_(
     result: Tensor, layers: Sequence[int], logits: Tensor, taps: Sequence[Taps], labels: LabelMap
 ) -> None:
-    """Set whole layers, some rows after the other: two layers of logits interpolated in plane, then between them."""
+    """Set whole layers, some rows after the other."""
     along, second, third = taps
     for start in range(0, len(second.index), ROWS):
-        rows = Taps(second.index[start : start + ROWS], second.weight[start : start + ROWS])
+        index, weight = second.index[start : start + ROWS], second.weight[start : start + ROWS]
+        first, last = int(index.min()), int(index.max())
+        needed = (along, Taps(index - first, weight), third)
+        _decide_rows_(result[:, start : start + ROWS], layers, logits[:, :, first : last + 1], needed, labels)
 
-        @lru_cache(maxsize=2)
-        def in_plane(layer: int, rows: Taps = rows) -> Tensor:
-            first, last = int(rows.index.min()), int(rows.index.max())
-            needed = Taps(rows.index - first, rows.weight)
-            return interpolate_axis(interpolate_axis(logits[:, layer, first : last + 1], 2, third), 1, needed)
 
-        for layer in layers:
-            (low, high), weight = along.index[layer], float(along.weight[layer, 1])
-            between = zip(in_plane(int(low)), in_plane(int(high)), strict=True)
-            result[layer, start : start + ROWS] = decide((torch.lerp(a, b, weight) for a, b in between), labels)
+def _decide_rows_(
+    result: Tensor, layers: Sequence[int], logits: Tensor, taps: Sequence[Taps], labels: LabelMap
+) -> None:
+    """Set some rows of layers: two layers of logits interpolated in plane, then between them."""
+    along, second, third = taps
+
+    @lru_cache(maxsize=2)
+    def in_plane(layer: int) -> Tensor:
+        return interpolate_axis(interpolate_axis(logits[:, layer], 2, third), 1, second)
+
+    for layer in layers:
+        (low, high), weight = along.index[layer], float(along.weight[layer, 1])
+        between = zip(in_plane(int(low)), in_plane(int(high)), strict=True)
+        result[layer] = decide((torch.lerp(a, b, weight) for a, b in between), labels)
 
 
 def _values(labels: LabelMap) -> NDArray:
