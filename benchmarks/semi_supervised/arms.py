@@ -32,7 +32,7 @@ from medseg.quality.tables import write_scores  # noqa: E402
 from medseg.training.run import RunOptions, run_training  # noqa: E402
 
 CONFIGS = {name: HERE.parents[1] / f"configs/{name}.yaml" for name in ("hippocampus", "left_atrium")}
-STEPS = 1500
+STEPS, LONG = 1500, 4000
 NETWORK = ("network.features=16", "network.max_features=128")
 """A network small enough for many runs on a CPU."""
 
@@ -40,7 +40,9 @@ MIXED = ("unlabelled.method=mix-teacher", "unlabelled.labelled_weight=0.5")
 ARMS: dict[str, tuple[str, ...]] = {
     "supervised": (),
     "supervised_longer": (f"training.steps={round(1.25 * STEPS)}",),
+    "supervised_4000": (f"training.steps={LONG}",),
     "mix_teacher": MIXED,
+    "mix_teacher_4000": (*MIXED, f"training.steps={LONG}"),
     "mix_teacher_from_the_start": (*MIXED, "unlabelled.labelled_first=0", "unlabelled.ramp=0.4"),
     "mix_teacher_no_paste": (*MIXED, "unlabelled.paste=0"),
     "mix_teacher_no_entropy": (*MIXED, "unlabelled.entropy_weight=false"),

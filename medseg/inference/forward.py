@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
+from medseg.inference.channels_last import OneByOne, one_by_one
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
@@ -54,7 +55,9 @@ class EnsembleForward:
         device: torch.device,
         agreement: Agreement | None = None,
     ) -> None:
-        self.networks, self.plan, self.device = tuple(networks), plan, device
+        on_cpu = device.type == "cpu"
+        self.networks = tuple(one_by_one(network) if on_cpu else network for network in networks)
+        self.plan, self.device = plan, device
         self.dtype = choose_dtype(config.precision, device)
         self.flips = mirrorings(plan) if config.flips else ((),)
         self.agreement = agreement
@@ -99,7 +102,7 @@ class EnsembleForward:
     def _is_slow_alone(self, windows: Tensor) -> bool:
         return (
             len(windows) == 1
-            and not any(isinstance(network, ExportedNetwork) for network in self.networks)
+            and not any(isinstance(network, ExportedNetwork | OneByOne) for network in self.networks)
             and self.device.type == "cpu"
             and self.dtype == torch.float32
             and math.prod(windows.shape[2:]) <= LONE_WINDOW_VOXELS

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.config import InferenceConfig
 from medseg.geometry import Grid
+from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import windows_at_once
 from medseg.inference.predictor import Predictor
 from medseg.inference.restore import Restorer
@@ -46,12 +47,12 @@ def plainly(model: Model, volume: Volume) -> tuple[np.ndarray, int]:
     image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(model.plan)))
     weights = [blending_weights(starts, length) for starts, length in zip(tiling.starts, tiling.window, strict=True)]
     total = torch.zeros(LABELS.outputs, *tiling.shape)
+    network = one_by_one(model.networks[0])
     with torch.no_grad():
         for origin in tiling.origins:
             box = (slice(None), *(slice(o, o + n) for o, n in zip(origin, tiling.window, strict=True)))
-            window = image[box][None]
             x, y, z = (weight[start] for weight, start in zip(weights, origin, strict=True))
-            logits = model.networks[0](torch.cat([window, window])).logits[0]  # a lone one goes as a pair
+            logits = network(image[box][None]).logits[0]
             total[box].addcmul_(logits, x[:, None, None] * y[:, None] * z)
     inside = tuple(slice(b, b + n) for b, n in zip(tiling.before, tiling.size, strict=True))
     restorer = Restorer(prepared.grid, volume.grid, LABELS, tiling.axis)

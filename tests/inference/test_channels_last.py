@@ -1,0 +1,83 @@
+"""The layout for CPUs: the same answers as the network's own, whatever its shape; the network stays as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medseg.inference.channels_last import OneByOne, one_by_one
+from medseg.networks.build import build_network
+from medseg.plan import NetworkPlan
+
+
+def topology(**changes):
+    network = {"features": (8, 16, 24), "kernels": ((3, 3, 3),) * 3, "strides": ((1, 1, 1), (2, 2, 1), (2, 2, 2))}
+    return NetworkPlan(**{**network, **changes})
+
+
+SHAPES = {
+    "plain": topology(),
+    "residual": topology(residual=True),
+    "coarse": topology(strides=((2, 2, 2), (2, 2, 1), (2, 2, 2))),
+    "flat kernels": topology(kernels=((3, 3, 1), (3, 3, 3), (3, 3, 3))),
+    "without deep supervision": topology(deep_supervision=False),
+}
+
+
+def made(make_plan, network, channels=1, **plan):
+    torch.manual_seed(0)
+    names = tuple(f"channel {number}" for number in range(channels))
+    normalisation = make_plan().normalisation * channels
+    plan = make_plan(patch=(16, 24, 16), channels=names, normalisation=normalisation, network=network, **plan)
+    return build_network(plan, 3).eval()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_answers_are_the_networks_own(make_plan, shape, channels):
+    network = made(make_plan, SHAPES[shape], channels)
+    windows = torch.randn(3, channels, 16, 24, 16)
+    with torch.inference_mode():
+        expected, found = network(windows).logits, one_by_one(network)(windows).logits
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert found.is_contiguous()
+
+
+def test_bf16_differs_from_float32_as_the_networks_own_does(make_plan):
+    network = made(make_plan, SHAPES["plain"])
+    window = torch.randn(1, 1, 16, 24, 16)
+    with torch.inference_mode():
+        exact = network(window).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, found = network(window).logits, one_by_one(network)(window).logits
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
+
+
+def test_a_window_answers_alike_alone_and_with_others(make_plan):
+    network = one_by_one(made(make_plan, SHAPES["plain"]))
+    windows = torch.randn(3, 1, 16, 24, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(windows).logits[1:2], network(windows[1:2]).logits, rtol=0, atol=0)
+
+
+def test_the_network_stays_as_it_was(make_plan):
+    network = made(make_plan, SHAPES["plain"])
+    layouts = {name: tensor.stride() for name, tensor in network.named_parameters()}
+    kinds = [type(part) for part in network.modules()]
+    assert isinstance(one_by_one(network), OneByOne)
+    assert layouts == {name: tensor.stride() for name, tensor in network.named_parameters()}
+    assert kinds == [type(part) for part in network.modules()]
+
+
+def test_2d_and_other_networks_are_left_alone(make_plan):
+    flat = make_plan(
+        dimensions=2,
+        patch=(16, 16, 1),
+        network=topology(kernels=((3, 3, 1),) * 3, strides=((1, 1, 1), (2, 2, 1), (2, 2, 1))),
+    )
+    network = build_network(flat, 2)
+    assert one_by_one(network) is network
+    other = torch.nn.Conv3d(1, 2, 3)
+    assert one_by_one(other) is other
