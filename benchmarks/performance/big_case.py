@@ -141,13 +141,13 @@ def teach(network: torch.nn.Module, scan: Volume, mask: Mask, plan: Plan, labels
     image = torch.from_numpy(prepared.image)
     loss = SegmentationLoss(labels, TrainingConfig())
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
-    draw = np.random.default_rng(0)
+    draw, dtype = np.random.default_rng(0), choose_dtype("auto", CPU)
     network.train()
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1 - step / steps)
         boxes = [patch_around(truth, int(draw.integers(labels.outputs)), draw) for _ in range(plan.batch)]
-        with torch.autocast("cpu", choose_dtype("auto", CPU)):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             output = network(torch.stack([image[(slice(None), *box)] for box in boxes]))
         optimiser.zero_grad()
         loss(output, torch.stack([truth[box] for box in boxes])).total.backward()

@@ -34,7 +34,7 @@ def export(
         ),
     ] = None,
     float32: Annotated[
-        bool, typer.Option("--float32", help="OpenVINO: float32 even where the processor multiplies bf16.")
+        bool, typer.Option("--float32", help="OpenVINO: float32 even where the processor is faster with bf16.")
     ] = False,
     least: Annotated[
         float | None,
@@ -46,11 +46,11 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a model for ONNX Runtime or OpenVINO, which segment faster on CPUs, in 8 bits if wished.
+    r"""Export a model for ONNX Runtime or OpenVINO, which segment faster on CPUs, in 8 bits if wished.
 
     OUTPUT is a model folder like any other for `medseg segment --model OUTPUT`; it is written only if it decides as
-    its source. Needs `pip install 'medseg[onnx]'` or `'medseg[openvino]'`. Training, reviewing and pseudo-labels go on
-    with the model that it was made from.
+    its source. Needs `pip install 'medseg\[onnx]'` or `'medseg\[openvino]'`. Training, reviewing and pseudo-labels go
+    on with the model that it was made from.
 
     Example: `medseg export runs/liver/model --to openvino --int8 --calibrate scans/ --output models/liver_int8`
     """

@@ -24,10 +24,10 @@ def report(
         ),
     ] = "",
 ) -> None:
-    """Check segmented cases without true masks, and write a page and a table: what to look at first, and why.
+    r"""Check segmented cases without true masks, and write a page and a table: what to look at first, and why.
 
     Writes RESULTS/report.html, which opens offline, and RESULTS/worklist.csv. Cases with a page to scroll through scan
-    and mask (view.html, which medseg segment writes with medseg[viewer]) link to it. `medseg segment` does the same
+    and mask (view.html, which medseg segment writes with medseg\[viewer]) link to it. `medseg segment` does the same
     at its end; this does it again, for example after cases were added. Neither scans nor model are needed.
 
     Example: `medseg report results/liver`

@@ -46,7 +46,7 @@ def segment(
         typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option(help="Draw overlay.png for each case, and with NiiVue (medseg[viewer]) view.html.")
+        bool, typer.Option(help="Draw overlay.png for each case, and with NiiVue (medseg\\[viewer]) view.html.")
     ] = True,
     report: Annotated[bool, typer.Option(help="Write report.html and worklist.csv at the end.")] = True,
     formats: Annotated[
@@ -73,7 +73,7 @@ def segment(
         float | None, typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="processes: workers on this machine; ray: actors on a Ray cluster (medseg[ray]).")
+        str, typer.Option(help="processes: workers on this machine; ray: actors on a Ray cluster (medseg\\[ray]).")
     ] = "processes",
     ray_address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.")

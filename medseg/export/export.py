@@ -16,13 +16,13 @@ from medseg.export.convert import check_exporters, quantise, write_onnx, write_o
 from medseg.export.windows import Window, noise, windows_of
 from medseg.inference.hardware import fit_threads, keep_memory
 from medseg.io.files import atomic_folder
+from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.exported import (
     RECORD,
     Export,
     ExportRecord,
     Precision,
     Runtime,
-    has_bf16,
     open_networks,
     require,
 )
@@ -134,7 +134,7 @@ class _Exporting:
     def _precision(self, runtime: Runtime) -> Precision:
         if self.options.int8:
             return "int8"
-        return "bf16" if runtime == "openvino" and has_bf16() and not self.options.float32 else "float32"
+        return "bf16" if runtime == "openvino" and bf16_pays() and not self.options.float32 else "float32"
 
 
 def _windows(model: Model, scans: Path | None) -> list[Window]:

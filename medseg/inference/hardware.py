@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 
 from medseg.errors import ConfigError
-from medseg.provenance import processor, usable_cores
+from medseg.networks.arithmetic import bf16_pays
+from medseg.provenance import usable_cores
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
@@ -65,8 +66,8 @@ def choose_device(name: str = "auto", number: int = 0) -> torch.device:
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the arithmetic of the network's layers; float32 means no autocast.
 
-    auto takes bf16 where the device is faster with it (GPUs from compute capability 8; CPUs by
-    `bf16_pays`), fp16 on older GPUs, float32 otherwise. bf16 keeps float32's range, so nothing overflows.
+    auto takes bf16 where the device is faster with it (GPUs from compute capability 8, CPUs by `bf16_pays`), fp16 on
+    older GPUs, float32 otherwise. bf16 keeps float32's range, so nothing overflows.
     """
     named = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision != "auto":
@@ -74,18 +75,6 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     return torch.bfloat16 if bf16_pays() else torch.float32
-
-
-def bf16_pays() -> bool:
-    """Whether this CPU is faster with bf16 than with float32; without instructions for it, bf16 is emulated.
-
-    With AVX512_BF16 an AMD EPYC multiplies twice as many bf16 numbers a cycle, an Intel Xeon without AMX (or with AMX
-    hidden by a virtual machine) no more than float32 ones, and converts them besides. A 96³ window on two cores
-    (float32, bf16): AMD EPYC 0.72 and 0.42 s, Intel Xeon 0.56 and 0.71 s (November 2026, torch 2.13).
-    """
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and not processor().startswith("Intel")
 
 
 def keep_memory() -> bool:

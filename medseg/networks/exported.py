@@ -19,12 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError
+from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.runtimes import OnnxNetwork, OpenVinoNetwork
 from medseg.provenance import digest_files
 
@@ -144,13 +144,8 @@ def open_networks(runtime: Runtime, precision: Precision, files: Iterable[Path])
     require(runtime)
     if runtime == "onnx":
         return tuple(OnnxNetwork(path) for path in files)
-    bf16 = precision != "float32" and has_bf16()
+    bf16 = precision != "float32" and bf16_pays()
     return tuple(OpenVinoNetwork(path, bf16=bf16) for path in files if path.suffix == ".xml")
-
-
-def has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 numbers."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _check_file(path: Path, digest: str) -> None:

@@ -43,6 +43,14 @@ def test_each_verb_has_an_example_of_itself(medseg, verb):
     assert f"Example: medseg {verb}" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("verb", "extras"), [("export", ("onnx", "openvino")), ("segment", ("viewer", "ray")), ("report", ("viewer",))]
+)
+def test_names_of_extras_are_not_taken_for_markup(medseg, verb, extras):
+    shown = medseg(verb, "--help").stdout
+    assert all(f"medseg[{extra}]" in shown for extra in extras)
+
+
 def test_no_verb_shows_the_help(medseg):
     assert "segment" in medseg().output
 

@@ -11,7 +11,6 @@ import torch
 from medseg.errors import ConfigError
 from medseg.inference import hardware
 from medseg.inference.hardware import (
-    bf16_pays,
     choose_device,
     choose_dtype,
     fit_threads,
@@ -41,26 +40,11 @@ def test_auto_is_what_there_is():
 
 
 def test_auto_precision_is_bf16_only_where_it_pays(monkeypatch):
-    assert choose_dtype("auto", CPU) == (torch.bfloat16 if bf16_pays() else torch.float32)
+    monkeypatch.setattr(hardware, "bf16_pays", lambda: True)
+    assert choose_dtype("auto", CPU) == torch.bfloat16
     monkeypatch.setattr(hardware, "bf16_pays", lambda: False)
     assert choose_dtype("auto", CPU) == torch.float32
     assert choose_dtype("bf16", CPU) == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("name", "avx512_bf16", "amx", "pays"),
-    [
-        ("AMD EPYC 9J14", True, False, True),
-        ("Intel(R) Xeon(R) Processor", True, False, False),
-        ("Intel(R) Xeon(R) Processor", True, True, True),
-        ("AMD EPYC 7763", False, False, False),
-    ],
-)
-def test_bf16_pays_where_it_is_more_than_there(monkeypatch, name, avx512_bf16, amx, pays):
-    monkeypatch.setattr(hardware, "processor", lambda: name)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert bf16_pays() is pays
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's setting")
