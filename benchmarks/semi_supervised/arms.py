@@ -32,7 +32,10 @@ from medseg.quality.tables import write_scores  # noqa: E402
 from medseg.training.run import RunOptions, run_training  # noqa: E402
 
 CONFIGS = {name: HERE.parents[1] / f"configs/{name}.yaml" for name in ("hippocampus", "left_atrium")}
-STEPS, LONG = 1500, 4000
+STEPS = 1500
+LONG = {"hippocampus": 4000, "left_atrium": 3000}
+"""Steps of the arms called long."""
+
 NETWORK = ("network.features=16", "network.max_features=128")
 """A network small enough for many runs on a CPU."""
 
@@ -40,9 +43,9 @@ MIXED = ("unlabelled.method=mix-teacher", "unlabelled.labelled_weight=0.5")
 ARMS: dict[str, tuple[str, ...]] = {
     "supervised": (),
     "supervised_longer": (f"training.steps={round(1.25 * STEPS)}",),
-    "supervised_4000": (f"training.steps={LONG}",),
+    "supervised_long": (),
     "mix_teacher": MIXED,
-    "mix_teacher_4000": (*MIXED, f"training.steps={LONG}"),
+    "mix_teacher_long": MIXED,
     "mix_teacher_from_the_start": (*MIXED, "unlabelled.labelled_first=0", "unlabelled.ramp=0.4"),
     "mix_teacher_no_paste": (*MIXED, "unlabelled.paste=0"),
     "mix_teacher_no_entropy": (*MIXED, "unlabelled.entropy_weight=false"),
@@ -52,7 +55,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "mix_teacher_affinity": (*MIXED, "unlabelled.affinity_weight=0.1"),
     "student": ("distillation.width=1", f"training.steps={round(0.4 * STEPS)}"),
 }
-"""Overrides of each arm; `supervised_longer` takes about the time that the mixed steps take."""
+"""Overrides of each arm; `supervised_longer` takes about the time that the mixed steps take, `_long` arms have more."""
 
 TEACHERS = {"student": ("mix_teacher", "supervised")}
 """Arms that go on from the first of other arms' models, and learn on all scans the mean of what these answer."""
@@ -86,6 +89,7 @@ def configuration(data: Path, arm: str, draw: str, steps: int) -> ExperimentConf
         "dataset.validation": held_out_cases(data),
     }
     overrides = [f"{field}={json.dumps(cases)}" for field, cases in lists.items()]
+    steps = LONG[data.name] if arm.endswith("_long") else steps
     fixed = [f"dataset.folder={data}", f"training.steps={steps}", *NETWORK]
     return load_config(CONFIGS[data.name], [*fixed, *overrides, *ARMS[arm]])
 

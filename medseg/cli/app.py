@@ -63,7 +63,7 @@ def show_version(wanted: bool) -> None:
 @app.callback(epilog="New here? [cyan]medseg demo[/] shows the whole way in a few minutes.")
 def medseg(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; write it before the verb.")] = False,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 (its callback does it)
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=show_version)
     ] = False,
 ) -> None:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 PICTURE = "medseg.quality.viewer:draw_case"
 """Draws the pictures; imported where they are drawn, so that workers start at once."""
 
+HOW, WRITTEN, SCALE, FOUND = (
+    "How the model is applied",
+    "What is written",
+    "Many cases, several machines",
+    "Which scans",
+)
+"""Groups of options in the help."""
+
 SPEED_HELP = (
     "fast, balanced (as the model was validated) or accurate: how much windows overlap, whether they are mirrored, and "
     "the arithmetic. A CT of 512x512x256 at 1.5 mm has 64, 125 or 216 windows of 96³; accurate looks at each up to 8 "
@@ -34,57 +42,97 @@ def segment(
         str,
         typer.Option(
             help="What computes the network, of a folder that medseg export wrote: torch, onnx or openvino; auto: the "
-            "first that is there."
+            "first that is there.",
+            rich_help_panel=HOW,
         ),
     ] = "auto",
-    speed: Annotated[str, typer.Option(help=SPEED_HELP)] = "balanced",
+    speed: Annotated[str, typer.Option(help=SPEED_HELP, rich_help_panel=HOW)] = "balanced",
     flips: Annotated[
-        bool | None, typer.Option("--flips/--no-flips", help="Average over mirrored scans; default: the model's way.")
+        bool | None,
+        typer.Option(
+            "--flips/--no-flips", help="Average over mirrored scans; default: the model's way.", rich_help_panel=HOW
+        ),
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
+        typer.Option(
+            min=0,
+            max=0.95,
+            help="Share of a window that the next one covers again; default: the model's.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option(help="Draw overlay.png for each case, and with NiiVue (medseg\\[viewer]) view.html.")
+        bool,
+        typer.Option(
+            help="Draw overlay.png for each case, and with NiiVue (medseg\\[viewer]) view.html.",
+            rich_help_panel=WRITTEN,
+        ),
     ] = True,
-    report: Annotated[bool, typer.Option(help="Write report.html and worklist.csv at the end.")] = True,
+    report: Annotated[
+        bool, typer.Option(help="Write report.html and worklist.csv at the end.", rich_help_panel=WRITTEN)
+    ] = True,
     formats: Annotated[
         str,
         typer.Option(
             help="Formats, joined by commas: nifti (always written), seg-nrrd for 3D Slicer; of DICOM series also "
-            "dicom-seg, rtstruct (contours), dicom-sr (measurements)."
+            "dicom-seg, rtstruct (contours), dicom-sr (measurements).",
+            rich_help_panel=WRITTEN,
         ),
     ] = "nifti",
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also write one binary mask a label.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also write one binary mask a label.", rich_help_panel=WRITTEN)
+    ] = False,
     lesions: Annotated[
         str | None,
-        typer.Option(help="Labels, joined by commas, whose parts are measured singly; default: as the model marks."),
+        typer.Option(
+            help="Labels, joined by commas, whose parts are measured singly; default: as the model marks.",
+            rich_help_panel=WRITTEN,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Worker processes; 0: all in this process; default: one a GPU, one on a CPU."),
+        typer.Option(
+            min=0,
+            help="Worker processes; 0: all in this process; default: one a GPU, one on a CPU.",
+            rich_help_panel=SCALE,
+        ),
     ] = None,
     case_timeout: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="End a case after so much work on it, as hanging; 0: never."),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="End a case after so much work on it, as hanging; 0: never.",
+            rich_help_panel=SCALE,
+        ),
     ] = 6 * 3600,
     memory_limit: Annotated[
-        float | None, typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).")
+        float | None,
+        typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).", rich_help_panel=SCALE),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="processes: workers on this machine; ray: actors on a Ray cluster (medseg\\[ray]).")
+        str,
+        typer.Option(
+            help="processes: workers on this machine; ray: actors on a Ray cluster (medseg\\[ray]).",
+            rich_help_panel=SCALE,
+        ),
     ] = "processes",
     ray_address: Annotated[
-        str | None, typer.Option(help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.")
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.", rich_help_panel=SCALE
+        ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Do the Ith of N parts of the cases; other commands do the others. Then: medseg unite."
+            metavar="I/N",
+            help="Do the Ith of N parts of the cases; other commands do the others. Then: medseg unite.",
+            rich_help_panel=SCALE,
         ),
     ] = None,
-    redo: Annotated[bool, typer.Option(help="Segment again what is already done.")] = False,
+    redo: Annotated[bool, typer.Option(help="Segment again what is already done.", rich_help_panel=SCALE)] = False,
     policy: Policies = None,
     series_rule: SeriesRule = None,
     pseudonymize: Pseudonymize = False,
@@ -106,6 +154,7 @@ def segment(
     config = make_segment_config(
         device=device,
         backend=backend,
+        speed=speed,
         overlap=overlap,
         flips=flips,
         ingest=parse_policies(policy or ()),

@@ -218,3 +218,19 @@ def test_inference_does_not_load_monai(model, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert "loaded []" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("speed", "overlap", "precision"), [("fast", 0.25, "auto"), ("accurate", 0.625, "float32")])
+def test_the_speed_that_is_asked_for_is_applied(medseg, model, scans, tmp_path, speed, overlap, precision):
+    output = tmp_path / "out"
+    command = ["segment", scans, "-m", model, "-o", output, "--speed", speed, "--workers", 0, "--no-pictures"]
+    assert medseg(*command).exit_code == 0
+    applied = json.loads((output / "run.json").read_text())["inference"]
+    assert (applied["overlap"], applied["precision"]) == (overlap, precision)
+
+
+def test_an_unknown_speed_is_refused(medseg, model, scans, tmp_path):
+    shown = medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--speed", "warp")
+    assert shown.exit_code == 2
+    assert "speed" in shown.output
+    assert not (tmp_path / "out").exists()
