@@ -74,15 +74,16 @@ def machine_line() -> str:
 def big() -> str:
     result = read("segment_big")
     shape = "x".join(map(str, result["shape"]))
-    whose = {"nnunet": "nnU-Net's", "monai": "MONAI's"}
+    whose = {"nnunet": "nnU-Net's", "monai": "MONAI's", "openvino": "the exported model's"}
     agrees = " and ".join(f"{share:.2%} of {whose[name]}" for name, share in result["agreement"].items())
     equal = f" (medseg's mask equals {agrees}, voxel by voxel)" if agrees else ""
     return f"""## One large CT
 
 {shape} voxels of 0.8x0.8x1.5 mm, {result["classes"]} classes, plan at 1.5 mm, {result["windows"]} windows of 96³, a
 U-Net of 16 to 256 features. All apply the same weights to the same windows; MONAI's pipeline runs medseg's network.
-Where the processor has bf16, medseg uses it, and it leaves out windows of nothing but air. The scan is made up and the
-network trained on it for minutes: this tests speed, not accuracy{equal}.
+Where the processor is faster with bf16, medseg uses it, and it leaves out windows of nothing but air. (OpenVINO): the
+model folder that `medseg export --to openvino` wrote. The scan is made up and the network trained on it for minutes:
+this tests speed, not accuracy{equal}.
 (`benchmarks/performance/segment_big.py`)
 
 {table(result["runs"])}"""
@@ -320,6 +321,7 @@ def _short(name: str) -> str:
     return {
         "nnUNetv2_predict -npp 0 -nps 0": "nnU-Net,\nno workers",
         "MONAI sliding window + Invertd": "MONAI",
+        "medseg segment (OpenVINO)": "medseg,\nOpenVINO",
     }.get(name, "medseg" if name.startswith("medseg") else "nnU-Net")
 
 

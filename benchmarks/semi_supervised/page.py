@@ -23,9 +23,9 @@ from matplotlib import pyplot
 from paired import difference
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+PAGE, RESULTS = HERE / "README.md", HERE / "results"
 DATA = {"hippocampus": "Hippocampus", "left_atrium": "Left atrium"}
-BASELINE = "supervised"
+BASELINE, LONG = "supervised", "_long"
 STUDIES = {
     "halves": """## Choices
 
@@ -44,10 +44,16 @@ Draws = dict[str, dict[str, Dice]]
 
 
 def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    for data in DATA:
+        if draws := read_draws(data):
+            plot(data, draws)
+
+
+def page() -> str:
+    """Return the whole page."""
     sections = [section for section in (*map(choices, STUDIES), cost(), *map(dataset_section, DATA)) if section]
-    text = (HERE / "introduction.md").read_text() + "\n" + "\n".join(sections)
-    (HERE / "README.md").write_text(text)
-    print(text)
+    return (HERE / "introduction.md").read_text(encoding="utf-8") + "\n" + "\n".join(sections)
 
 
 def choices(study: str) -> str:
@@ -76,11 +82,10 @@ def cost() -> str:
 
 
 def dataset_section(data: str) -> str:
-    """Return the tables and plots of a dataset; "" while nothing is measured."""
+    """Return the plot and the tables of a dataset; "" while nothing is measured."""
     draws = read_draws(data)
     if not draws:
         return ""
-    plot(data, draws)
     tables = "\n".join(count_table(data, count, draws) for count in sorted({counted(draw) for draw in draws}))
     return f"## {DATA[data]}\n\n![Dice of every draw](results/{data}.png)\n\n{tables}"
 
@@ -107,13 +112,24 @@ def count_table(data: str, count: int, draws: Draws) -> str:
     """Return the table of all draws with so many labelled cases."""
     chosen = {draw: arms for draw, arms in draws.items() if counted(draw) == count}
     rows = [
-        row(data, draw, arm, dice, arms.get(BASELINE))
+        row(data, draw, arm, dice, arms.get(baseline_of(arm)))
         for draw, arms in chosen.items()
-        for arm, dice in sorted(arms.items(), key=lambda item: (item[0] != BASELINE, item[0]))
+        for arm, dice in sorted(
+            arms.items(), key=lambda item: (item[0].endswith(LONG), not is_baseline(item[0]), item[0])
+        )
     ]
     rows += [pooled_row(arm, chosen) for arm in pooled_arms(chosen)]
     head = ["| draw | arm | steps | s/step | mean Dice | difference [95 % interval] |", "| --- " * 6 + "|"]
     return f"### {count} labelled cases\n\n" + "\n".join([*head, *rows]) + "\n"
+
+
+def baseline_of(arm: str) -> str:
+    """Return the arm of the same steps that learns from the labelled scans alone."""
+    return BASELINE + LONG * arm.endswith(LONG)
+
+
+def is_baseline(arm: str) -> bool:
+    return arm == baseline_of(arm)
 
 
 def against(dice: Dice, baseline: Dice) -> str:
@@ -131,13 +147,13 @@ def row(data: str, draw: str, arm: str, dice: Dice, baseline: Dice | None) -> st
 
 def pooled_arms(draws: Draws) -> list[str]:
     """Return the arms that several draws measured beside the baseline."""
-    measured = [arm for arms in draws.values() if BASELINE in arms for arm in arms if arm != BASELINE]
+    measured = [arm for arms in draws.values() for arm in arms if baseline_of(arm) in arms and not is_baseline(arm)]
     return sorted({arm for arm in measured if measured.count(arm) > 1})
 
 
 def pooled_row(arm: str, draws: Draws) -> str:
-    both = [arms for arms in draws.values() if arm in arms and BASELINE in arms]
-    mine, others = (mean_over_draws(arms[name] for arms in both) for name in (arm, BASELINE))
+    both = [arms for arms in draws.values() if arm in arms and baseline_of(arm) in arms]
+    mine, others = (mean_over_draws(arms[name] for arms in both) for name in (arm, baseline_of(arm)))
     gain = interval(difference(mine, others))
     return f"| all {len(both)} | {arm.replace('_', ' ')} | | | {fmean(mine.values()):.4f} | **{gain}** |"
 

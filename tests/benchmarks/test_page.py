@@ -1,4 +1,4 @@
-"""The page of what medseg costs says what was measured."""
+"""The pages of what medseg costs, and of what unlabelled scans bring, say what was measured."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATH = ROOT / "benchmarks" / "performance" / "page.py"
 
 
-@pytest.fixture(scope="module")
-def page():
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("performance_page", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = before
+@pytest.fixture
+def load(monkeypatch):
+    def page_of(study):
+        path = ROOT / "benchmarks" / study / "page.py"
+        monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])  # as when it is run
+        spec = importlib.util.spec_from_file_location(f"{study}_page", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return page_of
 
 
-def test_the_page_is_up_to_date(page):
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(), f"run python {PATH.relative_to(ROOT)}"
+@pytest.fixture
+def page(load):
+    return load("performance")
+
+
+@pytest.mark.parametrize("study", ["performance", "semi_supervised"])
+def test_the_page_is_up_to_date(load, study):
+    page = load(study)
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), f"run python benchmarks/{study}/page.py"
 
 
 def test_medians_ranges_and_ratios_are_in_the_table(page):
