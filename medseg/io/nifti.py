@@ -9,10 +9,10 @@ on the scan, whichever of qform and sform that viewer believes.
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from medseg.config import IngestConfig
@@ -29,7 +29,7 @@ from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
 
 GZIP_LEVEL = 2
-"""Masks and scans shrink little more at higher levels, which take several times as long."""
+"""Of ISA-L's levels 0 to 3: masks shrink no further at 3, and to three quarters of what zlib's level 2 leaves."""
 
 INTEGRAL_TOLERANCE = 1e-3
 """Largest distance from a whole number that a mask stored as float or scaled may show."""
@@ -330,7 +330,7 @@ def _content(fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -
 
 
 def _compressed(content: bytes) -> bytes:
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    packer = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
     return packer.compress(content) + packer.flush()
 
 

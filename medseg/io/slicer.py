@@ -11,18 +11,19 @@ the segments, and several layers where segments overlap.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from medseg.errors import OutputError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
 from medseg.io.nifti_header import MAX_VALUES
+from medseg.io.streams import DeflateError
 from medseg.io.terminology import category_of, printable, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 from medseg.volume import Mask, Volume
@@ -252,7 +253,7 @@ def _code(code: Code | None) -> str:
 def _write(path: Path, array: NDArray, grid: Grid, pairs: list[str]) -> None:
     stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
     header = "\n".join([*_grid_lines(stored.dtype, grid), *pairs]) + "\n\n"
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    packer = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
     path.write_bytes(header.encode() + packer.compress(stored.tobytes(order="F")) + packer.flush())
 
 
@@ -374,10 +375,10 @@ def _voxels(content: bytes, fields: dict[str, str], count: int, dtype: np.dtype,
     needed = count * dtype.itemsize
     encoding = fields.get("encoding", "raw")
     if encoding in ("gzip", "gz"):
-        inflater = zlib.decompressobj(wbits=31)
+        inflater = isal_zlib.decompressobj(wbits=31)
         try:
             content = inflater.decompress(content, needed + 1)
-        except zlib.error as error:
+        except DeflateError as error:
             raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name}: the voxels are damaged ({error})") from None
         if len(content) > needed:
             raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name} holds more voxels than its header says")
