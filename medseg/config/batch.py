@@ -18,7 +18,7 @@ class InferenceConfig(Stage):
 
     overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that the next one covers again")
     flips: bool = Field(False, description="Average over mirrored scans (up to 8 times the work)")
-    window_batch: int = Field(2, ge=1, description="Windows in a forward pass; on a CPU a 3D U-Net takes them one by one")
+    window_batch: int = Field(2, ge=1, description="Windows in a forward pass; on CPUs a 3D U-Net takes them singly")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic; auto: the fastest safe one"
     )
