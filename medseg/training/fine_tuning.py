@@ -29,14 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import shown
-from medseg.catalog.splits import k_folds, without_patients
+from medseg.catalog.splits import k_folds, patient_of, without_patients
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import atomic_file
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json
-from medseg.training.labelled_weight import FEWEST_PATIENTS, folds_for, shortened
+from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.validation import Validator, score
@@ -47,6 +47,12 @@ STEPS = 500
 
 LEARNING_RATES = {"adamw": 0.0005, "sgd": 0.0025}
 """A quarter of what suits a training from random weights: the start is near a minimum already."""
+
+MOST_FOLDS = 4
+"""Folds of the cross-validation; as many as patients where there are fewer."""
+
+STEPS_SHARE = 0.25
+"""Share of the steps that the networks of a fold learn for."""
 
 RECORD = "promotion.json"
 
@@ -198,7 +204,7 @@ class _FineTuning:
                 f"the model has learnt from {len(seen)} of the {len(self.held_out)} validation cases: {shown(seen)}; "
                 "hold out cases that it has never seen"
             )
-        if not self.held_out and not folds_for(self.earlier):
+        if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
                 f"there is no validation case, and {len(self.earlier)} earlier labelled cases are too few to cross-"
                 f"validate ({FEWEST_PATIENTS} patients are needed): name validation cases, or label more"
@@ -246,7 +252,8 @@ class _FineTuning:
     def _cross_validate(self) -> tuple[Scores, Scores]:
         """Return the scores of every earlier case by a network without and by one with the new cases."""
         found: dict[str, list[HeldOutScore]] = {"earlier": [], "new": []}
-        folds = k_folds(self.earlier, folds_for(self.earlier), self.config.training.seed)
+        count = min(MOST_FOLDS, len({patient_of(case) for case in self.earlier}))
+        folds = k_folds(self.earlier, count, self.config.training.seed)
         for number, fold in enumerate(folds):
             for arm, added in (("earlier", ()), ("new", without_patients(self.new, fold.validation))):
                 config = self._of_fold((*fold.train, *added), fold.validation)
@@ -255,7 +262,12 @@ class _FineTuning:
 
     def _of_fold(self, train: Sequence[Case], held_out: Sequence[Case]) -> ExperimentConfig:
         lists = {"train": [case.id for case in train], "validation": [case.id for case in held_out]}
-        return shortened(self.config.model_copy(update={"dataset": self.config.dataset.model_copy(update=lists)}))
+        steps = max(1, round(self.config.training.steps * STEPS_SHARE))
+        shorter = {"steps": steps, "validate_every": 0, "patience": 0}  # the fold decides nothing while it trains
+        dataset, training = self.config.dataset, self.config.training
+        return self.config.model_copy(
+            update={"dataset": dataset.model_copy(update=lists), "training": training.model_copy(update=shorter)}
+        )
 
     def _train(self, config: ExperimentConfig, name: str) -> TrainingRun:
         left = None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())

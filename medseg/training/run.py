@@ -38,10 +38,11 @@ from medseg.training.distillation import check_unseen, identity, load_student
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
     CANDIDATES,
+    PARTS,
     Choice,
     Trial,
     choose_weight,
-    folds_for,
+    enough_patients,
     load_choice,
     save_choice,
     trial_config,
@@ -185,9 +186,8 @@ class _Run:
     def _try_weights(self) -> list[Trial] | None:
         """Cross-validate every candidate; none where there are too few patients, None when time ran out."""
         trials: list[Trial] = []
-        folds = folds_for(self.setup.train)
-        options = replace(self.options, folds=folds, cache=self._cache)
-        for weight in CANDIDATES if folds else ():
+        options = replace(self.options, folds=PARTS, cache=self._cache)
+        for weight in CANDIDATES if enough_patients(self.setup.train) else ():
             folder = self.output / "labelled_weight" / f"{weight:g}"
             trial = replace(self, config=trial_config(self.config, weight), output=folder, options=options)
             held_out = trial._folds()

@@ -5,7 +5,7 @@ from medseg.training.labelled_weight import (
     Choice,
     Trial,
     choose_weight,
-    folds_for,
+    enough_patients,
     load_choice,
     save_choice,
     without_trials,
@@ -38,9 +38,9 @@ def test_harmful_scans_lose():
     assert choose_weight([trial(1.0, 0.8, 0.8), trial(0.8, 0.7, 0.7), trial(0.3, 0.2, 0.1)]).weight == 1.0
 
 
-def test_folds_follow_the_patients():
+def test_patients_are_counted_not_cases():
     cases = [Case(f"case_{n}", (), patient=f"patient_{n // 2}") for n in range(10)]
-    assert [folds_for(cases[:n]) for n in (2, 6, 8, 10)] == [0, 0, 4, 4]
+    assert [enough_patients(cases[:n]) for n in (2, 6, 7, 10)] == [False, False, True, True]
     assert without_trials(cases[:2]).weight == FALLBACK
     assert "2 labelled cases are too few" in without_trials(cases[:2]).reason
 
