@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
+from scans import real_scans
 
 from medseg.catalog.entries import Catalog
 from medseg.catalog.index import index_scans
@@ -32,9 +33,7 @@ WORKERS = 2
 
 def build_tree(root: Path, files: int) -> None:
     """Write series of `SLICES` slices, headers alternating between CT and MR."""
-    if "MEDSEG_DATA" not in os.environ:
-        sys.exit("set MEDSEG_DATA to the folder that holds ct/ and mr/: their headers are copied")
-    data = Path(os.environ["MEDSEG_DATA"])
+    data = real_scans("ct", "mr")
     models = [
         next(iter(sorted((data / name).glob("**/*"))))
         for name in ("ct/dicom_series", "mr/dicom_study/37830-T2reg-78532")

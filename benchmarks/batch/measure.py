@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
 
 from harness import Run, run  # noqa: E402
+from scans import real_scans  # noqa: E402
 
 MODEL = HERE.parents[1] / "sample_data" / "models" / "hippocampus"
 
@@ -61,9 +61,7 @@ def main() -> None:
 
 def measure_small(folder: Path, rounds: int) -> dict[str, object]:
     """Return wall times of 20 cases and of one, s; the settings take turns, so that a drift meets them alike."""
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    images = sorted((Path(os.environ["MEDSEG_DATA"]) / "hippocampus" / "images").glob("*.nii.gz"))[:20]
+    images = sorted((real_scans("hippocampus") / "hippocampus" / "images").glob("*.nii.gz"))[:20]
     times: dict[str, list[float]] = {}
     for count in (20, 1):
         (folder / f"scans_{count}").mkdir()

@@ -10,9 +10,7 @@ validation cases decide nothing. Writes results/ARM.csv (one row a case and stru
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -28,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from held_out import score, step_seconds  # noqa: E402
+from scans import real_scans, training_arguments  # noqa: E402
 
 CONFIGS = HERE.parents[1] / "configs"
 
@@ -40,14 +39,10 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--arm", choices=[*ARMS, "each"], default="each")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     for arm in ARMS if arguments.arm == "each" else [arguments.arm]:
         file, overrides = ARMS[arm]
         config = load_config(CONFIGS / file, [f"dataset.folder={data}", *overrides])

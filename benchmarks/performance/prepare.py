@@ -10,7 +10,6 @@ results/prepare.json.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import peers
 sys.path.append(str(Path(__file__).parents[1]))
 
 from harness import Run, interleave, peer_arguments, run, save
+from scans import real_scans
 
 RESULT = Path(__file__).parent / "results" / "prepare.json"
 CASES = 40
@@ -39,9 +39,7 @@ def main() -> None:
 
 def write_dataset(folder: Path) -> Path:
     """Write the first cases as nnU-Net's raw dataset, where `nnunet_env(folder)` names it; returns its folder."""
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    source = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    source = real_scans("hippocampus") / "hippocampus"
     dataset = Path(peers.nnunet_env(folder)["nnUNet_raw"]) / peers.DATASET
     (dataset / "imagesTr").mkdir(parents=True)
     (dataset / "labelsTr").mkdir()

@@ -11,7 +11,6 @@ Scans and models are kept in KEPT, where it is given, and used again. Writes res
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from argparse import Namespace
@@ -26,6 +25,7 @@ from segment_big import anew
 sys.path.append(str(Path(__file__).parents[1]))
 
 from harness import Run, interleave, save
+from scans import real_scans
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 MODEL = peers.ROOT / "sample_data" / "models" / "hippocampus"
@@ -53,9 +53,7 @@ def main() -> None:
 def measure(folder: Path, what: str, size: int) -> Run:
     """Return the run of one size, for which scans and model are made unless they are there."""
     if what == "cases":
-        if not os.environ.get("MEDSEG_DATA"):
-            sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-        images = sorted((Path(os.environ["MEDSEG_DATA"]) / "hippocampus" / "images").glob("*.nii.gz"))[:size]
+        images = sorted((real_scans("hippocampus") / "hippocampus" / "images").glob("*.nii.gz"))[:size]
         (folder / "scans").mkdir(parents=True, exist_ok=True)
         for image in images:
             shutil.copy(image, folder / "scans")

@@ -9,7 +9,6 @@ results/segment_small.json, with how many voxels of the masks agree and the Dice
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from segment_big import anew
 sys.path.append(str(Path(__file__).parents[1]))
 
 from harness import Run, interleave, peer_arguments, save
+from scans import real_scans
 
 from medseg.io.nifti import read_mask
 
@@ -34,9 +34,7 @@ COUNTS = (20, 1)
 
 def main() -> None:
     arguments = peer_arguments(__doc__, RESULT)
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         everyone = contestants(

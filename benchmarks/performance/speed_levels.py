@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from held_out import held_out_cases  # noqa: E402
+from scans import real_scans  # noqa: E402
 
 ROOT = HERE.parents[1]
 MODELS = {
@@ -46,9 +46,7 @@ def main() -> None:
     parser.add_argument("--data", choices=[*MODELS], default="hippocampus")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
-    data = Path(os.environ["MEDSEG_DATA"]) / arguments.data
+    data = real_scans("hippocampus", "left_atrium") / arguments.data
     levels = compare(MODELS[arguments.data], data, arguments.rounds)
     result = {"levels": levels, "machine": machine(), "versions": package_versions()}
     (HERE / "results").mkdir(exist_ok=True)

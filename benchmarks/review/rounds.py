@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import sys
@@ -31,6 +30,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "semi_supervised")]
 from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
+from scans import real_scans  # noqa: E402
 
 from medseg.batch.segment_folder import segment_folder  # noqa: E402
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
@@ -52,9 +52,7 @@ Dice = dict[str, float]
 
 def main() -> None:
     wanted = arguments()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    study = Study(Path(os.environ["MEDSEG_DATA"]) / "hippocampus", wanted)
+    study = Study(real_scans("hippocampus") / "hippocampus", wanted)
     start = wanted.start or study.train("first", study.first)
     if start is None:
         return

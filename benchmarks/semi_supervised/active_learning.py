@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -25,6 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
+from scans import real_scans, training_arguments  # noqa: E402
 
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
 from medseg.provenance import machine, package_versions  # noqa: E402
@@ -36,16 +36,12 @@ COUNT = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--draw", type=int, default=0, help="number of the draw of six labelled cases, and the seed")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of every model")
     parser.add_argument("--features", type=int, default=24, help="feature maps of the first stage")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     study = Study(data, arguments)
     first = labelled_cases(data, COUNT, arguments.draw)
     model = study.train("first", first)

@@ -11,9 +11,7 @@ case and structure) and results/DATA_ARM_DRAW.json; `page.py` puts them together
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import sys
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from held_out import held_out_cases, score, step_seconds, training_pool  # noqa: E402
+from scans import real_scans, training_arguments  # noqa: E402
 
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
 from medseg.provenance import machine, package_versions  # noqa: E402
@@ -62,17 +61,13 @@ TEACHERS = {"student": ("mix_teacher", "supervised")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training_arguments(__doc__)
     parser.add_argument("--data", choices=[*CONFIGS], required=True)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--arm", choices=[*ARMS], required=True)
     parser.add_argument("--draw", required=True, help="labelled cases and number of the draw, such as 6_0")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of an arm that doesn't say otherwise")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
-    data = Path(os.environ["MEDSEG_DATA"]) / arguments.data
+    data = real_scans("hippocampus", "left_atrium") / arguments.data
     config = configuration(data, arguments.arm, arguments.draw, arguments.steps)
     runs = {arm: arguments.runs / f"{arguments.data}_{arm}_{arguments.draw}" for arm in ARMS}
     config, name = taught(config, arguments.arm, runs), runs[arguments.arm].name

@@ -11,10 +11,7 @@ try them all (`SMALL`), in results/ablation_ARM.csv.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +19,7 @@ from statistics import fmean
 
 from arms import ARMS, STEPS, configuration, labelled_cases, taught
 from paired import difference
+from scans import real_scans, training_arguments
 
 from medseg.config import ExperimentConfig
 from medseg.io.tables import write_csv
@@ -34,16 +32,12 @@ SMALL_STEPS = 800
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--arm", choices=[*ARMS], required=True)
     parser.add_argument("--half", type=int, choices=(0, 1), help="one way round; the table waits for the other")
     parser.add_argument("--small", action="store_true", help="with the network and the steps of the ablation")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     study = "ablation" if arguments.small else "halves"
     folders = []
     for half, config in enumerate(halves(data, arguments.arm)):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 from arms import CONFIGS, labelled_cases  # noqa: E402
 from held_out import score  # noqa: E402
 from paired import case_dice, difference  # noqa: E402
+from scans import real_scans, training_arguments  # noqa: E402
 
 from medseg.config import ExperimentConfig, load_config  # noqa: E402
 from medseg.io.tables import write_csv  # noqa: E402
@@ -34,17 +34,13 @@ from medseg.training.run import RunOptions, run_training  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--draw", default="6_0", help="labelled cases and number of the draw, such as 6_0")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of both arms")
     parser.add_argument("--pretraining-steps", type=int, default=2000)
     parser.add_argument("--features", type=int, default=24, help="feature maps of the first stage")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     config = configuration(data, arguments)
     dice = train_arms(config, data, arguments)
     if dice is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 from arms import STEPS, configuration  # noqa: E402
 from halves import halves  # noqa: E402
 from held_out import training_pool  # noqa: E402
+from scans import real_scans, training_arguments  # noqa: E402
 
 from medseg.catalog.datasets import read_dataset  # noqa: E402
 from medseg.catalog.splits import Fold  # noqa: E402
@@ -56,13 +56,9 @@ EDGES = np.linspace(0.3, 1.0, 29)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
+    parser = training_arguments(__doc__)
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     teachers = train_teachers(data, arguments)
     if teachers is None:
         return

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from arms import STEPS, configuration, labelled_cases
 from halves import small
 from held_out import training_pool
 from pseudo_labels import CPU, train_teachers
+from scans import real_scans, training_arguments
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import ExperimentConfig
@@ -41,14 +40,10 @@ KINDS = ("noise", "left_atrium", "hippocampus")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--others", choices=KINDS, required=True, help="what the scans without masks are")
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/ and left_atrium/")
-    data = Path(os.environ["MEDSEG_DATA"])
+    data = real_scans("hippocampus", "left_atrium")
     folder = arguments.runs / f"sabotage_{arguments.others}"
     config = experiment(data, arguments.others, folder / "dataset")
     choice = chosen_weight(config, folder / "run", arguments)

@@ -12,14 +12,13 @@ scans: results/hippocampus_self_training_12_0.csv. Steps and recipe are those of
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from arms import STEPS, configuration, keep
 from halves import halves, keep_halves
 from held_out import score
 from pseudo_labels import CPU, train_teachers
+from scans import real_scans, training_arguments
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import ExperimentConfig
@@ -31,14 +30,10 @@ STUDENTS = ("half_0", "half_1", "all")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser = training_arguments(__doc__)
     parser.add_argument("--student", choices=STUDENTS, required=True)
-    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     arguments = parser.parse_args()
-    if not os.environ.get("MEDSEG_DATA"):
-        sys.exit("set MEDSEG_DATA to the folder that holds hippocampus/")
-    data = Path(os.environ["MEDSEG_DATA"]) / "hippocampus"
+    data = real_scans("hippocampus") / "hippocampus"
     run = train_student(data, arguments)
     if run is None or run.model is None:
         return

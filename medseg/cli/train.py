@@ -36,7 +36,7 @@ def train(
             "--lambda",
             metavar="0..1|auto",
             help="Weight of the labelled scans' loss against the others'; 1 leaves the others out; auto: chosen by "
-            "cross-validation on the labelled scans.",
+            "cross-validation on the labelled scans, which takes four trainings more.",
         ),
     ] = None,
     folds: Annotated[
