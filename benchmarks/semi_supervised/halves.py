@@ -47,7 +47,7 @@ def main() -> None:
             continue
         config = taught(config, arguments.arm, runs)
         options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
-        if run_training(small(config) if arguments.small else config, folders[-1], options).model is None:
+        if run_training(sized(config, study), folders[-1], options).model is None:
             return
     keep_halves(study, arguments.arm, folders)
 
@@ -61,8 +61,10 @@ def halves(data: Path, arm: str) -> list[ExperimentConfig]:
     return [config.model_copy(update={"dataset": config.dataset.model_copy(update=split)}) for split in splits]
 
 
-def small(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the experiment with the network and the steps of the ablation."""
+def sized(config: ExperimentConfig, study: str) -> ExperimentConfig:
+    """Return the experiment with the network and the steps of a study: those of `arms.py`, or the ablation's."""
+    if study != "ablation":
+        return config
     return config.model_copy(
         update={
             "network": config.network.model_copy(update=SMALL),

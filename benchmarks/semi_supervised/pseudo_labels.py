@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from arms import STEPS, configuration  # noqa: E402
-from halves import halves  # noqa: E402
+from halves import halves, sized  # noqa: E402
 from held_out import training_pool  # noqa: E402
 from scans import real_scans, training_arguments  # noqa: E402
 
@@ -67,11 +67,11 @@ def main() -> None:
     keep(teachers, calibration, samples)
 
 
-def train_teachers(data: Path, arguments: argparse.Namespace) -> Teachers | None:
+def train_teachers(data: Path, arguments: argparse.Namespace, study: str = "halves") -> Teachers | None:
     """Return the networks of `halves.py`, each taught half of the twelve labelled cases; None: out of time."""
     folders, folds = [], []
-    for half, config in enumerate(halves(data, "supervised")):
-        folder = arguments.runs / f"halves_supervised_{half}"
+    for half, config in enumerate(sized(each, study) for each in halves(data, "supervised")):
+        folder = arguments.runs / f"{study}_supervised_{half}"
         options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
         if run_training(config, folder, options).model is None:
             return None

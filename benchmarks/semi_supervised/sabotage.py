@@ -6,9 +6,11 @@ KIND is what lies among the scans without masks: `noise` (of the size, grid and 
 (another organ, MR as well), or `hippocampus` (the true ones, for comparison); 40 of each. Two guards are asked:
 
 - the teachers of `halves.py` write pseudo-labels: how many scans they leave out, and why;
-- `medseg train --method mix-teacher` chooses the weight of the labelled scans by cross-validation (`lambda=auto`), with
-  the network and the steps of the ablation: 1 leaves the others out. Scans that merely look strange, which it would
-  leave out before (`unlabelled.leave_out`), take part here.
+- `medseg train --method mix-teacher` chooses the weight of the labelled scans by cross-validation (`lambda=auto`): 1
+  leaves the others out. Scans that merely look strange, which it would leave out before (`unlabelled.leave_out`), take
+  part here.
+
+Networks and steps are those of the ablation.
 
 A stopped run goes on. Writes results/sabotage_KIND.json.
 """
@@ -24,7 +26,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from arms import STEPS, configuration, labelled_cases
-from halves import small
+from halves import sized
 from held_out import training_pool
 from pseudo_labels import CPU, train_teachers
 from scans import real_scans, training_arguments
@@ -54,7 +56,7 @@ def main() -> None:
 
 def experiment(data: Path, kind: str, dataset: Path) -> ExperimentConfig:
     """Return the experiment on a dataset made here: twelve labelled hippocampi, and scans of a kind without masks."""
-    config = small(configuration(data / "hippocampus", "mix_teacher", "12_0", STEPS))
+    config = sized(configuration(data / "hippocampus", "mix_teacher", "12_0", STEPS), "ablation")
     cases = labelled_cases(data / "hippocampus", 12, 0)
     if not dataset.is_dir():
         make_dataset(data, kind, cases, dataset)
@@ -96,7 +98,7 @@ def reasons_to_leave_out(
     data: Path, config: ExperimentConfig, folder: Path, arguments: argparse.Namespace
 ) -> dict[str, int] | None:
     """Count what teachers say of scans that they leave out; None when time ran out."""
-    teachers = train_teachers(data / "hippocampus", arguments)
+    teachers = train_teachers(data / "hippocampus", arguments, "ablation")
     if teachers is None:
         return None
     records = Labeller(teachers, config.pseudo, CPU).label(read_dataset(config.dataset), folder / "labels").records
