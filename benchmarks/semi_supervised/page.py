@@ -37,6 +37,12 @@ defaults; every other arm changes the one thing that its name says.""",
 }
 """Heads of the tables that `halves.py` fills."""
 
+SCANS = {
+    "sabotage_noise": "noise with the histograms of hippocampi",
+    "sabotage_left_atrium": "left atria",
+    "sabotage_hippocampus": "hippocampi",
+}
+
 Dice = dict[str, float]
 """By case."""
 Draws = dict[str, dict[str, Dice]]
@@ -52,7 +58,9 @@ def main() -> None:
 
 def page() -> str:
     """Return the whole page."""
-    sections = [section for section in (*map(choices, STUDIES), cost(), *map(dataset_section, DATA)) if section]
+    others = (sabotage(), next_scans(), pretraining())
+    parts = (*map(choices, STUDIES), cost(), *map(dataset_section, DATA), *others)
+    sections = [section for section in parts if section]
     return (HERE / "introduction.md").read_text(encoding="utf-8") + "\n" + "\n".join(sections)
 
 
@@ -79,6 +87,63 @@ def cost() -> str:
     rows = [f"| {arm.replace('_', ' ')} | {ratio:.2f} |" for arm, ratio in ratios.items()]
     head = "## Cost\n\nA step against the supervised step on the same batch, processor time (`step_cost.py`)."
     return "\n".join([head, "", "| arm | ratio |", "| --- | --- |", *rows]) + "\n"
+
+
+def sabotage() -> str:
+    """Return what guards against misleading scans said (`sabotage.py`); "" while they were not asked."""
+    rows = [
+        f"| {SCANS[path.stem]} | {record['left_out']} of {record['scans']} | {record['trials']['1']:.4f} "
+        f"| {record['trials']['0.5']:.4f} | {record['labelled_weight']:g} |"
+        for path in sorted(RESULTS.glob("sabotage_*.json"))
+        for record in [json.loads(path.read_text())]
+    ]
+    head = """## Misleading scans
+
+Twelve labelled hippocampi and 40 scans without masks, with the small networks of the ablation (`sabotage.py`). Teachers
+that write pseudo-labels leave scans out; λ is chosen on halves of the labelled scans, and 1 leaves all of them out.
+
+| the 40 scans | left out by teachers | Dice, λ = 1 | Dice, λ = 0.5 | chosen λ |
+| --- | --- | --- | --- | --- |"""
+    return "\n".join([head, *rows, ""]) if rows else ""
+
+
+def next_scans() -> str:
+    """Return what choosing scans to label brought (`active_learning.py`); "" while it is not measured."""
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("active_learning_*.json"))]
+    if not records:
+        return ""
+    names = list(records[0]["mean_dice"])
+    rows = [
+        "| " + " | ".join([str(number), *(f"{record['mean_dice'][name]:.4f}" for name in names)]) + " |"
+        for number, record in enumerate(records)
+    ]
+    settings = f"{records[0]['steps']} steps of a network of {records[0]['features']} features"
+    head = f"""## Which scans to label next
+
+A model of six labels chooses six more of 174 scans; twelve train a new one, {settings}, scored on the 28 held-out cases
+(`active_learning.py`). Dice:
+
+| draw | {" | ".join(names)} |
+{"| --- " * (1 + len(names))}|"""
+    return "\n".join([head, *rows, ""])
+
+
+def pretraining() -> str:
+    """Return what pre-training brought (`pretraining.py`); "" while it is not measured."""
+    rows = [
+        f"| {path.stem.removeprefix('pretraining_')} | {record['pretraining']['steps']} | {record['steps']} "
+        f"| {record['mean_dice']['scratch']:.4f} | {record['mean_dice']['pretrained']:.4f} "
+        f"| {interval((record['gain'], *record['interval']))} |"
+        for path in sorted(RESULTS.glob("pretraining_*.json"))
+        for record in [json.loads(path.read_text())]
+    ]
+    head = """## Pre-training
+
+Hippocampus, from random weights and from weights that restored hidden blocks of 180 scans (`pretraining.py`).
+
+| draw | steps of pre-training | of training | random | pre-trained | difference [95 % interval] |
+| --- | --- | --- | --- | --- | --- |"""
+    return "\n".join([head, *rows, ""]) if rows else ""
 
 
 def dataset_section(data: str) -> str:
