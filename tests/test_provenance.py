@@ -54,18 +54,6 @@ def test_timestamp_is_utc():
     assert provenance.timestamp().endswith("+00:00")
 
 
-def test_git_state_names_the_commit_and_changes(tmp_path):
-    assert provenance.git_state(tmp_path) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-    (tmp_path / "file").write_text("1")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *command], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert provenance.git_state(tmp_path) == commit[:12]
-    (tmp_path / "file").write_text("2")
-    assert provenance.git_state(tmp_path) == f"{commit[:12]}+changes"
-
-
 def test_layer_zero_imports_nothing_heavy():
     code = (
         "import sys, medseg.config, medseg.plan, medseg.labels, medseg.volume, medseg.provenance\n"

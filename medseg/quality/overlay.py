@@ -33,15 +33,6 @@ FAINT = (138, 143, 152)
 BAR_LENGTHS_MM = (100, 50, 20, 10, 5, 2, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One scan with its mask and the name under which a montage shows it."""
-
-    name: str
-    volume: Volume
-    mask: Mask
-
-
 def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None:
     """Draw axial, coronal and sagittal slices with the mask's outlines and a legend into a PNG file.
 
@@ -68,16 +59,6 @@ def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> Non
         max(panels.width, WIDTH // 2),
     )
     _save(_stack([panels, legend]), path)
-
-
-def montage_png(cases: Sequence[Shown], labels: LabelMap, path: Path) -> None:
-    """Draw several scans below each other, each with its name, and one legend."""
-    rows = []
-    for case in cases:
-        panels = _beside(_draw_planes(_scene(case.volume, case.mask), labels))
-        rows.append(_captioned(case.name, panels))
-    legend = _legend([(label, label.name) for label in labels.labels], [], max(row.width for row in rows))
-    _save(_stack([*rows, legend]), path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,13 +109,6 @@ def _beside(panels: Sequence[Image.Image]) -> Image.Image:
     for panel in panels:
         row.paste(panel, (left, (row.height - panel.height) // 2))
         left += panel.width + GAP
-    return row
-
-
-def _captioned(name: str, panels: Image.Image) -> Image.Image:
-    row = Image.new("RGB", (panels.width, panels.height + 26), BACKGROUND)
-    ImageDraw.Draw(row).text((0, 10), name, TEXT, _font(16), "lm")
-    row.paste(panels, (0, 26))
     return row
 
 

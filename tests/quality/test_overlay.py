@@ -7,7 +7,7 @@ from PIL import Image
 from medseg.errors import GeometryError, OutputError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
-from medseg.quality.overlay import Shown, _draw_planes, _legend, _scene, montage_png, overlay_png
+from medseg.quality.overlay import _draw_planes, _legend, _scene, overlay_png
 from medseg.quality.slices import AXIAL, CORONAL, CT_WINDOW, SAGITTAL, display_window, planes_of, survey
 from medseg.volume import Mask, Volume
 
@@ -182,14 +182,6 @@ def test_many_labels_fit_in_the_legend():
     legend = _legend([(label, label.name) for label in many.labels], [label.name for label in many.labels], 1000)
     assert legend.width == 1000
     assert legend.height >= 26 * 26
-
-
-def test_montage_stacks_the_cases(tmp_path):
-    overlay_png(*scene(), LABELS, tmp_path / "one.png")
-    montage_png([Shown("a", *scene()), Shown("b", *scene("LPS"))], LABELS, tmp_path / "two.png")
-    one, two = read(tmp_path / "one.png"), read(tmp_path / "two.png")
-    assert two.shape[1] == one.shape[1]
-    assert 1.7 < two.shape[0] / one.shape[0] < 2
 
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):
