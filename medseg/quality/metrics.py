@@ -16,8 +16,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from medseg.boxes import Box, label_boxes, united
 from medseg.errors import GeometryError, LabelError
@@ -175,6 +173,9 @@ def _surface(region: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
 
 def _nearest_mm(start: NDArray[np.bool_], goal: NDArray[np.bool_], grid: Grid, shared: int) -> NDArray[np.float64]:
     """Return the distances from the voxels of `start` to the nearest of `goal`, and `shared` zeros, mm."""
+    from scipy import ndimage  # 0.4 s to import, which a report without true masks need not pay
+    from scipy.spatial import KDTree
+
     distances = np.zeros(shared)
     points = np.count_nonzero(start)
     if not points:
