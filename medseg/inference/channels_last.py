@@ -14,7 +14,6 @@ trained network in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -25,11 +24,18 @@ from medseg.networks.unet import UNet
 from medseg.outputs import NetworkOutput
 
 
-def one_by_one(network: nn.Module) -> nn.Module:
-    """Return a copy that answers as a network does, faster on a CPU; 2D networks, and others than ours, as they are."""
-    if not isinstance(network, UNet) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def one_by_one(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy that answers as a network does, faster on a CPU.
+
+    Left as they are: networks on other devices, 2D ones, and others than ours.
+    """
+    if device.type != "cpu" or not isinstance(network, UNet) or not _has_onednn():
         return network
     return OneByOne(network) if any(isinstance(part, nn.Conv3d) for part in network.modules()) else network
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class OneByOne(nn.Module):
@@ -46,13 +52,13 @@ class OneByOne(nn.Module):
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, windows: Tensor) -> NetworkOutput:
-        """Return the logits (B, K, X, Y, Z) of windows (B, C, X, Y, Z), contiguous; features are not kept."""
-        logits = [self.network(window).logits for window in _split(windows)]
-        return NetworkOutput(torch.cat(logits) if len(logits) > 1 else logits[0])
-
-
-def _split(windows: Tensor) -> Iterator[Tensor]:
-    return (window[None].to(memory_format=torch.channels_last_3d) for window in windows)
+        """Return the logits (B, K, X, Y, Z) of windows (B, C, X, Y, Z), contiguous, and features."""
+        layout = torch.channels_last_3d
+        outputs: list[NetworkOutput] = [self.network(window[None].to(memory_format=layout)) for window in windows]
+        if len(outputs) == 1:
+            return outputs[0]
+        features = torch.cat([output.features for output in outputs if output.features is not None])
+        return NetworkOutput(torch.cat([output.logits for output in outputs]), features=features)
 
 
 def _replace_layers(module: nn.Module) -> None:

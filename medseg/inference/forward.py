@@ -55,8 +55,7 @@ class EnsembleForward:
         device: torch.device,
         agreement: Agreement | None = None,
     ) -> None:
-        on_cpu = device.type == "cpu"
-        self.networks = tuple(one_by_one(network) if on_cpu else network for network in networks)
+        self.networks = tuple(one_by_one(network, device) for network in networks)
         self.plan, self.device = plan, device
         self.dtype = choose_dtype(config.precision, device)
         self.flips = mirrorings(plan) if config.flips else ((),)
@@ -102,7 +101,7 @@ class EnsembleForward:
     def _is_slow_alone(self, windows: Tensor) -> bool:
         return (
             len(windows) == 1
-            and not any(isinstance(network, ExportedNetwork | OneByOne) for network in self.networks)
+            and not any(isinstance(part, ExportedNetwork | OneByOne) for n in self.networks for part in n.modules())
             and self.device.type == "cpu"
             and self.dtype == torch.float32
             and math.prod(windows.shape[2:]) <= LONE_WINDOW_VOXELS

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.config import InferenceConfig
+from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import EnsembleForward
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
@@ -117,7 +118,8 @@ class TeachersForward:
         prototypes: Sequence[Tensor] | None = None,
     ) -> None:
         self.teachers, self.config, self.device, self.prototypes = teachers, config, device, prototypes
-        self._shown = [Showing(member.network.to(device).eval()) for member in teachers.members]
+        networks = [member.network.to(device).eval() for member in teachers.members]
+        self._shown = [Showing(one_by_one(network, device)) for network in networks]
         self._decisions = Decisions(teachers.labels)
         plan = teachers.plan
         self._forwards = [EnsembleForward([shown], plan, config, device, self._decisions) for shown in self._shown]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
+from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import EnsembleForward
 from medseg.inference.restore import decide
 from medseg.inference.window import stream_logits, tile
@@ -65,7 +66,7 @@ class Observer:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         first, *others = (network.to(device).eval() for network in model.networks)
-        self.listener = _Listener(first)
+        self.listener = _Listener(one_by_one(first, device))
         self.config: InferenceConfig = model.inference.model_copy(update={"flips": False})
         self.forward = EnsembleForward([self.listener, *others], model.plan, self.config, device)
 

@@ -15,6 +15,8 @@ def topology(**changes):
     return NetworkPlan(**{**network, **changes})
 
 
+CPU = torch.device("cpu")
+
 SHAPES = {
     "plain": topology(),
     "residual": topology(residual=True),
@@ -38,10 +40,11 @@ def test_answers_are_the_networks_own(make_plan, shape, channels):
     network = made(make_plan, SHAPES[shape], channels)
     windows = torch.randn(3, channels, 16, 24, 16)
     with torch.inference_mode():
-        expected, found = network(windows).logits, one_by_one(network)(windows).logits
-    assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert found.is_contiguous()
+        expected, found = network(windows), one_by_one(network, CPU)(windows)
+    assert expected.logits.std() > 0.1
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=1e-4)
+    assert found.logits.is_contiguous()
 
 
 def test_bf16_differs_from_float32_as_the_networks_own_does(make_plan):
@@ -50,13 +53,13 @@ def test_bf16_differs_from_float32_as_the_networks_own_does(make_plan):
     with torch.inference_mode():
         exact = network(window).logits
         with torch.autocast("cpu", torch.bfloat16):
-            plain, found = network(window).logits, one_by_one(network)(window).logits
+            plain, found = network(window).logits, one_by_one(network, CPU)(window).logits
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
 
 
 def test_a_window_answers_alike_alone_and_with_others(make_plan):
-    network = one_by_one(made(make_plan, SHAPES["plain"]))
+    network = one_by_one(made(make_plan, SHAPES["plain"]), CPU)
     windows = torch.randn(3, 1, 16, 24, 16)
     with torch.inference_mode():
         torch.testing.assert_close(network(windows).logits[1:2], network(windows[1:2]).logits, rtol=0, atol=0)
@@ -66,18 +69,20 @@ def test_the_network_stays_as_it_was(make_plan):
     network = made(make_plan, SHAPES["plain"])
     layouts = {name: tensor.stride() for name, tensor in network.named_parameters()}
     kinds = [type(part) for part in network.modules()]
-    assert isinstance(one_by_one(network), OneByOne)
+    assert isinstance(one_by_one(network, CPU), OneByOne)
     assert layouts == {name: tensor.stride() for name, tensor in network.named_parameters()}
     assert kinds == [type(part) for part in network.modules()]
 
 
-def test_2d_and_other_networks_are_left_alone(make_plan):
+def test_2d_networks_others_and_those_on_gpus_are_left_alone(make_plan):
     flat = make_plan(
         dimensions=2,
         patch=(16, 16, 1),
         network=topology(kernels=((3, 3, 1),) * 3, strides=((1, 1, 1), (2, 2, 1), (2, 2, 1))),
     )
     network = build_network(flat, 2)
-    assert one_by_one(network) is network
+    assert one_by_one(network, CPU) is network
     other = torch.nn.Conv3d(1, 2, 3)
-    assert one_by_one(other) is other
+    assert one_by_one(other, CPU) is other
+    elsewhere = made(make_plan, SHAPES["plain"])
+    assert one_by_one(elsewhere, torch.device("cuda")) is elsewhere

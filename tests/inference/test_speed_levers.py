@@ -47,7 +47,7 @@ def plainly(model: Model, volume: Volume) -> tuple[np.ndarray, int]:
     image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(model.plan)))
     weights = [blending_weights(starts, length) for starts, length in zip(tiling.starts, tiling.window, strict=True)]
     total = torch.zeros(LABELS.outputs, *tiling.shape)
-    network = one_by_one(model.networks[0])
+    network = one_by_one(model.networks[0], torch.device("cpu"))
     with torch.no_grad():
         for origin in tiling.origins:
             box = (slice(None), *(slice(o, o + n) for o, n in zip(origin, tiling.window, strict=True)))
