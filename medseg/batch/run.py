@@ -63,6 +63,7 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
                 if watcher:
                     watcher(result, len(results), total)
         write_selection(catalog, tables)
+    _tidy(request, tables)  # a worker whose supervisor was killed may have lived on when this run began
     summary = RunSummary(
         output=request.output,
         tables=tables,
@@ -81,14 +82,18 @@ def _prepare(request: Request, tables: Path) -> None:
     output = request.output
     check_places(request.scans, output)
     check_writable(output / "cases")
-    for folder in (output, output / "cases"):
-        remove_leftovers(folder)
+    if request.config.shard:
+        check_writable(tables)
+    _tidy(request, tables)
     if request.config.pseudonymize:
         check_names(output / "cases")
     if request.config.shard:
-        check_writable(tables)
-        remove_leftovers(tables)
         (tables / RUN).unlink(missing_ok=True)  # until it is there again, the shard has not ended
+
+
+def _tidy(request: Request, tables: Path) -> None:
+    for folder in {request.output, request.output / "cases", tables}:
+        remove_leftovers(folder)
 
 
 def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request: Request) -> Iterator[CaseResult]:

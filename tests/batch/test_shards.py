@@ -23,6 +23,7 @@ from medseg.batch.worker import Worker
 from medseg.catalog.index import index_scans
 from medseg.config import SegmentConfig, make_segment_config
 from medseg.errors import ConfigError, OutputError
+from medseg.io.files import _place
 
 from .conftest import write_scan
 from .test_resume import check_nothing_is_half_done, contents
@@ -134,10 +135,11 @@ def segment(tmp_path, predictor):
     for name in "abcdefgh":
         write_scan(tmp_path / "scans" / f"{name}.nii.gz", -1)
 
-    def segment(shard: str | None, *, digest: str = "m"):
+    def segment(shard: str | None, *, digest: str = "m", watcher=None):
         worker = Worker(predictor, tmp_path / "out" / "cases", digest, "s")
         engine = FakeEngine(worker, digest=digest)
-        return run_batch(engine, Request(tmp_path / "scans", tmp_path / "out", SegmentConfig(shard=shard)))
+        request = Request(tmp_path / "scans", tmp_path / "out", SegmentConfig(shard=shard))
+        return run_batch(engine, request, watcher)
 
     return segment
 
@@ -204,8 +206,6 @@ def test_a_damaged_record_of_a_shard_is_named(segment, tmp_path):
 def test_what_another_shard_is_writing_stays(segment, tmp_path):
     other = subprocess.Popen(["sleep", "60"])
     try:
-        from medseg.io.files import _place
-
         busy = tmp_path / "out" / "cases" / f".tmp-{_place()}-{other.pid}-0123"
         far = tmp_path / "out" / "cases" / f".tmp-ffffffff-{os.getpid()}-4567"
         for folder in (busy, far):
@@ -219,3 +219,15 @@ def test_what_another_shard_is_writing_stays(segment, tmp_path):
     segment("2/2")
     assert not busy.exists()
     assert far.exists()
+
+
+def test_what_an_orphaned_worker_leaves_while_another_run_goes_on_is_taken_away(segment, tmp_path):
+    with subprocess.Popen(["true"]) as orphan:
+        pass
+    left = tmp_path / "out" / "cases" / f".tmp-{_place()}-{orphan.pid}-0123"
+
+    def dies_now(*_):
+        left.mkdir(exist_ok=True)
+
+    segment(None, watcher=dies_now)
+    assert not left.exists()
