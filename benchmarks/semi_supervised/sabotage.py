@@ -3,14 +3,14 @@
     MEDSEG_DATA=FOLDER python benchmarks/semi_supervised/sabotage.py --runs RUNS --others KIND [--max-seconds N]
 
 KIND is what lies among the scans without masks: `noise` (of the size, grid and histogram of real ones), `left_atrium`
-(another organ, MR as well), or `hippocampus` (the true ones, for comparison); 40 of each. Two guards are asked:
+(another organ, MR as well), or `hippocampus` (the true ones, for comparison); 40 of each. Three guards are asked:
 
-- the teachers of `halves.py` write pseudo-labels: how many scans they leave out, and why;
-- `medseg train --method mix-teacher` chooses the weight of the labelled scans by cross-validation (`lambda=auto`): 1
-  leaves the others out. Scans that merely look strange, which it would leave out before (`unlabelled.leave_out`), take
-  part here.
+- looks: how many scans `medseg train --method mix-teacher` leaves out because they don't look like the labelled ones;
+- lambda: with all of them in (`unlabelled.leave_out=false`), which weight the labelled scans get by cross-validation
+  (`lambda=auto`): 1 leaves the others out;
+- teachers: how many scans the teachers of `halves.py` leave out when they write pseudo-labels, and why.
 
-Networks and steps are those of the ablation.
+Networks and steps are those of the ablation. What time doesn't suffice for is left out of the result.
 
 A stopped run goes on. Writes results/sabotage_KIND.json.
 """
@@ -33,9 +33,14 @@ from scans import real_scans, training_arguments
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import ExperimentConfig
+from medseg.errors import DatasetError
+from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.pseudo.label import Labeller
 from medseg.training.labelled_weight import Choice
 from medseg.training.run import RunOptions, run_training
+from medseg.training.setup import set_up
+from medseg.training.strangers import without_strangers
+from medseg.volume import Case
 
 OTHERS = 40
 KINDS = ("noise", "left_atrium", "hippocampus")
@@ -48,10 +53,16 @@ def main() -> None:
     data = real_scans("hippocampus", "left_atrium")
     folder = arguments.runs / f"sabotage_{arguments.others}"
     config = experiment(data, arguments.others, folder / "dataset")
-    choice = chosen_weight(config, folder / "run", arguments)
-    left_out = reasons_to_leave_out(data, config, folder, arguments)
-    if choice is not None and left_out is not None:
-        keep(arguments.others, choice, left_out)
+    record = {"scans": OTHERS, "left_out_by_looks": left_out_by_looks(config, folder, arguments.runs / "cache")}
+    if choice := chosen_weight(config, folder / "run", arguments):
+        record["labelled_weight"], record["because"] = choice.weight, choice.reason
+        record["trials"] = {f"{trial.weight:g}": round(trial.mean, 4) for trial in choice.trials}
+    reasons = reasons_to_leave_out(data, config, folder, arguments)
+    if reasons is not None:
+        record["left_out_by_teachers"], record["reasons"] = sum(reasons.values()), reasons
+    text = json.dumps(record, indent=2)
+    (Path(__file__).parent / "results" / f"sabotage_{arguments.others}.json").write_text(text + "\n")
+    print(text)
 
 
 def experiment(data: Path, kind: str, dataset: Path) -> ExperimentConfig:
@@ -88,10 +99,26 @@ def shuffled(source: Path, seed: int, target: Path) -> None:
     nibabel.Nifti1Image(voxels, scan.affine, scan.header).to_filename(target)
 
 
+def left_out_by_looks(config: ExperimentConfig, folder: Path, cache: Path) -> int:
+    """Count the scans that online training leaves out."""
+    setup, prepared = set_up(config, folder / "looks"), Cache(cache, ram_gb=0)
+
+    def prepare(case: Case) -> CachedCase:
+        return prepared.prepare([case], setup.plan, setup.dataset.labels)[0]
+
+    judged = config.unlabelled.model_copy(update={"leave_out": True})
+    try:
+        return len(setup.unlabelled) - len(without_strangers(setup, judged, folder / "looks", prepare).unlabelled)
+    except DatasetError:  # none is left
+        return len(setup.unlabelled)
+
+
 def chosen_weight(config: ExperimentConfig, folder: Path, arguments: argparse.Namespace) -> Choice | None:
-    """Train with `lambda=auto` and return what it chose; None when time ran out."""
+    """Train with `lambda=auto` and return what it chose; None when time ran out before."""
     options = RunOptions("cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
-    return run_training(config, folder, options).weight
+    run_training(config, folder, options)
+    path = folder / "labelled_weight.json"
+    return Choice.model_validate_json(path.read_text()) if path.exists() else None
 
 
 def reasons_to_leave_out(
@@ -108,19 +135,6 @@ def reasons_to_leave_out(
 def without_figures(reason: str) -> str:
     """Return a reason as it reads for every scan that it holds for."""
     return re.sub(r"\([^)]*\)|\d[\d.e-]*", "#", reason)
-
-
-def keep(kind: str, choice: Choice, left_out: dict[str, int]) -> None:
-    record = {
-        "scans": OTHERS,
-        "left_out": sum(left_out.values()),
-        "reasons": left_out,
-        "labelled_weight": choice.weight,
-        "because": choice.reason,
-        "trials": {f"{trial.weight:g}": round(trial.mean, 4) for trial in choice.trials},
-    }
-    (Path(__file__).parent / "results" / f"sabotage_{kind}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
 
 
 if __name__ == "__main__":
