@@ -102,8 +102,8 @@ def sabotage() -> str:
     head = """## Misleading scans
 
 Twelve labelled hippocampi and 40 scans without masks, with the small networks of the ablation (`sabotage.py`). Online
-training leaves out what doesn't look like the labelled scans. With all of them in, λ is chosen on halves of the labelled
-ones; 1 leaves the others out. Teachers that write pseudo-labels leave scans out, too. Empty: not measured.
+training leaves out what doesn't look like the labelled scans. With all of them in, λ is chosen on halves of the
+labelled ones; 1 leaves the others out. Teachers that write pseudo-labels leave scans out, too. Empty: not measured.
 
 | the 40 scans | left out by looks | Dice, λ = 1 | Dice, λ = 0.5 | chosen λ | left out by teachers |
 | --- | --- | --- | --- | --- | --- |"""
