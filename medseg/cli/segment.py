@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 PICTURE = "medseg.quality.viewer:draw_case"
 """Draws the pictures; imported where they are drawn, so that workers start at once."""
 
-HOW, WRITTEN, SCALE, FOUND = (
-    "How the model is applied",
-    "What is written",
-    "Many cases, several machines",
-    "Which scans",
-)
+HOW, WRITTEN, SCALE = "How the model is applied", "What is written", "Many cases, several machines"
 """Groups of options in the help."""
 
 SPEED_HELP = (
