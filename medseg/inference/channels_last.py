@@ -18,7 +18,6 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg.networks.unet import UNet
 from medseg.outputs import NetworkOutput
@@ -51,6 +50,7 @@ class OneByOne(nn.Module):
             _replace_layers(module)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
+    @torch.no_grad()
     def forward(self, windows: Tensor) -> NetworkOutput:
         """Return the logits (B, K, X, Y, Z) of windows (B, C, X, Y, Z), contiguous, and features."""
         layout = torch.channels_last_3d
@@ -70,7 +70,7 @@ def _replace_layers(module: nn.Module) -> None:
 
 
 class _Norm(nn.Module):
-    """Instance norm of one window."""
+    """Instance norm of one window, in place, because only the norm reads what its convolution writes."""
 
     def __init__(self, norm: nn.InstanceNorm3d) -> None:
         super().__init__()
@@ -78,7 +78,21 @@ class _Norm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         norm = self.norm
-        return functional.batch_norm(maps, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        mean, deviation = norm.weight.new_empty(2, maps.shape[1])
+        torch.ops.aten.native_batch_norm.out(
+            maps,
+            norm.weight,
+            norm.bias,
+            None,
+            None,
+            True,
+            0.0,
+            norm.eps,
+            out=maps,
+            save_mean=mean,
+            save_invstd=deviation,
+        )
+        return maps
 
 
 class _Convolution(nn.Module):

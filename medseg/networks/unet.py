@@ -112,9 +112,13 @@ class DecoderStage(nn.Module):
         self.up = layer(coarser.outputs, finer.outputs, coarser.stride, coarser.stride)
         self.convs = _plain_stage(replace(finer.following, inputs=2 * finer.outputs), convolutions)
 
-    def forward(self, coarser: Tensor, skipped: Tensor) -> Tensor:
-        """Return maps of `skipped`'s resolution."""
-        maps: Tensor = self.convs(torch.cat((self.up(coarser), skipped), 1))
+    def join(self, coarser: Tensor, skipped: Tensor) -> Tensor:
+        """Return the maps to convolve, at `skipped`'s resolution."""
+        return torch.cat((self.up(coarser), skipped), 1)
+
+    def forward(self, joined: Tensor) -> Tensor:
+        """Return the maps of `skipped`'s resolution; apart from `join`, so that what was joined can be freed."""
+        maps: Tensor = self.convs(joined)
         return maps
 
 
@@ -169,7 +173,8 @@ class UNet(SegmentationNetwork):
         skipped.pop()
         stages = []
         for stage in self.decoder:
-            maps = stage(maps, skipped.pop())
+            assert isinstance(stage, DecoderStage)
+            maps = stage(stage.join(maps, skipped.pop()))
             stages.append(maps)
         finest, *coarser = (head(m) for head, m in zip(self.heads, self._supervised(stages), strict=False))
         return NetworkOutput(finest, tuple(coarser), stages[-min(FEATURE_STAGE, len(stages))])
