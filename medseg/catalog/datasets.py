@@ -78,6 +78,11 @@ class Dataset:
         used = {*self.train, *self.validation, *self.test}
         return tuple(case for case in self.cases if case.id not in used)
 
+    @property
+    def set_apart(self) -> tuple[Case, ...]:
+        """The cases that nothing may be learnt from: for validation and test."""
+        return self.select((*self.validation, *self.test))
+
     def select(self, ids: Iterable[str]) -> tuple[Case, ...]:
         """Return the cases of these ids; raises `DatasetError` naming those that aren't here."""
         by_id = {case.id: case for case in self.cases}

@@ -4,6 +4,7 @@
 
     FOLDER/
       pseudo_labels.csv          one row a scan, worst first; the column `status` may be edited
+      calibration.json           how far the teachers can be believed, and what they learnt from
       <case>/label.nii.gz        label values on the scan's grid; 255: not sure enough, ignored in training
       <case>/confidence.nii.gz   probability of the winning class, 0 to 255
       <case>/uncertainty.nii.gz  entropy of the probabilities, 0 (sure) to 255 (undecided)
@@ -16,8 +17,9 @@ A case's folder appears whole. What people did to it is taken in when the folder
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -45,7 +47,7 @@ REVIEWED: tuple[Status, ...] = ("accepted", "edited", "rejected")
 """What people decided; no teacher overwrites it."""
 
 LABEL, CONFIDENCE, UNCERTAINTY, WEIGHT = (f"{name}.nii.gz" for name in ("label", "confidence", "uncertainty", "weight"))
-RECORD, SUMMARY = "record.json", "pseudo_labels.csv"
+RECORD, SUMMARY, REPORT = "record.json", "pseudo_labels.csv", "calibration.json"
 
 COLUMNS = ("case", "status", "reviewer", "score", "agreement", "similarity", "kept", "held_back", "reason")
 """Columns of the summary."""
@@ -63,6 +65,7 @@ class PseudoLabelRecord(BaseModel):
     status: Status = Field("auto", description="What a person decided; left-out: the scan doesn't seem to belong")
     reason: str = Field("", description="Why it was left out")
     reviewer: str = Field("", description="Who decided, as they wrote it")
+    adopted: bool = Field(False, description="Whether the decision was made in the round before, and taken over")
     held_back: bool = Field(False, description="Left for a later round, because other scans seem better")
     scan: str = Field(description="SHA-256 of the scan's files")
     made_from: str = Field(description="SHA-256 of all that decides the result: scan, teachers, evidence, settings")
@@ -247,6 +250,27 @@ def learnable(
             f"the scans of {shown(stale)} have changed since their pseudo-labels were made; make them anew"
         )
     return tuple((_with_label(known[record.case], folder / record.case), record) for record in used)
+
+
+def check_unseen(folder: Path, held_out: Sequence[Case]) -> None:
+    """Refuse held-out cases that the teachers of pseudo-labels have learnt from: their labels tell of them.
+
+    Raises
+    ------
+    DatasetError
+        If there are any, or the folder's report can't be read.
+    """
+    path = folder / REPORT
+    try:
+        learnt = set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise DatasetError(f"{path} can't be read; delete it and run medseg pseudo-label again") from None
+    seen = [case.id for case in held_out if case.id in learnt]
+    if seen:
+        raise DatasetError(
+            f"the teachers of the pseudo-labels in {folder} have learnt from {len(seen)} of the {len(held_out)} "
+            f"held-out cases: {shown(seen)}; hold out cases that they have never seen"
+        )
 
 
 def check_ignore_is_free(labels: LabelMap) -> None:

@@ -76,8 +76,8 @@ def take_in(folder: Path, dataset: Dataset) -> tuple[PseudoLabelRecord, ...]:
         If the table or an edited label is nonsense; nothing is changed then.
     """
     records = read_records(folder)
-    decisions = read_decisions(folder, [record.case for record in records])
     cases = {case.id: case for case in dataset.cases}
+    decisions = read_decisions(folder, [*cases, *(record.case for record in records)])
     changes = []
     for record in records:
         status = _new_status(folder, record, decisions.get(record.case))
@@ -91,7 +91,8 @@ def take_in(folder: Path, dataset: Dataset) -> tuple[PseudoLabelRecord, ...]:
         if label is not None:
             _write_full_weight(folder / record.case, cases[record.case], label)
         files = digest_maps(folder / record.case)
-        updated[record.case] = record.model_copy(update={"status": status, "reviewer": reviewer, "files": files})
+        decided = {"status": status, "reviewer": reviewer, "files": files, "adopted": False}
+        updated[record.case] = record.model_copy(update=decided)
         write_record(folder, updated[record.case])  # last, so that a decision that is interrupted is taken in again
     if changes:
         write_summary(folder, updated.values())
@@ -103,10 +104,14 @@ def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:
 
     Whatever a spreadsheet made of it is understood: semicolons or tabs, a byte order mark, capitals.
 
+    Parameters
+    ----------
+    known : cases that a row may be about; not all need have a pseudo-label, as one may be made anew.
+
     Raises
     ------
     DatasetError
-        If a column, a case or a word of it can't be right.
+        If a column, a case or a word of it can't be right, or a case is there twice.
     """
     path = folder / SUMMARY
     if not path.is_file():
@@ -120,9 +125,11 @@ def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:
     decisions = {}
     for row in rows[1:]:
         cells = dict(zip(header, row, strict=False))
-        case, word = cells["case"].removeprefix("'"), cells.get("status", "").lower()
+        case, word = cells.get("case", "").removeprefix("'"), cells.get("status", "").lower()
         if case not in known:
             raise DatasetError(f"{path}: there is no pseudo-label of case {case!r}; there are {shown(known)}")
+        if case in decisions:
+            raise DatasetError(f"{path}: case {case} is there twice; keep one of the rows")
         if word not in WORDS:
             raise DatasetError(f"{path}: case {case} has the status {word!r}; write accepted or rejected, or leave it")
         decisions[case] = Decision(WORDS[word], cells.get("reviewer", ""))

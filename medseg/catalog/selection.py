@@ -14,7 +14,8 @@ from medseg.volume import Case
 Lists = Mapping[str, tuple[str, ...]]
 
 TEST_LIST = "test"
-"""A layout's own list of this name is kept apart: neither trained on, nor measured on while training."""
+"""A list of this name, the layout's own or of the splits file, is kept apart: neither trained on, nor measured on while
+training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     labelled = {case.id: case.mask is not None for case in cases}
     lists = {**own, **splits}
     validation = _wanted("validation", config.validation, lists, own.get("validation", ()))
-    test = own.get(TEST_LIST, ())
+    test = lists.get(TEST_LIST, ())
     held_out = {*validation, *test}
     rest = tuple(id_ for id_ in labelled if id_ not in held_out)
     train = _wanted("train", config.train, lists, own.get("train", rest))

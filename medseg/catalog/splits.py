@@ -12,7 +12,7 @@ import numpy as np
 from medseg.catalog.listing import shown
 from medseg.catalog.sources import content_files
 from medseg.errors import DatasetError
-from medseg.provenance import digest_files
+from medseg.io.streams import content_checksum, content_size, equal_content
 from medseg.volume import Case
 
 
@@ -60,7 +60,8 @@ def k_folds(cases: Sequence[Case], folds: int, seed: int) -> list[Fold]:
 def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
     """Refuse held-out cases whose patient, or one of whose image files, is also trained on.
 
-    Files are compared by content, whatever they are called; only files of equal size are read.
+    Files are compared by content, whatever they are called and however they are compressed; only files with content of
+    equal size and checksum are read.
 
     Raises
     ------
@@ -74,11 +75,7 @@ def check_leakage(train: Sequence[Case], held_out: Sequence[Case]) -> None:
             f"{len(pairs)} held-out cases are of patients who are also trained on: {shown(pairs)}; "
             "move all cases of a patient to one side"
         )
-    try:
-        copies = _equal_files(train, held_out)
-    except OSError as error:
-        name = Path(error.filename).name if error.filename else "an image"
-        raise DatasetError(f"{name} can't be read ({error.strerror}); restore it or leave its case out") from None
+    copies = _equal_files(train, held_out)
     if copies:
         raise DatasetError(
             f"{len(copies)} held-out cases hold the same image as a training case: {shown(copies)}; remove the copies"
@@ -121,14 +118,18 @@ def _fold(cases: Sequence[Case], held: set[str]) -> Fold:
 
 def _equal_files(train: Sequence[Case], held_out: Sequence[Case]) -> list[str]:
     """Return 'held-out and training case' for every held-out case that shares a file's content."""
-    known, tested = _by_size(train), _by_size(held_out)
-    found: dict[str, str] = {}
-    for size in known.keys() & tested.keys():
-        owners = {digest_files([path]): case for case, path in known[size]}
-        for case, path in tested[size]:
-            twin = owners.get(digest_files([path]))
-            if twin is not None:
-                found.setdefault(case, f"{case} and {twin}")
+    try:
+        known, tested = _by_size(train), _by_size(held_out)
+        found: dict[str, str] = {}
+        for size in known.keys() & tested.keys():
+            owners = {content_checksum(path): (case, path) for case, path in known[size]}
+            for case, path in tested[size]:
+                twin, original = owners.get(content_checksum(path), ("", path))
+                if twin and equal_content(original, path):
+                    found.setdefault(case, f"{case} and {twin}")
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "an image"
+        raise DatasetError(f"{name} can't be read ({error.strerror}); restore it or leave its case out") from None
     return [found[case] for case in sorted(found)]
 
 
@@ -137,5 +138,5 @@ def _by_size(cases: Iterable[Case]) -> dict[int, list[tuple[str, Path]]]:
     for case in cases:
         for source in case.images:
             for path in content_files(source):
-                sizes[path.stat().st_size].append((case.id, path))
+                sizes[content_size(path)].append((case.id, path))
     return sizes

@@ -74,6 +74,8 @@ class UnlabelledConfig(Stage):
     def _check(self) -> UnlabelledConfig:
         if self.labelled_weight != "auto" and not 0 <= self.labelled_weight <= 1:
             raise ValueError(f"labelled_weight is auto or a number from 0 to 1, not {self.labelled_weight}")
+        if self.adaptive_threshold and not self.threshold:
+            raise ValueError("adaptive_threshold lowers threshold, which is 0; set threshold, such as 0.7")
         if self.method == "pseudo-labels" and self.pseudo_labels is None:
             raise ValueError("method pseudo-labels needs pseudo_labels, the folder that medseg pseudo-label wrote")
         return self

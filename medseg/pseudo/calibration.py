@@ -81,8 +81,9 @@ class Calibration:
 
 
 def calibrate(samples: Sequence[Sample], labels: LabelMap, config: PseudoLabelConfig) -> Calibration:
-    """Fit temperature and thresholds; without samples T is 1 and every threshold `BLIND_THRESHOLD`."""
+    """Fit temperature and thresholds; without voxels to look at T is 1 and every threshold `BLIND_THRESHOLD`."""
     decisions = len(labels.targets) + 1
+    samples = [sample for sample in samples if len(sample.truth)]  # none: rightly nothing found
     if not samples:
         return Calibration(1.0, (float(np.clip(BLIND_THRESHOLD, *config.thresholds)),) * decisions)
     temperature = fit_temperature(samples, labels) if config.calibrate else 1.0

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.pseudo_labels import (
+    REPORT,
     REVIEWED,
     PseudoLabelMaps,
     PseudoLabelRecord,
@@ -52,8 +53,6 @@ from medseg.volume import Case
 VERSION = 1
 """Raised with every change of code that changes a pseudo-label."""
 
-REPORT = "calibration.json"
-
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +62,7 @@ class CalibrationReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: int = Field(description="Number of networks")
+    learnt_from: tuple[str, ...] = Field(description="Labelled scans that any of them learnt from")
     held_out_cases: int = Field(description="Labelled scans that the following was measured on; 0: nothing was")
     temperature: float = Field(description="What logits are divided by")
     ece_before: float | None = Field(description="Expected calibration error without the temperature")
@@ -182,6 +182,7 @@ class _Desk:
         names, calibration = decision_names(self.labels), self.calibration
         report = CalibrationReport(
             teachers=len(self.teachers.members),
+            learnt_from=tuple(sorted({case.id for member in self.teachers.members for case in member.learnt})),
             held_out_cases=calibration.cases,
             temperature=calibration.temperature,
             ece_before=calibration.ece_before,
@@ -267,7 +268,7 @@ def unlabelled_scans(dataset: Dataset) -> tuple[Case, ...]:
             f"{dataset.name} has no unlabelled scan: all {len(dataset.cases)} train or are held out; put more scans "
             "beside them, or name the labelled ones in dataset.train"
         )
-    check_unlabelled(scans, dataset.labelled, dataset.select((*dataset.validation, *dataset.test)))
+    check_unlabelled(scans, dataset.labelled, dataset.set_apart)
     return scans
 
 

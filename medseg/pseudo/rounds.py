@@ -20,14 +20,16 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.pseudo_labels import REVIEWED, read_record, read_records
+from medseg.catalog.listing import visible
+from medseg.catalog.pseudo_labels import RECORD, REVIEWED, Status, read_record, read_records
 from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
@@ -38,9 +40,20 @@ from medseg.pseudo.evidence import Progress
 from medseg.pseudo.label import Labeller, Labelling, unlabelled_scans
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
-from medseg.training.labelled_weight import FALLBACK, FEWEST_PATIENTS
-from medseg.training.promotion import HeldOutScore, by_case, compare, fell, held_out_scores
+from medseg.training.labelled_weight import FALLBACK, enough_patients
+from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
+
+INDIFFERENT: dict[str, Any] = {
+    **dict.fromkeys(("name", "dataset", "inference", "pretraining"), True),
+    "training": {"checkpoint_every", "loader_threads"},
+    "pseudo": {"rounds", "first_share"},
+}
+"""Parts of a configuration that students don't follow from; what is held back of the scans is known case by case."""
+
+BY_PEOPLE: tuple[Status, ...] = ("edited", "rejected")
+"""Decisions that the students of a fold may follow. A label that was merely accepted is by all teachers, of whom most
+have learnt from the fold: there the fold's own teacher labels the scan."""
 
 Train = Callable[[ExperimentConfig, Path, RunOptions], TrainingRun]
 
@@ -140,7 +153,7 @@ class _Rounds:
         self.device = choose_device(options.device)
         self.deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
         patients = len({patient_of(case) for case in dataset.labelled})
-        count = min(config.pseudo.folds, patients) if patients >= FEWEST_PATIENTS else 0
+        count = min(config.pseudo.folds, patients) if enough_patients(dataset.labelled) else 0
         self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()
         wish = config.unlabelled.labelled_weight
         self.weight = FALLBACK if wish == "auto" else wish
@@ -176,8 +189,8 @@ class _Rounds:
         done = _read_report(folder / "round.json", settings)
         if done is not None:
             return done
-        if self.options.pause and labelling.made:
-            raise _Stopped(f"review the pseudo-labels in {labels}, then give the same command again")
+        if self.options.pause:
+            self._ask(folder, labelling)
         reason = self._brake(number, labelling)
         report = RoundReport(number=number, kept=not reason, reason=reason, settings=settings)
         if not reason and self.folds:
@@ -188,6 +201,15 @@ class _Rounds:
         with atomic_file(folder / "round.json") as path:
             path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return report
+
+    def _ask(self, folder: Path, labelling: Labelling) -> None:
+        """Stop for people to review a round's pseudo-labels, once."""
+        mark, made = folder / "asked", digest_json([[r.case, r.made_from] for r in labelling.records])
+        if mark.is_file() and mark.read_text(encoding="ascii") == made:
+            return
+        with atomic_file(mark) as path:
+            path.write_text(made, encoding="ascii")
+        raise _Stopped(f"review the pseudo-labels in {labelling.folder}, then give the same command again")
 
     def _label(self, number: int, labeller: Labeller) -> Labelling:
         """Return the round's pseudo-labels; what people decided in the round before stays decided."""
@@ -219,7 +241,7 @@ class _Rounds:
         scores: list[HeldOutScore] = []
         for number, fold in enumerate(self.folds):
             folder = self.output / f"round_{report.number}" / f"fold_{number}"
-            adopt_reviewed(labelling.folder, folder / "pseudo_labels")
+            adopt_reviewed(labelling.folder, folder / "pseudo_labels", BY_PEOPLE)
             share = self.config.pseudo.first_share if report.number == 1 else 1.0
             own = labeller.label(self.dataset, folder / "pseudo_labels", share=share, alone=number)
             if not any(record.learnt_from for record in own.records):
@@ -227,7 +249,7 @@ class _Rounds:
                 return report.model_copy(update={"kept": False, "reason": reason})
             config = self._without(fold, self._student(self.config, folder / "pseudo_labels"))
             scores += held_out_scores(self._train_anew(config, folder / "student", self._settings(own)).scores)
-        verdict = fell(by_case(scores), by_case(best))
+        verdict = fell(scores, best)
         reason = f"rolled back: {verdict.reason}" if verdict.passed else verdict.reason
         return report.model_copy(update={"scores": tuple(scores), "kept": not verdict.passed, "reason": reason})
 
@@ -319,19 +341,32 @@ class _Rounds:
         """Name what a round's result follows from."""
         return digest_json(
             {
-                "config": self.config.model_dump(mode="json", exclude={"name", "dataset", "inference"}),
+                "config": self.config.model_dump(mode="json", exclude=INDIFFERENT),
                 "labels": [[r.made_from, r.status, r.held_back, r.files] for r in labelling.records],
             }
         )
 
 
-def adopt_reviewed(source: Path, target: Path) -> None:
-    """Copy the pseudo-labels that people decided on to another folder, unless they decided there, too."""
-    for record in read_records(source):
+def adopt_reviewed(source: Path, target: Path, statuses: Sequence[Status] = REVIEWED) -> None:
+    """Take over to another folder what people decided, and take back what they no longer do.
+
+    Cases that they decided on in the other folder itself are left alone.
+    """
+    decided = {
+        record.case: record.model_copy(update={"adopted": True})
+        for record in read_records(source)
+        if record.status in statuses
+    }
+    for path in visible(target) if target.is_dir() else ():
+        there = read_record(target, path.name) if path.is_dir() else None
+        if there and there.adopted and there != decided.get(there.case):
+            shutil.rmtree(path)
+    for record in decided.values():
         there = read_record(target, record.case)
-        if record.status in REVIEWED and (there is None or there.status not in REVIEWED):
+        if there is None or there.status not in REVIEWED:
             with atomic_folder(target / record.case) as temporary:
                 shutil.copytree(source / record.case, temporary, dirs_exist_ok=True)
+                (temporary / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _read_report(path: Path, settings: str) -> RoundReport | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.catalog.pseudo_labels import LABEL, PseudoLabelRecord
+from medseg.geometry import reorder
 from medseg.io.nifti import read_mask
 from medseg.labels import IGNORE_INDEX
 from medseg.training.promotion import Verdict
@@ -21,9 +22,9 @@ LEAST_CHURN = 0.01
 
 
 def drifted(now: Sequence[PseudoLabelRecord], before: Sequence[PseudoLabelRecord]) -> Verdict:
-    """Return whether a structure's mean volume over the unlabelled scans drifted too far."""
-    known = {record.case: record for record in before if record.volumes_ml}
-    pairs = [(record, known[record.case]) for record in now if record.volumes_ml and record.case in known]
+    """Return whether a structure's mean volume over the unlabelled scans, but those left out, drifted too far."""
+    known, counted = ({record.case: record for record in side if _counts(record)} for side in (before, now))
+    pairs = [(counted[case], known[case]) for case in sorted(known.keys() & counted.keys())]
     worst = Verdict(False, "volumes are steady")
     largest = MOST_DRIFT
     for name in sorted({name for record, _ in pairs for name in record.volumes_ml}):
@@ -42,8 +43,13 @@ def churn(now: Path, before: Path, cases: Sequence[str]) -> float:
         paths = [folder / case / LABEL for folder in (now, before)]
         if not all(path.is_file() for path in paths):
             continue
-        new, old = (read_mask(path).array for path in paths)
+        label, earlier = (read_mask(path) for path in paths)  # one that a person saved may have its axes otherwise
+        new, old = reorder(label.array, label.grid, earlier.grid), earlier.array
         foreground = np.isin(new, (0, IGNORE_INDEX), invert=True) | np.isin(old, (0, IGNORE_INDEX), invert=True)
         total += int(foreground.sum())
         changed += int((foreground & (new != old)).sum())
     return changed / total if total else 1.0
+
+
+def _counts(record: PseudoLabelRecord) -> bool:
+    return bool(record.volumes_ml) and record.status not in ("left-out", "rejected")

@@ -80,10 +80,8 @@ def choose_weight(trials: Sequence[Trial]) -> Choice:
     best = max(trials, key=lambda trial: trial.mean)
     for trial in sorted(trials, key=lambda trial: -trial.weight):
         lead, error = paired_difference(best.dice, trial.dice)
-        if lead <= error:
+        if lead <= error:  # as for the best one itself
             break
-    else:
-        trial = best
     if trial is best:
         reason = f"best out-of-fold Dice, {best.mean:.4f}, over {len(best.dice)} labelled cases"
     else:
@@ -94,12 +92,16 @@ def choose_weight(trials: Sequence[Trial]) -> Choice:
     return Choice(weight=trial.weight, reason=reason, trials=tuple(trials))
 
 
-def without_trials(labelled: Sequence[Case]) -> Choice:
-    """Return the fallback for too few labelled cases."""
-    return Choice(
-        weight=FALLBACK,
-        reason=f"{len(labelled)} labelled cases are too few to cross-validate ({FEWEST_PATIENTS} patients are needed)",
-    )
+def without_trials(labelled: Sequence[Case], *, pseudo_labels: bool) -> Choice:
+    """Return the fallback where nothing can be tried: with too few labelled cases, or ones that teachers knew."""
+    if pseudo_labels:
+        reason = (
+            "the labelled cases can't judge pseudo-labels whose teachers have learnt from them; "
+            "pipelines/self_training.py holds cases out from teachers and students alike"
+        )
+    else:
+        reason = f"{len(labelled)} labelled cases are too few to cross-validate ({FEWEST_PATIENTS} patients are needed)"
+    return Choice(weight=FALLBACK, reason=reason)
 
 
 def trial_config(config: ExperimentConfig, weight: float) -> ExperimentConfig:

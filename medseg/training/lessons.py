@@ -29,6 +29,31 @@ def shows_unlabelled(config: ExperimentConfig) -> bool:
     return learns_unlabelled(config.unlabelled) or bool(distillation.teachers and distillation.unlabelled)
 
 
+def check_ingredients(config: ExperimentConfig, labels: LabelMap, plan: Plan) -> None:
+    """Refuse ways to learn from unlabelled scans that labels or network don't allow, before hours are spent.
+
+    Raises
+    ------
+    ConfigError
+        If a teacher is to label overlapping regions, which no one class index of a voxel can state, or if features are
+        to be compared of a network that shows none.
+    """
+    unlabelled = config.unlabelled
+    if not learns_unlabelled(unlabelled):
+        return
+    online = unlabelled.method == "mix-teacher"
+    if online and labels.regions:
+        raise ConfigError(
+            "a teacher can't label overlapping regions voxel by voxel: use unlabelled.method=pseudo-labels"
+        )
+    prototypes = online and (unlabelled.prototype_share or unlabelled.prototype_gate)
+    if (prototypes or unlabelled.affinity_weight) and plan.network.name != "unet":
+        raise ConfigError(
+            f"{plan.network.name} shows no features to compare; use network.name=unet, or leave out "
+            "unlabelled.prototype_share, prototype_gate and affinity_weight"
+        )
+
+
 def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher: Teacher) -> Method:
     """Return the configured method.
 
@@ -39,7 +64,7 @@ def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher
     Raises
     ------
     ConfigError
-        If the labelled weight is still to be chosen.
+        If the labelled weight is still to be chosen, or as `check_ingredients`.
     """
     unlabelled = config.unlabelled
     loss = _loss(config, labels, plan)
@@ -49,6 +74,7 @@ def build_method(config: ExperimentConfig, labels: LabelMap, plan: Plan, teacher
         return Supervised(loss)
     if unlabelled.labelled_weight == "auto":
         raise ConfigError("unlabelled.labelled_weight is auto: it is chosen before a network is trained")
+    check_ingredients(config, labels, plan)
     online = unlabelled.method == "mix-teacher"
     return MixedMethod(loss, labels, unlabelled, unlabelled.labelled_weight, teacher if online else None)
 

@@ -22,7 +22,6 @@ from torch.nn import functional
 from medseg.config import UnlabelledConfig
 from medseg.data.batches import Batch, Unlabelled
 from medseg.data.mixing import mix
-from medseg.errors import ConfigError
 from medseg.labels import LabelMap
 from medseg.losses.affinity import SAMPLES, AffinityLoss, balanced_sample
 from medseg.losses.prototypes import coarse, coarse_voxels
@@ -71,7 +70,8 @@ class MixedMethod(nn.Module):
         teacher: Teacher | None,
     ) -> None:
         super().__init__()
-        self.loss, self.config, self.labelled_weight, self.teacher = loss, config, labelled_weight, teacher
+        self.loss, self.labels, self.config = loss, labels, config
+        self.labelled_weight, self.teacher = labelled_weight, teacher
         self.labeller = Labeller(labels, config) if teacher else None
         self.affinity = AffinityLoss() if config.affinity_weight else None
 
@@ -106,14 +106,14 @@ class MixedMethod(nn.Module):
 
     def _affinity(self, loss: AffinityLoss, output: NetworkOutput, lesson: _Lesson) -> Tensor:
         """Compare voxels of the student's features, as many of each class and scan."""
-        if output.features is None:
-            raise ConfigError("this network shows no features to compare; set unlabelled.affinity_weight to 0")
+        assert output.features is not None
         voxels = coarse_voxels(output.features.detach(), lesson.target, lesson.weight)
         size = output.features.shape[2:]
         rows = torch.arange(len(lesson.image), device=voxels.places.device).reshape(-1, *[1] * len(size))
         scans = (2 * rows + coarse(lesson.labelled.to(torch.uint8), size)).flatten()[voxels.places]
         logits = functional.interpolate(output.logits.float(), size, mode="nearest-exact")
-        probabilities = logits.softmax(1).movedim(1, -1).flatten(0, -2)[voxels.places]
+        likely = logits.sigmoid() if self.labels.regions else logits.softmax(1)
+        probabilities = likely.movedim(1, -1).flatten(0, -2)[voxels.places]
         chosen = balanced_sample(2 * voxels.indices + scans % 2, SAMPLES)
         similar: Tensor = loss(voxels.vectors[chosen], probabilities[chosen], scans[chosen])
         return similar

@@ -109,7 +109,7 @@ class PretrainingTask:
             "augmentation": self.config.augmentation.model_dump(mode="json"),
             "pretraining": self.config.pretraining.model_dump(mode="json"),
             "plan": self.plan.model_dump(mode="json", exclude={"reasons"}),
-            "cases": [case.id for case in self.cases],
+            "cases": [case.key for case in self.cases],
         }
 
 
@@ -189,7 +189,7 @@ def scans_to_learn(setup: Setup, folds: int) -> tuple[Case, ...]:
         If an unlabelled scan is a copy of another side's, or, with folds, if nothing is left.
     """
     unlabelled = tuple(replace(case, mask=None) for case in setup.dataset.unlabelled)
-    check_unlabelled(unlabelled, setup.train, setup.held_out)
+    check_unlabelled(unlabelled, setup.train, setup.dataset.set_apart)
     if not folds:
         return (*setup.train, *unlabelled)
     left = without_patients(unlabelled, setup.train)

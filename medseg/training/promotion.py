@@ -44,10 +44,13 @@ class HeldOutScore(BaseModel):
 
 
 class Scored(Protocol):
-    """The Dice of one structure of one case."""
+    """The Dice of one structure of one case; None: it is not there, and none was predicted."""
 
     @property
     def case(self) -> str: ...  # noqa: D102
+
+    @property
+    def target(self) -> str: ...  # noqa: D102
 
     @property
     def dice(self) -> float | None: ...  # noqa: D102
@@ -67,6 +70,24 @@ def by_case(scores: Iterable[Scored]) -> dict[str, float]:
     return {case: fmean(values) for case, values in found.items()}
 
 
+def comparable(*sides: Iterable[Scored]) -> tuple[dict[str, float], ...]:
+    """Return each side's mean Dice by case, over the same structures: those that are there, or that a side predicts.
+
+    A structure that is not there and that one side invents, with a Dice of 0, is worth 1 to a side that doesn't.
+    """
+    dice = [{(score.case, score.target): score.dice for score in side} for side in sides]
+    common = set.intersection(*(set(scores) for scores in dice))
+    found = sorted(key for key in common if any(scores[key] is not None for scores in dice))
+    means = []
+    for scores in dice:
+        of_case: dict[str, list[float]] = {}
+        for key in found:
+            value = scores[key]
+            of_case.setdefault(key[0], []).append(1.0 if value is None else value)
+        means.append({case: fmean(values) for case, values in of_case.items()})
+    return tuple(means)
+
+
 def paired_difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
     """Return the mean of one - other over the cases of both, and its standard error (0 for a single case)."""
     differences = [one[case] - other[case] for case in sorted(one.keys() & other.keys())]
@@ -80,17 +101,16 @@ def compare(new: Sequence[HeldOutScore], old: Sequence[HeldOutScore], rivals: Ri
     They pass if the mean paired difference of the cases' Dice is not below 0, and no structure's is below both
     -`TARGET_TOLERANCE` and minus its standard error.
     """
-    ours, theirs = by_case(new), by_case(old)
-    if not ours.keys() & theirs.keys():
+    ours, theirs = comparable(new, old)
+    if not ours:
         return Verdict(False, "no labelled scan was held out from both")
     gain, error = paired_difference(ours, theirs)
-    measured = f"held-out Dice {gain:+.4f} ± {error:.4f} over {len(ours.keys() & theirs.keys())} labelled cases"
+    measured = f"held-out Dice {gain:+.4f} ± {error:.4f} over {len(ours)} labelled cases"
     if gain < 0:
         return Verdict(False, f"{rivals.new} are worse than {rivals.old}: {measured}")
     for target in sorted({score.target for score in old}):
-        of_target = [[score for score in scores if score.target == target] for scores in (new, old)]
-        one, other = by_case(of_target[0]), by_case(of_target[1])
-        if not one.keys() & other.keys():
+        one, other = comparable(*([score for score in side if score.target == target] for side in (new, old)))
+        if not one:
             continue
         loss, error = paired_difference(one, other)
         if loss < -max(TARGET_TOLERANCE, error):
@@ -100,8 +120,8 @@ def compare(new: Sequence[HeldOutScore], old: Sequence[HeldOutScore], rivals: Ri
     return Verdict(True, f"{rivals.new} are not worse than {rivals.old}: {measured}")
 
 
-def fell(now: Mapping[str, float], before: Mapping[str, float]) -> Verdict:
+def fell(now: Sequence[HeldOutScore], before: Sequence[HeldOutScore]) -> Verdict:
     """Return whether held-out Dice fell by more than a standard error of the paired difference."""
-    change, error = paired_difference(now, before)
+    change, error = paired_difference(*comparable(now, before))
     reason = f"held-out Dice changed by {change:+.4f} ± {error:.4f}"
     return Verdict(change < 0 and -change > error, reason)

@@ -49,10 +49,10 @@ from medseg.training.labelled_weight import (
     with_weight,
     without_trials,
 )
-from medseg.training.lessons import learns_unlabelled
+from medseg.training.lessons import check_ingredients, learns_unlabelled
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
-from medseg.training.promotion import by_case
+from medseg.training.promotion import comparable
 from medseg.training.setup import Setup, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.strangers import without_strangers
@@ -126,12 +126,22 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     fabric = launch(options.device, config)
     start = _start(config, options)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
+    check_ingredients(config, setup.dataset.labels, setup.plan)
     if config.distillation.teachers:
         check_unseen(config.distillation, setup.held_out, options.folds)
+    if options.folds and _follows_pseudo_labels(config):
+        raise ConfigError(
+            "folds would be scored on cases that the teachers of the pseudo-labels have learnt from; train without "
+            "folds, or in rounds with pipelines/self_training.py, which holds them out from the teachers, too"
+        )
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
     return run.cross_validate() if options.folds else run.train_on_all()
+
+
+def _follows_pseudo_labels(config: ExperimentConfig) -> bool:
+    return config.unlabelled.method == "pseudo-labels" and learns_unlabelled(config.unlabelled)
 
 
 def _start(config: ExperimentConfig, options: RunOptions) -> Start | None:
@@ -184,23 +194,27 @@ class _Run:
         return replace(self, config=with_weight(self.config, choice.weight), weight=choice)
 
     def _try_weights(self) -> list[Trial] | None:
-        """Cross-validate every candidate; none where there are too few patients, None when time ran out."""
-        trials: list[Trial] = []
+        """Cross-validate every candidate; none where that says nothing, None when time ran out."""
+        if not enough_patients(self.setup.train) or _follows_pseudo_labels(self.config):
+            return []
+        scores: list[list[StructureScore]] = []
         options = replace(self.options, folds=PARTS, cache=self._cache)
-        for weight in CANDIDATES if enough_patients(self.setup.train) else ():
+        for weight in CANDIDATES:
             folder = self.output / "labelled_weight" / f"{weight:g}"
             trial = replace(self, config=trial_config(self.config, weight), output=folder, options=options)
             held_out = trial._folds()
             if held_out is None:
                 return None
-            trials.append(Trial(weight=weight, dice=by_case(score(held_out[1], self.setup.dataset.labels))))
-        return trials
+            scores.append(score(held_out[1], self.setup.dataset.labels))
+        dice = comparable(*scores)
+        return [Trial(weight=weight, dice=cases) for weight, cases in zip(CANDIDATES, dice, strict=True)]
 
     def _agree(self, trials: Sequence[Trial]) -> Choice:
         """Choose on the first process, which alone has scores, and tell the others."""
         choice = None
         if self.fabric.is_global_zero:
-            choice = choose_weight(trials) if trials else without_trials(self.setup.train)
+            known = _follows_pseudo_labels(self.config)
+            choice = choose_weight(trials) if trials else without_trials(self.setup.train, pseudo_labels=known)
         told = self.fabric.broadcast(choice)
         if told is None:
             raise RuntimeError("the first process chose nothing")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.pseudo_labels import REVIEWED
+from medseg.catalog.pseudo_labels import REVIEWED, check_unseen
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import check_leakage, check_unlabelled
 from medseg.config import ExperimentConfig, save_config
@@ -63,8 +63,8 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     """
     dataset = read_dataset(config.dataset)
     train, held_out = dataset.labelled, dataset.select(dataset.validation)
-    check_leakage(train, held_out)
-    unlabelled, reviewed = _unlabelled(config, dataset, train, held_out)
+    check_leakage(train, dataset.set_apart)
+    unlabelled, reviewed = _unlabelled(config, dataset)
     _make_folder(output)
     with atomic_file(output / "config.yaml") as path:
         save_config(config, path)
@@ -73,26 +73,25 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
 
 
-def _unlabelled(
-    config: ExperimentConfig, dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ...]
-) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Return the cases without a mask where the method learns from them, and those of them that a person saw to."""
-    if not shows_unlabelled(config):
-        return (), ()
     reviewed: tuple[Case, ...] = ()
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
+        check_unseen(folder, dataset.set_apart)
         pairs = read_pseudo_labels(folder, dataset)
         reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
     else:
         cases = tuple(replace(case, mask=None) for case in dataset.unlabelled)
+    if not shows_unlabelled(config):
+        cases = ()
     if not cases and learns_unlabelled(config.unlabelled):
         raise DatasetError(
             "there is no unlabelled scan to learn from: put scans without masks into the dataset, or train with "
             "unlabelled.method=supervised"
         )
-    check_unlabelled((*cases, *reviewed), train, held_out)
+    check_unlabelled((*cases, *reviewed), dataset.labelled, dataset.set_apart)
     return cases, reviewed
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import UnlabelledConfig
-from medseg.errors import ConfigError
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.losses.prototypes import Prototypes
 from medseg.outputs import NetworkOutput
@@ -38,18 +37,13 @@ class Labeller(nn.Module):
     similarities of a voxel's features to the prototypes of labelled and confident voxels, so that labels
     follow from the prediction and from similarity to what is known.
 
-    Raises
-    ------
-    ConfigError
-        If the labels are overlapping regions, which no one class index of a voxel can state.
+    Parameters
+    ----------
+    labels : without regions.
     """
 
     def __init__(self, labels: LabelMap, config: UnlabelledConfig) -> None:
         super().__init__()
-        if labels.regions:
-            raise ConfigError(
-                "a teacher can't label overlapping regions voxel by voxel: use unlabelled.method=pseudo-labels"
-            )
         self.config = config
         wanted = config.prototype_share or config.prototype_gate
         self.prototypes = Prototypes(labels.outputs) if wanted else None
@@ -68,8 +62,7 @@ class Labeller(nn.Module):
     def learn_prototypes(self, features: Tensor | None, target: Tensor, weight: Tensor) -> None:
         """Move the class prototypes towards labelled and confident voxels."""
         if self.prototypes is not None:
-            if features is None:
-                raise ConfigError("this network shows no features for class prototypes; use network.name=unet")
+            assert features is not None
             self.prototypes.update(features.detach(), target, weight)
 
     def _with_prototypes(self, probabilities: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -89,11 +82,11 @@ class Labeller(nn.Module):
         return kept * certainty if self.config.entropy_weight else kept
 
     def _thresholds(self) -> Tensor:
-        """Return the threshold of each class; lower where the teacher is less confident than of its best class."""
+        """Return the threshold of each class; lower where the teacher is less confident than of its best structure."""
         even = torch.full_like(self.confidence, self.config.threshold)
         if not self.config.adaptive_threshold:
             return even
-        return even * self.confidence / self.confidence[1:].max()
+        return even * (self.confidence / self.confidence[1:].max()).clamp(max=1)
 
     def _follow(self, confidence: Tensor, indices: Tensor) -> None:
         totals = torch.zeros_like(self.confidence).index_add_(0, indices.flatten(), confidence.flatten())

@@ -44,6 +44,14 @@ class TestSelection:
         assert (dataset.train, dataset.validation) == (("a",), ("c",))
         assert [case.id for case in dataset.unlabelled] == ["b", "d"]  # b has a mask that is not to be used
 
+    def test_a_test_list_of_the_splits_file_stays_apart(self, paired: Path) -> None:
+        wishes = splits(paired, train=["a"], validation=["b"], test=["c"])
+        for named in ({"train": "train"}, {"validation": "validation"}, {"train": "train", "validation": "validation"}):
+            dataset = read(paired, **named, **wishes)
+            assert dataset.test == ("c",)
+            assert "c" not in {case.id for case in (*dataset.labelled, *dataset.unlabelled)}
+            assert "c" in {case.id for case in dataset.set_apart}
+
     def test_unlabelled_cases_of_a_training_list_don_t_train(self, paired: Path) -> None:
         dataset = read(paired, train=["a", "d"])
         assert dataset.train == ("a",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 
 import nibabel
@@ -228,6 +229,8 @@ def test_a_label_saved_with_other_axes_is_understood(folder, dataset):
         (lambda f: (f / "u0").rename(f / "u7"), "case u7: its record is of case u0"),
         (lambda f: edit_table(f, "u0", status="fine"), "case u0 has the status 'fine'"),
         (lambda f: edit_table(f, "u0", case="u9"), "no pseudo-label of case 'u9'"),
+        (lambda f: (f / SUMMARY).write_text("status,case\naccepted\n"), "no pseudo-label of case ''"),
+        (lambda f: (f / SUMMARY).write_text("case,status\nu0,rejected\nu0,\n"), "case u0 is there twice"),
         (lambda f: (f / SUMMARY).write_text("name,state\n"), "columns case and status are gone"),
         (lambda f: edit_table(f, "u2", status="accepted"), "u2 can't be accepted: nothing was predicted"),
     ],
@@ -238,6 +241,11 @@ def test_nonsense_is_refused_by_name_and_changes_nothing(folder, dataset, edit, 
     with pytest.raises(DatasetError, match=message):
         read_pseudo_labels(folder, dataset)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_case_that_is_to_be_made_anew_may_stand_in_the_table(folder, dataset):
+    shutil.rmtree(folder / "u0")
+    assert [case.id for case, _ in read_pseudo_labels(folder, dataset)] == ["u1"]
 
 
 def test_a_folder_without_its_table_is_read(folder, dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,26 @@ class TestLeakage:
         check_leakage([case("a", one)], [case("b", other)])  # equal size, other content
         with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
             check_leakage([case("a", one)], [case("b", other), case("c", copy)])
+
+    def test_the_same_scan_compressed_otherwise(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        plain, other = write_scan(tmp_path / "one.nii", seed=1), write_scan(tmp_path / "other.nii", seed=2)
+        copies = [tmp_path / f"{level}.nii.gz" for level in (1, 9)]
+        for level, path in zip((1, 9), copies, strict=True):
+            path.write_bytes(gzip.compress(plain.read_bytes(), level))
+        (tmp_path / "other.nii.gz").write_bytes(gzip.compress(other.read_bytes()))
+        assert copies[0].read_bytes() != copies[1].read_bytes()
+        check_leakage([case("a", copies[0])], [case("b", tmp_path / "other.nii.gz"), case("c", other)])
+        for copy in (copies[1], plain):
+            with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
+                check_leakage([case("a", copies[0])], [case("c", copy)])
+
+    def test_equal_checksums_alone_are_no_copies(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        one = gzip.compress(write_scan(tmp_path / "one.nii", seed=1).read_bytes())
+        (tmp_path / "one.nii.gz").write_bytes(one)
+        other = bytearray(gzip.compress((write_scan(tmp_path / "other.nii", seed=2)).read_bytes()))
+        other[-8:] = one[-8:]
+        (tmp_path / "other.nii.gz").write_bytes(other)
+        check_leakage([case("a", tmp_path / "one.nii.gz")], [case("b", tmp_path / "other.nii.gz")])
 
     def test_one_shared_slice_of_a_series_is_enough(self, tmp_path: Path, write_series: ScanWriter) -> None:
         one = sorted(write_series(tmp_path / "one", seed=1).iterdir())

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import k_folds
-from medseg.config import DatasetConfig, ExperimentConfig, InferenceConfig
+from medseg.config import DatasetConfig, ExperimentConfig, InferenceConfig, PseudoLabelConfig
 from medseg.labels import LabelMap
 from medseg.outputs import NetworkOutput
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.pseudo.label import Labeller
 from medseg.pseudo.teachers import Teacher, Teachers, network_digest
 
 SHAPE = np.array([22, 20, 18])
@@ -133,6 +134,12 @@ def teachers(dataset: Dataset) -> Teachers:
         for network, fold in zip((Intensity(0.2), Intensity(0.1, 45.0)), k_folds(dataset.labelled, 2, 0), strict=True)
     )
     return Teachers(members, plan, dataset.labels, InferenceConfig(precision="float32"))
+
+
+@pytest.fixture(scope="session")
+def labeller(teachers: Teachers) -> Labeller:
+    """Two teachers; the evidence is gathered once."""
+    return Labeller(teachers, PseudoLabelConfig(), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -66,6 +66,14 @@ def test_calibration_lowers_the_error_of_overconfident_teachers():
     assert plain.temperature == 1.0
 
 
+def test_scans_without_anything_to_look_at_change_nothing():
+    nothing = Sample(torch.zeros(3, 0), np.zeros(0, np.uint8), np.ones(0))
+    assert calibrate([drawn(3.0), nothing], LABELS, PseudoLabelConfig()) == calibrate(
+        [drawn(3.0)], LABELS, PseudoLabelConfig()
+    )
+    assert calibrate([nothing], LABELS, PseudoLabelConfig()).cases == 0
+
+
 def test_calibration_error_by_hand():
     sure = np.array([0.9, 0.9, 0.9, 0.9, 0.55, 0.55])
     right = np.array([True, True, False, False, True, True])

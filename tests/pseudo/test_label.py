@@ -13,22 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.catalog.pseudo_labels import SUMMARY, read_record
+from medseg.catalog.pseudo_labels import REPORT, SUMMARY, read_record
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import k_folds
 from medseg.config import PseudoLabelConfig, save_config
 from medseg.errors import DatasetError, ModelError
 from medseg.io.nifti import read_mask
-from medseg.pseudo.label import REPORT, Labeller, hold_back
+from medseg.pseudo.label import Labeller, hold_back
 from medseg.pseudo.teachers import read_run
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="session")
-def labeller(teachers):
-    """Two teachers; the evidence is gathered once."""
-    return Labeller(teachers, PseudoLabelConfig(), CPU)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -176,6 +177,77 @@ def test_people_are_asked_between_rounds_and_their_decisions_go_on(start, tmp_pa
         assert statuses["u0"] == "rejected"
 
 
+def decide(folder, case, status):
+    table = folder / SUMMARY
+    rows = list(csv.reader(table.read_text().splitlines()))
+    with table.open("w", newline="") as stream:
+        csv.writer(stream).writerows([[row[0], status, *row[2:]] if row[0] == case else row for row in rows])
+
+
+def statuses(folder):
+    return {record.case: record.status for record in read_records(folder / "pseudo_labels")}
+
+
+def test_later_decisions_reach_fold_students_and_later_rounds(start, tmp_path):
+    out = tmp_path / "out"
+    start(better)
+    decide(out / "round_1" / "pseudo_labels", "u1", "accepted")
+    start(better)
+    assert statuses(out / "round_1")["u1"] == statuses(out / "round_2")["u1"] == "accepted"
+    fold = read_records(out / "round_1" / "fold_0" / "pseudo_labels")
+    assert {(record.status, len(record.teachers)) for record in fold if record.case == "u1"} == {("auto", 1)}
+    decide(out / "round_1" / "pseudo_labels", "u1", "rejected")
+    start(better)
+    for folder in ("round_1", "round_1/fold_0", "round_1/fold_1", "round_2", "round_2/fold_0"):
+        assert statuses(out / folder)["u1"] == "rejected", folder
+
+
+def test_a_corrected_label_replaces_the_accepted_one(start, tmp_path):
+    out = tmp_path / "out"
+    start(better)
+    decide(out / "round_1" / "pseudo_labels", "u1", "accepted")
+    start(better)
+    path = out / "round_1" / "pseudo_labels" / "u1" / "label.nii.gz"
+    label = nib.load(path)
+    drawn = np.zeros(label.shape, np.uint8)
+    drawn[4:8, 4:8, 4:8] = 1
+    nib.save(nib.Nifti1Image(drawn, label.affine), path)
+    start(better)
+    for folder in ("round_1/fold_0", "round_2", "round_2/fold_1"):
+        copy = nib.load(out / folder / "pseudo_labels" / "u1" / "label.nii.gz")
+        np.testing.assert_array_equal(np.asarray(copy.dataobj), drawn)
+        assert statuses(out / folder)["u1"] == "edited"
+
+
+def test_a_decision_in_a_later_round_is_not_overwritten(start, tmp_path):
+    out = tmp_path / "out"
+    start(better)
+    decide(out / "round_1" / "pseudo_labels", "u1", "accepted")
+    start(better)
+    decide(out / "round_2" / "pseudo_labels", "u1", "rejected")
+    start(better)
+    assert statuses(out / "round_1")["u1"] == "accepted"
+    assert statuses(out / "round_2")["u1"] == statuses(out / "round_2" / "fold_0")["u1"] == "rejected"
+
+
+def test_settings_that_students_do_not_follow_from_keep_them(start):
+    start(better, pseudo={"rounds": 1})
+    _, train = start(better, pseudo={"rounds": 2}, training={"checkpoint_every": 7})
+    assert not any(name.startswith("round_1") for name in train.folders)
+    assert "round_2/fold_0/student" in train.folders
+
+
+def test_a_sitting_that_was_killed_before_people_were_asked_asks_them(start, tmp_path, monkeypatch):
+    real = rounds._Rounds._ask
+    monkeypatch.setattr(rounds._Rounds, "_ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        start(better, options={"pause": True})
+    monkeypatch.setattr(rounds._Rounds, "_ask", real)
+    waiting, train = start(better, options={"pause": True})
+    assert "round_1/pseudo_labels" in waiting.waiting
+    assert not any(name.startswith("round_1") for name in train.folders)
+
+
 def test_a_student_of_labels_before_the_review_is_trained_anew(start, tmp_path):
     start(better, pseudo={"rounds": 1})
     stale = tmp_path / "out" / "round_1" / "fold_0" / "student" / "stale"
@@ -201,8 +273,6 @@ def test_too_few_labelled_scans_are_said_to_be_unverified(start, blobs, tmp_path
 def test_sabotaged_scans_leave_the_supervised_model(start, blobs, tmp_path):
     """Noise in place of the unlabelled scans: all are left out, and nothing is promoted."""
     import shutil
-
-    import nibabel as nib
 
     folder = tmp_path / "sabotaged"
     shutil.copytree(blobs, folder)

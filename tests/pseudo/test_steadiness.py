@@ -23,6 +23,8 @@ def test_volumes_that_drift_are_named():
     assert found.passed
     assert "cyst went from 1 to 0.5 ml" in found.reason
     assert not drifted([record("new", organ=99.0)], before).passed, "other scans say nothing"
+    stranger = record("b", organ=99.0).model_copy(update={"status": "left-out"})
+    assert not drifted([record("a", organ=10.0, cyst=1.0), stranger], before).passed
 
 
 def test_churn_is_the_share_of_foreground_that_changed(tmp_path):
@@ -38,4 +40,8 @@ def test_churn_is_the_share_of_foreground_that_changed(tmp_path):
     write("before", old)
     assert churn(tmp_path / "now", tmp_path / "before", ["a", "gone"]) == pytest.approx(6 / 51)
     assert churn(tmp_path / "now", tmp_path / "now", ["a"]) == 0
+    turned = nib.load(tmp_path / "now" / "a" / "label.nii.gz").as_reoriented([[1, 1], [0, 1], [2, -1]])
+    (tmp_path / "turned" / "a").mkdir(parents=True)
+    nib.save(turned, tmp_path / "turned" / "a" / "label.nii.gz")
+    assert churn(tmp_path / "turned", tmp_path / "now", ["a"]) == 0
     assert churn(tmp_path / "now", tmp_path / "none", ["a"]) == 1

@@ -41,8 +41,10 @@ def test_harmful_scans_lose():
 def test_patients_are_counted_not_cases():
     cases = [Case(f"case_{n}", (), patient=f"patient_{n // 2}") for n in range(10)]
     assert [enough_patients(cases[:n]) for n in (2, 6, 7, 10)] == [False, False, True, True]
-    assert without_trials(cases[:2]).weight == FALLBACK
-    assert "2 labelled cases are too few" in without_trials(cases[:2]).reason
+    few = without_trials(cases[:2], pseudo_labels=False)
+    assert few.weight == FALLBACK
+    assert "2 labelled cases are too few" in few.reason
+    assert "can't judge pseudo-labels" in without_trials(cases, pseudo_labels=True).reason
 
 
 def test_a_choice_is_kept_for_its_own_settings_alone(tmp_path):

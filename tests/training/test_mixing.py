@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.model import load_model
 from medseg.outputs import NetworkOutput
 from medseg.training import loop
+from medseg.training.lessons import check_ingredients
 from medseg.training.mixing import MixedMethod, ramp
 from medseg.training.run import RunOptions, run_training
 from medseg.training.temporary_labels import Labeller
@@ -176,6 +178,16 @@ def test_an_adaptive_threshold_is_lower_for_the_class_that_is_harder():
     assert adapted.weight.flatten().tolist() == [1] * 8
 
 
+def test_an_adaptive_threshold_is_never_higher_than_the_one_given():
+    easy = output_of(*[[0.98, 0.01, 0.01]] * 20, *[[0.1, 0.75, 0.15]] * 2, *[[0.2, 0.1, 0.7]] * 2)
+    adaptive = labeller(threshold=0.8, adaptive_threshold=True, entropy_weight=False)
+    for _ in range(3000):
+        adapted = adaptive(easy)
+    assert adapted.weight.flatten().tolist() == [1] * 20 + [0] * 4
+    with pytest.raises(ValueError, match="set threshold"):
+        UnlabelledConfig(adaptive_threshold=True)
+
+
 def test_prototypes_gate_and_move_labels():
     features = torch.zeros(1, 2, 4, 1, 1)
     features[0, 0, :2], features[0, 1, 2:] = 1.0, 1.0
@@ -193,10 +205,22 @@ def test_prototypes_gate_and_move_labels():
     assert moved(output).target.flatten().tolist() == [1, 1, 2, 2]
 
 
-def test_overlapping_regions_need_pseudo_labels():
-    overlapping = LabelMap.parse({"background": 0, "whole": [1, 2], "core": 2})
-    with pytest.raises(ConfigError, match="use unlabelled.method=pseudo-labels"):
-        Labeller(overlapping, UnlabelledConfig())
+@pytest.mark.parametrize(
+    ("labels", "network", "ingredients", "message"),
+    [
+        ({"whole": [1, 2], "core": 2}, "unet", {}, "use unlabelled.method=pseudo-labels"),
+        ({"organ": 1}, "segresnet", {"prototype_share": 0.3}, "segresnet shows no features"),
+        ({"organ": 1}, "vnet", {"affinity_weight": 0.1}, "vnet shows no features"),
+    ],
+)
+def test_what_labels_or_network_do_not_allow_is_said_before_anything_is_trained(
+    experiment, labels, network, ingredients, message
+):
+    config = with_unlabelled(experiment, method="mix-teacher", **ingredients)
+    plan = SimpleNamespace(network=SimpleNamespace(name=network))
+    with pytest.raises(ConfigError, match=message):
+        check_ingredients(config, LabelMap.parse(labels), plan)
+    check_ingredients(with_unlabelled(experiment, **ingredients), LabelMap.parse(labels), plan)
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -225,7 +249,12 @@ def test_a_labelled_weight_of_one_is_supervised_training_bit_for_bit(experiment,
 
 def test_a_killed_mixed_run_resumes_to_the_same_weights(experiment, tmp_path, monkeypatch):
     config = with_unlabelled(
-        experiment, method="mix-teacher", prototype_share=0.3, affinity_weight=0.1, adaptive_threshold=True
+        experiment,
+        method="mix-teacher",
+        prototype_share=0.3,
+        affinity_weight=0.1,
+        threshold=0.4,
+        adaptive_threshold=True,
     )
     whole = run_training(config, tmp_path / "whole", RunOptions(device="cpu"))
     real, calls = loop.descend, []

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medseg.training.promotion import HeldOutScore, by_case, compare, fell, paired_difference
+from medseg.training.promotion import HeldOutScore, by_case, comparable, compare, fell, paired_difference
 
 CASES = tuple("abcdef")
 
@@ -44,15 +44,27 @@ def test_students_are_compared_on_the_same_cases():
     assert by_case([*empty, HeldOutScore(case="a", target="tumour", dice=0.5)]) == {"a": 0.5}
 
 
+def test_who_invents_a_structure_is_worse():
+    there = [HeldOutScore(case=case, target="tumour", dice=dice) for case, dice in (("a", 0.8), ("b", 0.7))]
+    invented, right = (
+        [HeldOutScore(case=case, target="tumour", dice=dice) for case in ("healthy", "well")] for dice in (0.0, None)
+    )
+    refused = compare(there + invented, there + right)
+    assert not refused.passed
+    assert "-0.5000" in refused.reason
+    assert fell(there + invented, there + right).passed
+    assert compare(there + right, there + invented).passed
+    assert comparable(there + right, there + right) == ({"a": 0.8, "b": 0.7},) * 2
+
+
 @pytest.mark.parametrize(("change", "found"), [(-0.05, True), (0.05, False), (0.0, False)])
 def test_a_fall_is_more_than_a_standard_error(change, found):
-    before = by_case(scores(BEFORE))
-    assert fell(by_case(scores(BEFORE + change)), before).passed == found
+    assert fell(scores(BEFORE + change), scores(BEFORE)).passed == found
 
 
 def test_a_fall_within_the_noise_is_none():
     noise = np.array([0.1, -0.1, 0.12, -0.11, 0.09, -0.13])
-    assert not fell(by_case(scores(BEFORE + noise)), by_case(scores(BEFORE))).passed
+    assert not fell(scores(BEFORE + noise), scores(BEFORE)).passed
 
 
 def test_paired_difference_is_the_textbooks():
