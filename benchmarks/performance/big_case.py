@@ -29,20 +29,19 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medseg.config import InferenceConfig, TrainingConfig
 from medseg.geometry import Grid
-from medseg.inference.forward import EnsembleForward, windows_at_once
+from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.hardware import choose_dtype, fit_threads, keep_memory
-from medseg.inference.window import stream_logits, tile
+from medseg.inference.window import tile
 from medseg.io.nifti import read_nifti, write_volume
 from medseg.labels import LabelMap
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
-from medseg.preprocessing.prepare import pad_values, plan_grid, prepare_image, prepare_mask, surround
+from medseg.preprocessing.prepare import plan_grid, prepare_image, prepare_mask
 from medseg.provenance import machine, package_versions
 from medseg.volume import Mask, Volume
 
@@ -254,15 +253,13 @@ def find_batches(scan: Volume, model: Model) -> tuple[list[torch.Tensor], int]:
     """Return the batches that segmenting feeds the network, and the number of all windows."""
     prepared = prepare_image(scan, model.plan)
     tiling = tile(prepared.grid.shape, model.plan, model.inference.overlap)
-    image: NDArray = surround(prepared.image, tiling.before, tiling.shape, pad_values(model.plan))
     batches: list[torch.Tensor] = []
 
     def note(windows: torch.Tensor) -> torch.Tensor:
         batches.append(windows)
         return torch.zeros(1).expand(len(windows), 1, *windows.shape[2:])
 
-    batch = windows_at_once(model.inference, model.plan, torch.device("cpu"))
-    for _ in stream_logits(torch.from_numpy(image), note, tiling, outputs=1, batch=batch):
+    for _ in stream_scan(note, prepared, model.plan, model.inference, outputs=1, device=CPU):
         pass
     return batches, len(tiling.origins)
 

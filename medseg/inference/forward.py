@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
-from medseg.inference.channels_last import OneByOne, one_by_one
+from medseg.inference.channels_last import one_by_one
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
-from medseg.networks.runtimes import ExportedNetwork
+from medseg.inference.window import Slab, stream_logits, tile
 from medseg.plan import Plan
+from medseg.preprocessing.prepare import Prepared, pad_values, surround
 
-LONE_WINDOW_VOXELS = 64**3
-"""A single float32 window up to this size is computed twice, which is faster than once: torch sends a
-batch of one through a slow convolution where channels x depth x height <= 20480. 64³ in a plain U-Net:
-0.24 s alone, 0.15 s as a pair; at 96³ most layers are above the limit (torch 2.13, two cores)."""
+LARGE_WINDOW = 64**3
+"""Voxels of a window above which its layers keep all cores of a CPU busy alone."""
 
 
 def windows_at_once(config: InferenceConfig, plan: Plan, device: torch.device) -> int:
     """Return how many windows a forward pass gets: as configured, but on a CPU large ones go one by one.
 
-    A large window keeps all cores busy alone: 96³ in a U-Net of 16 to 256 features takes 0.74 to 0.77 s of
-    processor time in bf16 either way, and 170 to 290 MB less one by one (AMD EPYC, torch 2.13, November 2026).
+    96³ in a U-Net of 16 to 256 features takes 0.74 to 0.77 s of processor time in bf16 either way, and 170 to 290 MB
+    less one by one (AMD EPYC, torch 2.13, November 2026).
     """
-    is_large = math.prod(plan.patch) > LONE_WINDOW_VOXELS
+    is_large = math.prod(plan.patch) > LARGE_WINDOW
     return 1 if is_large and device.type == "cpu" else config.window_batch
 
 
@@ -64,22 +63,20 @@ class EnsembleForward:
     def __call__(self, windows: Tensor) -> Tensor:
         """Return float32 logits (B, K, X, Y, Z) of windows (B, C, X, Y, Z)."""
         windows = windows.to(self.device)
-        lone = self._is_slow_alone(windows)
-        batch = windows.repeat(2, 1, 1, 1, 1) if lone else windows
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.no_grad(), autocast:
             passes = [(network, dims) for network in self.networks for dims in self.flips]
-            total = self._pass(batch, *passes[0])
+            total = self._pass(windows, *passes[0])
             decided = self._decide(total, passes)
             for network, dims in passes[1:]:
-                logits = self._pass(batch, network, dims)
+                logits = self._pass(windows, network, dims)
                 decided += self._decide(logits, passes)
                 total += logits
         if len(passes) > 1:
             total /= len(passes)
         if decided and self.agreement:
             self.agreement.add(decided, decide(total.transpose(0, 1), self.agreement.labels))
-        return total[: len(windows)]
+        return total
 
     def _decide(self, logits: Tensor, passes: Sequence[object]) -> list[Tensor]:
         """Return what one of several passes decides, a byte a voxel; nothing if nobody wants to know."""
@@ -98,14 +95,35 @@ class EnsembleForward:
         logits = logits.float()
         return logits.flip(dims) if dims else logits
 
-    def _is_slow_alone(self, windows: Tensor) -> bool:
-        return (
-            len(windows) == 1
-            and not any(isinstance(part, ExportedNetwork | OneByOne) for n in self.networks for part in n.modules())
-            and self.device.type == "cpu"
-            and self.dtype == torch.float32
-            and math.prod(windows.shape[2:]) <= LONE_WINDOW_VOXELS
-        )
+
+def stream_scan(
+    forward: Callable[[Tensor], Tensor],
+    prepared: Prepared,
+    plan: Plan,
+    config: InferenceConfig,
+    *,
+    outputs: int,
+    device: torch.device,
+    stitching: torch.device | None = None,
+) -> Iterator[Slab]:
+    """Yield what `forward` answers over a whole scan, slab by slab; memory doesn't grow with the scan.
+
+    Parameters
+    ----------
+    forward : maps windows (B, C, X, Y, Z) to logits (B, outputs, X, Y, Z).
+    device : that `forward` computes on.
+    stitching : that the answers are put together on, and come from `forward` on; None: the same.
+    """
+    tiling = tile(prepared.grid.shape, plan, config.overlap)
+    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
+    batch = windows_at_once(config, plan, device)
+    place = stitching or device
+    return stream_logits(torch.from_numpy(image), forward, tiling, outputs=outputs, batch=batch, device=place)
+
+
+def streamed_axis(prepared: Prepared, plan: Plan) -> int:
+    """Return the axis of a scan that slabs follow each other along."""
+    return tile(prepared.grid.shape, plan, 0.0).axis
 
 
 def mirrorings(plan: Plan) -> tuple[tuple[int, ...], ...]:

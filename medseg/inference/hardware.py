@@ -69,6 +69,8 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     auto takes bf16 where the device is faster with it (GPUs from compute capability 8, CPUs by `bf16_pays`), fp16 on
     older GPUs, float32 otherwise. bf16 keeps float32's range, so nothing overflows.
     """
+    if precision == "float32" and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions would round to 10 bits
     named = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision != "auto":
         return named[precision]

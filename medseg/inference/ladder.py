@@ -16,15 +16,23 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TypeVar
-
-from medseg.config import InferenceConfig
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+WORDS = (
+    "can't allocate memory", "could not create a primitive", "could not create a memory object",
+    "CUDA error: out of memory", "ALLOC_FAILED", "unable to find an engine",
+)  # fmt: skip
+"""What torch's allocator, oneDNN, CUDA, cuBLAS and cuDNN say when memory is lacking, in errors of a general type."""
+
+_thread = threading.local()
 
 
 class Rung(str, Enum):
@@ -39,15 +47,15 @@ class Rung(str, Enum):
         return self.value
 
 
-def ladder(config: InferenceConfig, device: str) -> tuple[Rung, ...]:
-    """Return the rungs that differ for a configuration on a device ("cpu" or "cuda").
+def ladder(windows: int, device: str) -> tuple[Rung, ...]:
+    """Return the rungs that differ for so many windows in a forward pass on a device ("cpu" or "cuda").
 
     Examples
     --------
-    >>> [str(rung) for rung in ladder(InferenceConfig(window_batch=2), "cpu")]
+    >>> [str(rung) for rung in ladder(2, "cpu")]
     ['full', 'one_window']
     """
-    smaller = (Rung.ONE_WINDOW,) if config.window_batch > 1 else ()
+    smaller = (Rung.ONE_WINDOW,) if windows > 1 else ()
     elsewhere = (Rung.STITCH_ON_CPU, Rung.CPU) if device == "cuda" else ()
     return (Rung.FULL, *smaller, *elsewhere)
 
@@ -62,19 +70,31 @@ def climb_down(attempt: Callable[[Rung], T], rungs: tuple[Rung, ...]) -> tuple[T
     """
     for rung in rungs[:-1]:
         try:
-            return attempt(rung), rung
+            return _try(attempt, rung), rung
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             logger.debug("not enough memory on rung %s", rung, exc_info=error)
         _release()  # here the error is gone, whose traceback held the tensors
-    return attempt(rungs[-1]), rungs[-1]
+    return _try(attempt, rungs[-1]), rungs[-1]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was lacking: Python's and numpy's own, and torch's, of CPU and GPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(words in str(error) for words in WORDS)
+
+
+def _try(attempt: Callable[[Rung], T], rung: Rung) -> T:
+    """Attempt in this thread, or in another one: oneDNN does nothing new in a thread that memory was lacking in."""
+    if getattr(_thread, "is_spoilt", False):
+        with ThreadPoolExecutor(1, thread_name_prefix="medseg-again") as other:
+            return other.submit(attempt, rung).result()
+    try:
+        return attempt(rung)
+    except Exception as error:
+        _thread.is_spoilt = is_out_of_memory(error)
+        raise
 
 
 def _release() -> None:

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
-from medseg.inference.forward import EnsembleForward, windows_at_once
+from medseg.inference.forward import EnsembleForward, stream_scan, streamed_axis, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
 from medseg.inference.uncertainty import Agreement
-from medseg.inference.window import stream_logits, tile
 from medseg.labels import LabelMap
 from medseg.measures.features import TargetUncertainty
 from medseg.networks.model import Model
 from medseg.plan import Plan
 from medseg.postprocessing.clean import apply
-from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
+from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.volume import Mask, Volume
 
 
@@ -90,7 +89,7 @@ class Predictor:
         watch = Stopwatch()
         with watch.stage("prepare"):
             prepared = prepare_image(volume, self.model.plan)
-        rungs = ladder(self.config, self.device.type)
+        rungs = ladder(windows_at_once(self.config, self.model.plan, self.device), self.device.type)
         restored, rung = climb_down(lambda rung: self._segment(prepared, watch, rung), rungs)
         mask = restored.mask
         if self.model.postprocessing:
@@ -155,16 +154,15 @@ def _segment(
     stitching: torch.device,
 ) -> Restored:
     plan = forward.plan
-    tiling = tile(prepared.grid.shape, plan, config.overlap)
 
     def timed(windows: Tensor) -> Tensor:
         with watch.stage("forward"):
             return forward(windows).to(stitching)
 
-    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
-    batch = windows_at_once(config, plan, forward.device)
-    stitched = stream_logits(torch.from_numpy(image).to(stitching), timed, tiling, outputs=labels.outputs, batch=batch)
-    restorer = Restorer(prepared.grid, prepared.source_grid, labels, tiling.axis)
+    stitched = stream_scan(
+        timed, prepared, plan, config, outputs=labels.outputs, device=forward.device, stitching=stitching
+    )
+    restorer = Restorer(prepared.grid, prepared.source_grid, labels, streamed_axis(prepared, plan))
     with torch.inference_mode(), watch.stage("stitch"):
         for slab in stitched:
             with watch.stage("restore"):

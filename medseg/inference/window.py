@@ -81,22 +81,15 @@ class Tiling:
         """First voxel of every window, in the order of the streamed axis."""
         return sorted(product(*self.starts), key=lambda origin: (origin[self.axis], origin))
 
-    def crosses(self, batch: int) -> bool:
-        """Whether `batch` windows in turn may begin at different layers: only where fewer begin at the same ones.
+    def layers_for(self, batch: int) -> int:
+        """Return how many layers the windows of a batch may span.
 
-        A buffer that need not hold the next layers, too, is a third smaller: 540 MB instead of 780 for 20 outputs on
+        Batches end where the next window begins at another layer, but where fewer than a batch begin at the same one. A
+        buffer that need not hold the next layers, too, is a third smaller: 540 MB instead of 780 for 20 outputs on
         273x273x256 with 96³ windows.
         """
-        return len(self.origins) // len(self.starts[self.axis]) < batch
-
-    def ends(self, batch: int) -> set[int]:
-        """Return the numbers of the windows behind which a batch ends, full or not."""
-        every = len(self.origins) if self.crosses(batch) else len(self.origins) // len(self.starts[self.axis])
-        return set(range(every - 1, len(self.origins), every))
-
-    def layers_for(self, batch: int) -> int:
-        """Return how many layers the windows of a batch span, a lone one beside them included."""
-        return self.layers(batch + 1) if self.crosses(batch) else self.window[self.axis]
+        beside = len(self.origins) // len(self.starts[self.axis])
+        return self.window[self.axis] if beside >= batch else self.layers(batch)
 
     def layers(self, batch: int) -> int:
         """Return how many layers `batch` windows in turn can span."""
@@ -151,57 +144,81 @@ def blending_weights(starts: Sequence[int], window: int) -> dict[int, Tensor]:
     return {start: (gaussian / total[start : start + window]).float() for start in starts}
 
 
-def stream_logits(image: Tensor, forward: Forward, tiling: Tiling, *, outputs: int, batch: int) -> Iterator[Slab]:
+def stream_logits(
+    image: Tensor,
+    forward: Forward,
+    tiling: Tiling,
+    *,
+    outputs: int,
+    batch: int,
+    device: torch.device | None = None,
+) -> Iterator[Slab]:
     """Yield the logits of a volume slab by slab, in order and without gaps.
 
     Parameters
     ----------
-    image : (C, X, Y, Z) float32 of the enlarged shape, on the device that stitches.
+    image : (C, X, Y, Z) float32 of the enlarged shape, on the CPU.
     outputs : K, the network's output channels.
-    batch : windows in a forward pass. A lone last window joins the batch before it, because batches of
-        one fall off torch's fast path on CPUs; where one is asked for, memory is short, and one it is. "Last"
-        is of those that begin at the same layer, wherever there are enough of these (`Tiling.crosses`).
+    batch : most windows in a forward pass.
+    device : that cuts windows and stitches; None: the CPU.
 
     Notes
     -----
     Windows in which every channel is constant (air around a patient, clipped to one value) are equal
     to each other, so the network sees the first of each value only and its logits serve the others.
-    That is exact, not a guess about air: the network is a function.
+    That is exact, not a guess about air: the network is a function. They are found on the CPU, so that a GPU is
+    never waited for.
     """
-    stitch = _Stitch(image, tiling, outputs, tiling.layers_for(batch))
-    waiting: list[Sizes] = []
+    stitch = _Stitch(image.to(device) if device else image, tiling, outputs, tiling.layers_for(batch))
+    waiting: list[_Window] = []
     known: tuple[tuple[float, ...], Tensor] | None = None
-    origins = tiling.origins
-    ends = tiling.ends(batch)
-    for number, origin in enumerate(origins):
+    for origin in tiling.origins:
         if not waiting or not stitch.fits(origin):
             known = _forward(waiting, stitch, forward, known)
             waiting = []
             yield from stitch.release(origin[tiling.axis])
-        value = stitch.constant(origin)
-        if value and known and known[0] == value:
+        window = _Window(origin, constant(image[(slice(None), *_box(origin, tiling.window))]))
+        if window.value and known and known[0] == window.value:
             stitch.add_(origin, known[1])
             continue
-        waiting.append(origin)
-        if len(waiting) >= batch and (batch == 1 or number + 1 not in ends):
+        waiting.append(window)
+        if len(waiting) >= batch:
             known = _forward(waiting, stitch, forward, known)
             waiting = []
     _forward(waiting, stitch, forward, known)
     yield from stitch.release(tiling.shape[tiling.axis])
 
 
+def constant(window: Tensor) -> tuple[float, ...]:
+    """Return the value of each channel if all are constant in a window (C, X, Y, Z), else nothing.
+
+    The middle is compared with a corner first, which tells most windows: 125 of 96³ take 0.02 s instead of 0.4.
+    """
+    x, y, z = (length // 2 for length in window.shape[1:])
+    if not torch.equal(window[:, x, y, z], window[:, 0, 0, 0]):
+        return ()
+    low, high = torch.aminmax(window.flatten(1), dim=1)
+    return tuple(low.tolist()) if torch.equal(low, high) else ()
+
+
+class _Window(NamedTuple):
+    """Where a window begins, and the value of each channel if all are constant."""
+
+    origin: Sizes
+    value: tuple[float, ...]
+
+
 def _forward(
-    origins: list[Sizes], stitch: _Stitch, forward: Forward, known: tuple[tuple[float, ...], Tensor] | None
+    windows: list[_Window], stitch: _Stitch, forward: Forward, known: tuple[tuple[float, ...], Tensor] | None
 ) -> tuple[tuple[float, ...], Tensor] | None:
     """Add the logits of some windows, and return the latest constant window's value and logits."""
-    if not origins:
+    if not windows:
         return known
-    logits = forward(torch.stack([stitch.crop(origin) for origin in origins]))
-    for origin, window in zip(origins, logits, strict=True):
-        stitch.add_(origin, window)
-        value = stitch.constant(origin)
-        if value:
-            known = value, window.clone()
+    answers = forward(torch.stack([stitch.crop(window.origin) for window in windows]))
+    for window, logits in zip(windows, answers, strict=True):
+        stitch.add_(window.origin, logits)
+        if window.value:
+            known = window.value, logits.clone()
     return known
 
 
@@ -233,18 +250,6 @@ class _Stitch:
 
     def crop(self, origin: Sizes) -> Tensor:
         return self.image[(slice(None), *_box(origin, self.tiling.window))]
-
-    def constant(self, origin: Sizes) -> tuple[float, ...]:
-        """Return the value of each channel if all are constant in a window, else nothing.
-
-        The middle is compared with a corner first, which tells most windows: 125 of 96³ take 0.02 s instead of 0.4.
-        """
-        window = self.crop(origin)
-        x, y, z = (length // 2 for length in self.tiling.window)
-        if not torch.equal(window[:, x, y, z], window[:, 0, 0, 0]):
-            return ()
-        low, high = torch.aminmax(window.flatten(1), dim=1)
-        return tuple(low.tolist()) if torch.equal(low, high) else ()
 
     def add_(self, origin: Sizes, logits: Tensor) -> None:
         """Add a window's logits (K, X, Y, Z) with its weights."""

@@ -11,10 +11,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg.boxes import occupied_box
+from medseg.inference.forward import streamed_axis
 from medseg.labels import IGNORE_INDEX
 from medseg.preprocessing.prepare import Prepared
 from medseg.pseudo.calibration import Sample
-from medseg.pseudo.forward import TeachersForward, stream, streamed_axis
+from medseg.pseudo.forward import TeachersForward, stream
 from medseg.pseudo.probability import decide_likely, probabilities, true_decisions
 
 MARGIN = 5

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import one_by_one
-from medseg.inference.forward import EnsembleForward
+from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
-from medseg.inference.window import Slab, stream_logits, tile
+from medseg.inference.window import Slab, tile
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
@@ -139,10 +139,10 @@ class TeachersForward:
         for number, (shown, forward) in enumerate(zip(self._shown, self._forwards, strict=True)):
             logits.append(forward(windows))
             features = shown.take()
-            decided += self._take_decisions(logits[-1], len(windows))
+            decided += self._take_decisions(logits[-1])
             if features is None:
                 continue
-            features = with_slice_axis(features[: len(windows)].float(), self.teachers.plan)
+            features = with_slice_axis(features.float(), self.teachers.plan)
             self._pool(number, features)
             if self.prototypes is not None:
                 opinions.append(similarity(features, self.prototypes[number], windows.shape[2:]))
@@ -157,11 +157,11 @@ class TeachersForward:
         self._views, self._sums = Views(self.teachers.labels), []
         return look
 
-    def _take_decisions(self, logits: Tensor, windows: int) -> list[Tensor]:
+    def _take_decisions(self, logits: Tensor) -> list[Tensor]:
         passes, self._decisions.passes = self._decisions.passes, []
         if not passes:
             return [decide(logits.transpose(0, 1), self.teachers.labels)]
-        return [single[:windows] for single in passes]
+        return passes
 
     def _pool(self, number: int, features: Tensor) -> None:
         total = features.flatten(2).sum((0, 2))
@@ -172,16 +172,9 @@ class TeachersForward:
 
 
 def stream(forward: TeachersForward, prepared: Prepared) -> Iterator[Slab]:
-    """Yield the channels of `forward` over a whole scan, slab by slab; memory doesn't grow with the scan."""
+    """Yield the channels of `forward` over a whole scan, slab by slab."""
     plan, config = forward.teachers.plan, forward.config
-    tiling = tile(prepared.grid.shape, plan, config.overlap)
-    image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
-    return stream_logits(image.to(forward.device), forward, tiling, outputs=forward.outputs, batch=config.window_batch)
-
-
-def streamed_axis(prepared: Prepared, plan: Plan) -> int:
-    """Return the axis of a scan that slabs follow each other along."""
-    return tile(prepared.grid.shape, plan, 0.0).axis
+    return stream_scan(forward, prepared, plan, config, outputs=forward.outputs, device=forward.device)
 
 
 def with_slice_axis(features: Tensor, plan: Plan) -> Tensor:

@@ -34,6 +34,7 @@ from medseg.catalog.pseudo_review import take_in
 from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
 from medseg.errors import DatasetError, ScanError
+from medseg.inference.forward import streamed_axis
 from medseg.io.files import atomic_file
 from medseg.io.scan import read_case
 from medseg.preprocessing.likeness import describe_appearance, strange_appearance
@@ -42,7 +43,7 @@ from medseg.provenance import digest_files, digest_json
 from medseg.pseudo.belonging import strange_prediction
 from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
-from medseg.pseudo.forward import TeachersForward, stream, streamed_axis
+from medseg.pseudo.forward import TeachersForward, stream
 from medseg.pseudo.maps import ScanMaps, restore_maps
 from medseg.pseudo.probability import decision_names, decision_values
 from medseg.pseudo.prototypes import scan_similarity

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import one_by_one
-from medseg.inference.forward import EnsembleForward
+from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.restore import decide
-from medseg.inference.window import stream_logits, tile
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.outputs import NetworkOutput
-from medseg.preprocessing.prepare import pad_values, prepare_image, surround
+from medseg.preprocessing.prepare import prepare_image
 from medseg.selection.appearance import Parts, describe_appearance
 from medseg.volume import Volume
 
@@ -83,20 +82,15 @@ class Observer:
         """
         plan, labels = self.model.plan, self.model.labels
         prepared = prepare_image(volume, plan)
-        tiling = tile(prepared.grid.shape, plan, self.config.overlap)
-        image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
         pooled: list[Tensor] = []
 
         def forward(windows: Tensor) -> Tensor:
             logits = self.forward(windows)
-            pooled.extend(self.listener.pooled[: len(windows)])  # a lone window went through twice
+            pooled.extend(self.listener.pooled)
             return logits
 
         meter = DoubtMeter(labels)
-        slabs = stream_logits(
-            image.to(self.device), forward, tiling, outputs=labels.outputs, batch=self.config.window_batch
-        )
-        for slab in slabs:
+        for slab in stream_scan(forward, prepared, plan, self.config, outputs=labels.outputs, device=self.device):
             meter.add(slab.logits)
         parts = (torch.stack(pooled).double().mean(0).cpu().numpy(),) if pooled else describe_appearance(volume)
         return View(meter.doubt(), meter.found(), parts)

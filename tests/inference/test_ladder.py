@@ -6,6 +6,8 @@ import gc
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ class Attempt:
     ],
 )
 def test_only_rungs_that_differ_are_tried(device, batch, rungs):
-    assert ladder(InferenceConfig(window_batch=batch), device) == rungs
+    assert ladder(batch, device) == rungs
 
 
 @pytest.mark.parametrize("enough", [FULL, ONE, STITCH, CPU])
@@ -72,6 +74,25 @@ def test_another_error_is_not_tried_again():
     assert attempt.tried == [FULL]
 
 
+def test_after_want_of_memory_a_thread_tries_no_more_itself():
+    """oneDNN does nothing new in a thread that memory was lacking in, also for the scans that follow."""
+    tried = []
+
+    def attempt(rung: Rung) -> str:
+        tried.append(current_thread())
+        if len(tried) == 1:
+            raise RuntimeError("could not create a primitive")
+        return "mask"
+
+    def worker() -> None:
+        assert climb_down(attempt, (FULL, ONE)) == ("mask", ONE)
+        assert climb_down(attempt, (FULL,)) == ("mask", FULL)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(worker).result()
+    assert tried[0] not in tried[1:]
+
+
 def test_what_a_failed_rung_held_is_free_before_the_next():
     held = []
 
@@ -92,6 +113,9 @@ def test_what_a_failed_rung_held_is_free_before_the_next():
     [
         (np._core._exceptions._ArrayMemoryError((1,), np.dtype("f4")), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )

@@ -148,15 +148,6 @@ def test_folds_are_averaged_as_logits(make_plan, threshold):
     torch.testing.assert_close(logits[:, 1:], 2 * windows)
 
 
-def test_a_lone_small_float32_window_goes_as_a_pair(make_plan, threshold):
-    logits = EnsembleForward([threshold], make_plan(), EXACT, CPU)(torch.ones(1, 1, 8, 8, 8))
-    assert threshold.shapes == [(2, 1, 8, 8, 8)]
-    assert logits.shape == (1, 2, 8, 8, 8)
-    threshold.shapes.clear()
-    EnsembleForward([threshold], make_plan(), InferenceConfig(precision="bf16"), CPU)(torch.ones(1, 1, 8, 8, 8))
-    assert threshold.shapes == [(1, 1, 8, 8, 8)]
-
-
 def test_logits_are_float32_in_any_precision(make_plan):
     network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
     network.forward_plain = network.forward

@@ -122,7 +122,7 @@ def test_the_buffer_holds_the_layers_of_one_window_where_a_batch_begins_in_one_l
     tiling = tile((40, 24, 24), make_plan(), 0.5)
     assert tiling.layers_for(2) == 8
     thin = tile((40, 8, 8), make_plan(), 0.5)
-    assert thin.layers_for(2) == 16
+    assert thin.layers_for(2) == 12
 
 
 def test_large_windows_go_one_by_one_on_a_cpu_alone(make_plan):

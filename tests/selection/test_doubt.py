@@ -63,7 +63,7 @@ def test_a_scan_is_described_by_its_mean_features(model, volume_of):
     np.testing.assert_allclose(features, [seen.mean(), (seen**2).mean()], atol=1e-5)
 
 
-def test_a_lone_window_counts_once_and_looking_twice_is_the_same(model, volume_of):
+def test_every_window_counts_once_and_looking_twice_is_the_same(model, volume_of):
     scan = np.random.default_rng(0).normal(size=(24, 8, 8)).astype(np.float32)  # three windows: a pair and one
     first, again = (Observer(model, CPU).look(volume_of(scan)) for _ in range(2))
     seen = scan[::2, ::2, ::2]
