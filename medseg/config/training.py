@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -141,7 +141,10 @@ class TrainingConfig(Stage):
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic; auto: the fastest safe one"
     )
-    loader_threads: int = Field(1, ge=0, description="Threads that prepare batches ahead; 0: in the loop")
+    loader_threads: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Threads that prepare batches ahead; 0: in the loop; auto: 1, on a GPU all cores but one, up to 8",
+    )
     freeze_encoder: bool = Field(False, description="When fine-tuning, leave the encoder's weights as they are")
 
     @model_validator(mode="after")

@@ -66,9 +66,11 @@ class SegmentationLoss:
         with torch.autocast(target.device.type, enabled=False):
             levels = (output.logits, *output.coarse)
             dices, entropies = zip(*(self._level(logits, target, weight) for logits in levels), strict=True)
-        shares = target.new_tensor([0.5**level for level in range(len(levels))], dtype=torch.float32)
-        both = self._config.dice_weight * torch.stack(dices) + self._config.ce_weight * torch.stack(entropies)
-        return Losses((both * shares / shares.sum()).sum(), dices[0].detach(), entropies[0].detach())
+        dice_weight, ce_weight = self._config.dice_weight, self._config.ce_weight
+        both = [dice_weight * dice + ce_weight * ce for dice, ce in zip(dices, entropies, strict=True)]
+        shares = [0.5**level for level in range(len(levels))]
+        total = torch.stack([share * loss for share, loss in zip(shares, both, strict=True)]).sum() / sum(shares)
+        return Losses(total, dices[0].detach(), entropies[0].detach())
 
     def _level(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return Dice loss and cross-entropy at one resolution."""
@@ -79,7 +81,8 @@ class SegmentationLoss:
             counts = counts * _resized(weight.float(), size)
         if self._membership is None:
             return self._softmax_losses(logits.float(), indices, counts)
-        members = self._membership.to(indices.device)[:, indices.long()].movedim(0, 1)
+        self._membership = self._membership.to(indices.device)
+        members = self._membership[:, indices.long()].movedim(0, 1)
         return self._sigmoid_losses(logits.float(), members, counts)
 
     def _softmax_losses(self, logits: Tensor, indices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

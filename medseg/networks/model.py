@@ -97,7 +97,7 @@ def save_model(model: Model, folder: Path) -> None:
     OutputError
         If `folder` holds something else than a model, or can't be written.
     """
-    if folder.exists() and not (folder / RECORD).is_file() and not _is_empty_folder(folder):
+    if folder.exists() and not (folder / RECORD).is_file() and not is_empty_folder(folder):
         raise OutputError(f"{folder}: there is something else than a model; give a new folder for the model")
     weights = [half(network.state_dict()) for network in model.networks]
     record = ModelRecord(
@@ -170,7 +170,8 @@ def _has_weights(folder: Path, exports: tuple[Export, ...]) -> bool:
     return not exports or any(folder.glob("*.safetensors"))
 
 
-def _is_empty_folder(folder: Path) -> bool:
+def is_empty_folder(folder: Path) -> bool:
+    """Whether this is a folder with nothing in it."""
     return folder.is_dir() and next(folder.iterdir(), None) is None
 
 
@@ -207,6 +208,8 @@ def _is_newer(version: object) -> bool:
 
 def _load_networks(folder: Path, record: ModelRecord, device: torch.device, backend: Backend) -> tuple[nn.Module, ...]:
     exports = read_exports(folder)
+    if backend == "auto" and device.type == "cuda" and _has_weights(folder, exports):
+        backend = "torch"  # exports compute on the CPU
     export = choose_export(folder, exports, backend)
     if export is not None:
         return load_exported(folder, export)

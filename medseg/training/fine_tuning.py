@@ -188,7 +188,7 @@ class _FineTuning:
     ) -> None:
         self.config, self.model, self.output = config, model, output
         self.options = replace(options, init=model, folds=0, cache=options.cache or output / "cache")
-        self.deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+        self.deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
         self.dataset: Dataset = read_dataset(config.dataset)
         self.before: Model = load_model(model)
         self.new = tuple(case for case in self.dataset.labelled if case.id in new)

@@ -27,15 +27,19 @@ from medseg.networks.build import build_network, encoder_parameters
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
-from medseg.provenance import digest_json
+from medseg.provenance import digest_json, usable_cores
 from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from medseg.training.distillation import identity
+from medseg.training.interruption import interruption
 from medseg.training.journal import Journal
 from medseg.training.lessons import build_method, build_stream
 from medseg.training.methods import Method
 from medseg.training.mixing import Teacher
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
 from medseg.training.start import Start
+
+MOST_LOADER_THREADS = 8
+"""Threads that a GPU's batches are prepared by, at most: what augmenting 128³ patches for one takes (36 ms each)."""
 
 LOG_EVERY = 10
 """Steps between log lines: often enough to see trouble, seldom enough to cost nothing."""
@@ -140,6 +144,8 @@ class Task:
 def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None = None) -> TrainingState:
     """Train until the last step, an early stop or the deadline, and return the state.
 
+    Ctrl-C and SIGTERM end it behind the step at work, with a checkpoint and `KeyboardInterrupt`.
+
     Parameters
     ----------
     deadline : `time.monotonic()` at which to save and return, with ``finished`` still False.
@@ -161,26 +167,36 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
     trainee.train()
     sitting = _Sitting(state.elapsed_s)
     remaining = settings.steps if not state.finished else state.step
-    for batch in prefetch(stream, state.step, remaining, settings.loader_threads):
-        set_learning_rate(optimiser, learning_rate(state.step, settings))
-        terms = state.method.step(trainee, _to(batch, fabric), state.step / settings.steps)
-        descend(trainee, optimiser, terms["loss"], fabric, settings.clip_norm)
-        state.average.update_parameters(state.network)
-        state.step += 1
-        state.elapsed_s = sitting.elapsed_s()
-        if state.step % LOG_EVERY == 0 or state.step == settings.steps:
-            _log(journal, state, terms, optimiser.param_groups[0]["lr"])
-        if lesson.validate and settings.validate_every and state.step % settings.validate_every == 0:
-            _validate(state, lesson, fabric, journal)
-        state.finished = state.finished or state.step == settings.steps
-        late = _any_process(fabric, deadline is not None and time.monotonic() > deadline)
-        if state.finished or late or state.step % settings.checkpoint_every == 0:
-            if fabric.is_global_zero:
-                save_checkpoint(state, checkpoint)
-            fabric.barrier()
-        if state.finished or late:
-            break
+    with interruption() as wanted:
+        for batch in prefetch(stream, state.step, remaining, _loader_threads(settings, fabric.device)):
+            set_learning_rate(optimiser, learning_rate(state.step, settings))
+            terms = state.method.step(trainee, _to(batch, fabric), state.step / settings.steps)
+            descend(trainee, optimiser, terms["loss"], fabric, settings.clip_norm)
+            state.average.update_parameters(state.network)
+            state.step += 1
+            state.elapsed_s = sitting.elapsed_s()
+            if state.step % LOG_EVERY == 0 or state.step == settings.steps:
+                _log(journal, state, terms, optimiser.param_groups[0]["lr"])
+            if lesson.validate and settings.validate_every and state.step % settings.validate_every == 0:
+                _validate(state, lesson, fabric, journal)
+            state.finished = state.finished or state.step == settings.steps
+            late = _any_process(fabric, wanted.is_set() or (deadline is not None and time.monotonic() > deadline))
+            if state.finished or late or state.step % settings.checkpoint_every == 0:
+                if fabric.is_global_zero:
+                    save_checkpoint(state, checkpoint)
+                fabric.barrier()
+            if state.finished or late:
+                break
+    if wanted.is_set() and not state.finished:
+        raise KeyboardInterrupt
     return state
+
+
+def _loader_threads(settings: TrainingConfig, device: torch.device) -> int:
+    """Return how many threads prepare batches; on a CPU more would take cores from the network."""
+    if settings.loader_threads != "auto":
+        return settings.loader_threads
+    return 1 if device.type == "cpu" else max(1, min(MOST_LOADER_THREADS, usable_cores() - 1))
 
 
 def descend(

@@ -63,8 +63,9 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def average(mean: Tensors, latest: Tensors, updates: Tensor | int) -> None:
-        ramp = (1 + int(updates)) / (10 + int(updates))
-        torch._foreach_lerp_(mean, latest, 1.0 - min(decay, ramp))
+    def average(mean: Tensors, latest: Tensors, _updates: Tensor | int) -> None:
+        updates = int(model.n_averaged)  # its copy on a GPU would have to be waited for
+        torch._foreach_lerp_(mean, latest, 1.0 - min(decay, (1 + updates) / (10 + updates)))
 
-    return AveragedModel(network, multi_avg_fn=average)
+    model = AveragedModel(network, multi_avg_fn=average)
+    return model

@@ -144,7 +144,7 @@ def run_pretraining(config: ExperimentConfig, output: Path, options: RunOptions 
         For every problem of configuration, data, plan, memory or disk that a user can mend.
     """
     options = options or RunOptions()
-    deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     fabric = launch(options.device, config)
     setup = first_process_first(fabric, lambda: set_up(config, output))
     check_pretrainable(setup.plan)

@@ -53,7 +53,7 @@ from medseg.training.lessons import check_ingredients, learns_unlabelled
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import comparable
-from medseg.training.setup import Setup, set_up
+from medseg.training.setup import Setup, keep_config, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.strangers import without_strangers
 from medseg.training.validation import Comparison, Validator, held_out_cases, score
@@ -120,13 +120,15 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
         For every problem of configuration, data, plan, memory or disk that a user can mend.
     """
     options = options or RunOptions()
-    if options.folds == 1:
-        raise ConfigError("one fold is no cross-validation: use 0 (train on all cases) or at least 2 folds")
-    deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+    if options.folds == 1 or options.folds < 0:
+        raise ConfigError(f"{options.folds} is no number of folds: use 0 (train on all cases) or at least 2")
+    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     fabric = launch(options.device, config)
     start = _start(config, options)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
     check_ingredients(config, setup.dataset.labels, setup.plan)
+    if options.folds:
+        k_folds(setup.train, options.folds, config.training.seed)  # refuses more folds than patients before any trains
     if config.distillation.teachers:
         check_unseen(config.distillation, setup.held_out, options.folds)
     if options.folds and _follows_pseudo_labels(config):
@@ -137,7 +139,10 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
-    return run.cross_validate() if options.folds else run.train_on_all()
+    trained = run.cross_validate() if options.folds else run.train_on_all()
+    if trained.model and fabric.is_global_zero:
+        keep_config(config, output)
+    return trained
 
 
 def _follows_pseudo_labels(config: ExperimentConfig) -> bool:
@@ -251,8 +256,10 @@ class _Run:
         """Return a network a fold and what each says about the cases left out; None when time ran out."""
         networks: list[nn.Module] = []
         comparisons: list[Comparison] = []
-        for number, fold in enumerate(k_folds(self.setup.train, self.options.folds, self.config.training.seed)):
+        folds = k_folds(self.setup.train, self.options.folds, self.config.training.seed)
+        for fold in folds:
             check_leakage(fold.train, fold.validation)
+        for number, fold in enumerate(folds):
             network = self._fit(f"fold_{number}", fold.train, fold.validation)
             if network is None:
                 return None

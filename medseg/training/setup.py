@@ -10,8 +10,8 @@ from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.pseudo_labels import REVIEWED, check_unseen
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import check_leakage, check_unlabelled
-from medseg.config import ExperimentConfig, save_config
-from medseg.errors import DatasetError, ModelError, OutputError
+from medseg.config import ExperimentConfig, load_config, save_config
+from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
 from medseg.plan import Plan, load_plan, save_plan
 from medseg.planning import (
@@ -25,6 +25,8 @@ from medseg.planning import (
 from medseg.training.lessons import learns_unlabelled, shows_unlabelled
 from medseg.training.start import Start
 from medseg.volume import Case
+
+CONFIG = "config.yaml"
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +68,17 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     check_leakage(train, dataset.set_apart)
     unlabelled, reviewed = _unlabelled(config, dataset)
     _make_folder(output)
-    with atomic_file(output / "config.yaml") as path:
-        save_config(config, path)
     fingerprint = _examine(dataset, train, held_out, output).select(_ids(train))
     plan = _plan(config, dataset, fingerprint, output, start)
+    if not any(output.glob("*/checkpoint.pt")):  # else it says what was trained, until this command has trained
+        keep_config(config, output)
     return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
+
+
+def keep_config(config: ExperimentConfig, output: Path) -> None:
+    """Write the configuration of a run."""
+    with atomic_file(output / CONFIG) as path:
+        save_config(config, path)
 
 
 def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -113,6 +121,7 @@ def _plan(
     """Take the plan of the model to start from, or the one in the run folder, or make one from the training cases."""
     path = output / "plan.yaml"
     if start is None and path.exists():
+        _check_unchanged(config, path)
         return load_plan(path)
     if start is not None:
         _check_start(start, dataset)
@@ -124,6 +133,23 @@ def _plan(
     with atomic_file(path) as temporary:
         save_plan(plan, temporary)
     return plan
+
+
+def _check_unchanged(config: ExperimentConfig, plan: Path) -> None:
+    """Refuse other wishes than those that the plan in a run folder was made for: they would change nothing."""
+    before = plan.with_name(CONFIG)
+    if not before.is_file():
+        return
+    old, new = (
+        {f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(c, section)}
+        for c in (load_config(before), config)
+    )
+    changed = [f"{field}={old[field]}" for field in new if old[field] != new[field]]
+    if changed:
+        raise ConfigError(
+            f"{plan} was made with {', '.join(changed)} and is used as it stands; delete it to plan anew, or leave "
+            "these settings as they were"
+        )
 
 
 def _ids(cases: tuple[Case, ...]) -> list[str]:

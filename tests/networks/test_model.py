@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from medseg.config import InferenceConfig
 from medseg.errors import ModelError, OutputError
 from medseg.labels import LabelMap
+from medseg.networks import model as module
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.rules import PostprocessingRules, StructureRule
@@ -69,6 +71,17 @@ def test_round_trip(make_model, tmp_path, folds):
 def test_saving_a_loaded_model_changes_no_byte(folder, tmp_path):
     save_model(load_model(folder), tmp_path / "again")
     assert model_digest(tmp_path / "again") == model_digest(folder)
+
+
+def test_on_a_gpu_torch_is_taken_where_its_weights_are(folder, monkeypatch):
+    monkeypatch.setattr(module, "read_exports", lambda _: (SimpleNamespace(runtime="openvino"),))
+    monkeypatch.setattr(module, "load_exported", lambda *_: ("exported",))
+    monkeypatch.setattr(module, "_load_network", lambda *_: "torch")
+    assert load_model(folder, "cpu", "auto").networks == ("exported",)
+    assert load_model(folder, "cuda", "auto").networks == ("torch",)
+    assert load_model(folder, "cuda", "openvino").networks == ("exported",)
+    (folder / "weights.safetensors").unlink()
+    assert load_model(folder, "cuda", "auto").networks == ("exported",)
 
 
 def test_whole_numbers_are_kept_as_they_are(make_plan, tmp_path):

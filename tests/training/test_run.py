@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.config import ExperimentConfig
+from medseg.config import ExperimentConfig, TrainingConfig, load_config
 from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.networks.model import load_model, save_model
 from medseg.rules import PostprocessingRules
 from medseg.training import loop
 from medseg.training.run import RunOptions, run_training
+from medseg.training.setup import set_up
 
 
 def changed(config: ExperimentConfig, **sections: dict) -> ExperimentConfig:
@@ -83,6 +86,67 @@ def test_another_configuration_in_the_same_folder_is_refused(experiment, tmp_pat
     run_training(changed(experiment, training={"steps": 2}), tmp_path / "run", RunOptions(device="cpu"))
     with pytest.raises(ModelError, match="another configuration"):
         run_training(changed(experiment, training={"steps": 3}), tmp_path / "run", RunOptions(device="cpu"))
+    assert load_config(tmp_path / "run" / "config.yaml").training.steps == 2, "it says what was trained"
+
+
+def test_wishes_that_a_plan_stands_against_are_refused(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 2})
+    set_up(config, tmp_path / "run")
+    wishes = changed(config, network={"features": 4}, plan={"spacing": [2, 2, 2]})
+    with pytest.raises(ConfigError, match=r"made with plan.spacing=None, network.features=8 .* delete it"):
+        run_training(wishes, tmp_path / "run", RunOptions(device="cpu"))
+    assert load_config(tmp_path / "run" / "config.yaml").network.features == 8
+    (tmp_path / "run" / "plan.yaml").unlink()
+    assert run_training(wishes, tmp_path / "run", RunOptions(device="cpu")).plan.spacing == (2, 2, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_keeps_the_step_at_work(experiment, tmp_path, monkeypatch, number):
+    config = changed(experiment, training={"steps": 12, "checkpoint_every": 100})
+    whole = run_training(config, tmp_path / "whole", RunOptions(device="cpu"))
+    real, steps = loop.descend, []
+
+    def interrupted(*arguments):
+        steps.append(1)
+        if len(steps) == 7:
+            os.kill(os.getpid(), number)
+        real(*arguments)
+
+    monkeypatch.setattr(loop, "descend", interrupted)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert signal.getsignal(number) is before
+    steps.extend([1] * 100)
+    again = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert len(steps) == 7 + 100 + 5
+    expected, found = weights(whole.model), weights(again.model)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_copies_in_any_two_folds_are_found_before_one_trains(experiment, tmp_path, blobs):
+    folder = tmp_path / "blobs"
+    shutil.copytree(blobs, folder)
+    for kind in ("images", "labels"):
+        shutil.copy(folder / kind / "case_0.nii.gz", folder / kind / "copy.nii.gz")
+    config = changed(experiment, dataset={"folder": str(folder), "validation": []})
+    with pytest.raises(DatasetError, match="hold the same image"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu", folds=7))
+    assert not list((tmp_path / "run").glob("fold_*"))
+
+
+@pytest.mark.parametrize("folds", [-2, 1])
+def test_folds_are_none_or_several(experiment, tmp_path, folds):
+    with pytest.raises(ConfigError, match=f"{folds} is no number of folds"):
+        run_training(experiment, tmp_path / "run", RunOptions(device="cpu", folds=folds))
+
+
+def test_loader_threads_are_as_told_or_by_the_device():
+    told, auto = TrainingConfig(loader_threads=3), TrainingConfig()
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [loop._loader_threads(told, device) for device in (cpu, gpu)] == [3, 3]
+    assert loop._loader_threads(auto, cpu) == 1
+    assert 1 <= loop._loader_threads(auto, gpu) <= loop.MOST_LOADER_THREADS
 
 
 def test_damaged_checkpoint_is_named(experiment, tmp_path):
@@ -101,8 +165,6 @@ def test_cross_validation_ensembles_the_folds_and_scores_every_case_out_of_fold(
     assert len(model.networks) == 2
     assert model.postprocessing is not None
     assert {row.case for row in run.scores} == {f"case_{i}" for i in range(6)}
-    with pytest.raises(ConfigError, match="one fold"):
-        run_training(config, tmp_path / "other", RunOptions(device="cpu", folds=1))
 
 
 def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, tmp_path):
