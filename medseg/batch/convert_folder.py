@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from medseg.batch.convert_record import ScanRecord, finished_scan, write_scan_record
 from medseg.batch.faults import fault_of
 from medseg.batch.intake import open_catalog, write_selection
@@ -26,12 +28,12 @@ from medseg.batch.summary import Failure, Outcome, exit_code
 from medseg.catalog.anonymous import without_file_names
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.config import BatchConfig
-from medseg.errors import OutputError
-from medseg.io.nifti import write_volume
+from medseg.errors import OutputError, ScanError
+from medseg.io.nifti import read_nifti, write_volume
 from medseg.io.scan import read_scan, source_files
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.provenance import digest_files, package_versions, timestamp
-from medseg.volume import Source
+from medseg.volume import Source, Volume
 
 TABLE = "conversion.csv"
 VOLUME = ".nii.gz"
@@ -149,6 +151,8 @@ def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
     if before:
         return Conversion(case, "done", record=before, was_done=True)
     volume = read_scan(source)
+    if target.exists() and not beside.exists() and not _holds(target, volume):
+        raise OutputError(f"{case}: {target} is there already and is another volume; choose another output folder")
     write_volume(target, volume)
     record = ScanRecord(
         case=case,
@@ -166,6 +170,15 @@ def _convert(entry: CatalogEntry, source: Source, output: Path, *, redo: bool) -
     )
     write_scan_record(beside, record)
     return Conversion(case, "done", record=record)
+
+
+def _holds(path: Path, volume: Volume) -> bool:
+    """Whether a file is the volume that would be written: what a run was stopped behind."""
+    try:
+        there = read_nifti(path)
+    except ScanError:
+        return False
+    return there.grid.matches(volume.grid) and np.array_equal(there.array, volume.array)
 
 
 def _row(result: Conversion) -> list[object]:

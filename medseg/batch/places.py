@@ -32,7 +32,7 @@ def check_links(scans: Iterable[Path], output: Path) -> None:
         # Path.resolve raises where a link leads to itself
         place = Path(realpath(path)) if path.is_symlink() else folders[path.parent]
         if place.is_relative_to(target):
-            raise OutputError(f"a link leads from the scans into the output folder {output}; choose another one")
+            raise OutputError(f"scans lie in the output folder {output}, or a link leads there; choose another one")
 
 
 def check_names(cases: Path, *, ending: str = "") -> None:

@@ -101,6 +101,14 @@ class RunSummary:
         return sum(result.status in statuses for result in self.results)
 
     @property
+    def left_behind(self) -> int:
+        """Number of case folders that are of earlier runs, and of no scan of this one; of a shard nobody knows."""
+        if self.tables != self.output:
+            return 0
+        known = {result.case for result in self.results}
+        return sum(folder.name not in known for folder in (self.output / "cases").glob("[!.]*"))
+
+    @property
     def exit_code(self) -> int:
         """0: all cases done; 1: some not; 3: none could be done. A shard to which no case falls is done."""
         if self.elsewhere and not self.results:

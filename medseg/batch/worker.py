@@ -111,7 +111,7 @@ class Worker:
         except OSError as error:
             return CaseResult(case.id, "rejected", "UNREADABLE", f"{case.id}: can't be read ({error.strerror})")
         record = None if self.redo else finished_record(self.folder / case.id, inputs)
-        if record:
+        if record and (self.picture is None or PICTURE in record.outputs):
             return CaseResult.of(record, was_done=True)
         volume, _ = read_case(case)
         return _Read(task, inputs, volume, perf_counter() - began)

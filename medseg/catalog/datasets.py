@@ -40,6 +40,9 @@ MODALITY_WORDS: tuple[tuple[Modality, re.Pattern[str]], ...] = (
 LABEL_FILES = ("labels.json", "labels.yaml", "labels.yml")
 """Files of a dataset folder that may hold the label map."""
 
+MOST_UNNAMED = 50
+"""Values that masks may hold without names: more are likelier the grey values of a scan that lies among the masks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -171,6 +174,12 @@ def _read_splits(config: DatasetConfig, folder: Path) -> dict[str, tuple[str, ..
     if config.splits is None:
         return {}
     path = folder / config.splits
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: there is no such file, but the configuration takes its lists of cases from there "
+            "(dataset.splits); add it, or take every labelled case: --set dataset.splits=null --set dataset.train=null "
+            "--set dataset.validation=null"
+        )
     lists = {name: ids for name, ids in read_object(path).items() if isinstance(ids, list)}
     if not lists:
         raise DatasetError(f'{path}: it holds no list of case ids; write it as {{"train": [...], "validation": [...]}}')
@@ -195,6 +204,11 @@ def _discover_labels(cases: Sequence[Case]) -> LabelMap:
         values = sorted(set().union(*found) - {0})
     if not values:
         raise DatasetError(f"none of the {len(cases)} masks shows any structure; draw one, or name the labels")
+    if len(values) > MOST_UNNAMED:
+        raise DatasetError(
+            f"the masks hold {len(values)} values, up to {values[-1]}: is a scan among them? If not, name the labels, "
+            "such as --set 'dataset.labels={liver: 1, spleen: 2}'"
+        )
     return LabelMap.from_values(values)
 
 

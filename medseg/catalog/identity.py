@@ -7,6 +7,7 @@ the same key, and not to be reversed or guessed without it. The key file stays w
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from medseg.errors import ConfigError, OutputError
 from medseg.io.nifti_header import NIFTI_ENDINGS
+
+logger = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 PSEUDONYM_DIGITS = 12
@@ -48,6 +51,7 @@ def load_key(path: Path | None = None) -> bytes:
     try:
         if not path.exists():
             _make_key(path)
+            logger.warning("a new key of the pseudonyms was made: %s; keep it, other keys give other names", path)
         mode, text = path.stat().st_mode, path.read_text(encoding="ascii").strip()
         key = bytes.fromhex(text)
     except OSError as error:

@@ -53,7 +53,8 @@ def read_listing(folder: Path) -> Listing:
         return _read_paired(folder, document)
     if len(tables) == 1:
         return read_csv(tables[0])
-    raise DatasetError(f"{folder}: unknown layout (found {_found(list(entries.values()))}); a dataset is {LAYOUTS}")
+    found = _found(list(entries.values()))
+    raise DatasetError(f"{folder}: unknown layout (found {found}); name the folder with --data; a dataset is {LAYOUTS}")
 
 
 def _read_file(path: Path) -> Listing:

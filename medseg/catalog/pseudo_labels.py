@@ -192,7 +192,10 @@ def read_records(folder: Path) -> tuple[PseudoLabelRecord, ...]:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: there is no such folder of pseudo-labels; make it with medseg pseudo-label")
-    found = [read_record(folder, path.name) for path in visible(folder) if path.is_dir()]
+    cases = [path for path in visible(folder) if path.is_dir()]
+    if cases and not any((path / RECORD).is_file() for path in cases):
+        raise DatasetError(f"{folder} holds something else than pseudo-labels; choose a new folder for them")
+    found = [read_record(folder, path.name) for path in cases]
     records = tuple(record for record in found if record is not None)
     if not records:
         raise DatasetError(f"{folder}: no pseudo-label is there; make them with medseg pseudo-label")

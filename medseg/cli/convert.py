@@ -66,7 +66,7 @@ def show_summary(summary: ConversionSummary) -> None:
     for reason, count in summary.left_out.items():
         screen.print(f"left out: {count} files, {reason}")
     if not summary.results:
-        show_error("no scan was found")
+        show_error("no scan was found; give a folder with NIfTI or DICOM scans somewhere in it")
         return
     done = sum(result.status == "done" for result in summary.results)
     screen.print(f"{done} of {len(summary.results)} scans converted: see {summary.output / 'conversion.csv'}")

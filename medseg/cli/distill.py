@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def distill(
 
     base = None if config else experiment_of(teacher)
     wishes = [
-        f"distillation.teachers=[{teacher.resolve()}]",
+        f"distillation.teachers={json.dumps([str(teacher.resolve())])}",
         f"distillation.width={width}",
         f"distillation.coarse={coarse}",
         "unlabelled.method=supervised",

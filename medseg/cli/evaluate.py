@@ -32,7 +32,9 @@ def evaluate(
         Path | None,
         typer.Option(help="File with the names of the labels: YAML, dataset.json or model.json; default: the run's."),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Surface distance that still counts as equal in the NSD, mm.")] = 2.0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Surface distance that still counts as equal in the NSD, mm.")
+    ] = 2.0,
 ) -> None:
     """Compare predicted masks with true ones: Dice, IoU, HD95, NSD and volume error of each structure.
 

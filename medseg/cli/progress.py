@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -49,19 +50,26 @@ def show_bar() -> Iterator[Watcher]:
 @contextmanager
 def show_lines() -> Iterator[Watcher]:
     """Print a line every `LINE_SECONDS`, and one for each case that was not done."""
-    screen, began = console(), monotonic()
-    last = began
+    screen, began, over = console(), monotonic(), Event()
+    ended, total = 0, 0
 
-    def watch(result: CaseResult, ended: int, total: int) -> None:
-        nonlocal last
-        now = monotonic()
+    def watch(result: CaseResult, now: int, of: int) -> None:
+        nonlocal ended, total
+        ended, total = now, of
         if not result.is_done:
             screen.print(f"{result.status} {result.case}: {result.message}")
-        if now - last >= LINE_SECONDS:
-            last = now
-            screen.print(describe_progress(ended, total, now - began))
 
-    yield watch
+    def tell() -> None:
+        while not over.wait(LINE_SECONDS):
+            screen.print(describe_progress(ended, total, monotonic() - began))
+
+    teller = Thread(target=tell, name="medseg-progress", daemon=True)
+    teller.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        teller.join()
 
 
 def describe_progress(ended: int, total: int, seconds: float) -> str:
@@ -71,6 +79,10 @@ def describe_progress(ended: int, total: int, seconds: float) -> str:
     --------
     >>> describe_progress(30, 200, 600)
     '30 of 200 cases, 3 a minute, 57 min left'
+    >>> describe_progress(0, 0, 20)
+    'no case has ended yet, after 20 s'
     """
+    if not ended:
+        return f"no case has ended yet, after {seconds:.0f} s"
     left = seconds / ended * (total - ended)
     return f"{ended} of {total} cases, {60 * ended / seconds:.2g} a minute, {left / 60:.0f} min left"

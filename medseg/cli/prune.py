@@ -10,6 +10,7 @@ import typer
 from medseg.cli.options import ConfigFile, Device, Overrides, experiment
 from medseg.cli.screen import console
 from medseg.cli.train import show_training
+from medseg.errors import ConfigError
 
 
 def prune(
@@ -40,6 +41,8 @@ def prune(
     from medseg.training.run import RunOptions
 
     if data is None:
+        if steps is not None or config or overrides or max_seconds:
+            raise ConfigError("--steps, --config, --set and --max-seconds are about fine-tuning, which needs --data")
         save_model(pruned_model(model, keep), output / "pruned")
         console().print(f"Model: {output / 'pruned'}\nFine-tune it: the same command with --data")
         return

@@ -187,7 +187,8 @@ def show_summary(summary: RunSummary) -> None:
         return
     if not summary.results:
         left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items())
-        show_error(f"no scan was found{f' (files left out: {left_out})' if left_out else ''}")
+        found = f" (files left out: {left_out})" if left_out else ""
+        show_error(f"no scan was found{found}; give a folder with NIfTI or DICOM scans somewhere in it")
         return
     before = sum(result.was_done for result in summary.results)
     ended_well = sum(result.is_done for result in summary.results)
@@ -196,4 +197,6 @@ def show_summary(summary: RunSummary) -> None:
     for status in ("rejected", "failed", "crashed", "timeout"):
         if count := summary.count(status):
             screen.print(f"{count} {status}: see {summary.tables / 'cases.csv'}", style="yellow")
+    if summary.left_behind:
+        screen.print(f"{summary.left_behind} case folders are of earlier runs, and other scans", style="yellow")
     screen.print(f"Masks and pictures: {summary.output / 'cases'}\nTable of volumes:   {summary.tables / 'cases.csv'}")

@@ -38,7 +38,7 @@ def serve(
     config: ConfigFile = None,
     overrides: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     token: Annotated[
         bool, typer.Option("--token/--no-token", help="Only let in who has the token; without: this machine alone.")
     ] = True,

@@ -9,6 +9,7 @@ import typer
 
 from medseg.cli.options import ConfigFile, DataFolder, Device, Overrides, experiment
 from medseg.cli.screen import console
+from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from medseg.training.run import TrainingRun
@@ -71,8 +72,10 @@ def train(
     start = Path(init) if init and init != PRETRAIN else None
     run = pretrain_then_train if init == PRETRAIN else run_training
     options = RunOptions(device=device, folds=folds, max_seconds=max_seconds, init=start, screen=True)
-    settings = [*(overrides or ()), *_of_unlabelled(method, labelled_weight)]
-    show_training(run(experiment(config, data, settings), output, options), output)
+    settings = experiment(config, data, [*(overrides or ()), *_of_unlabelled(method, labelled_weight)])
+    if labelled_weight is not None and settings.unlabelled.method == "supervised":
+        raise ConfigError("--lambda weighs labelled scans against others, which take no part; give --method, too")
+    show_training(run(settings, output, options), output)
 
 
 def _of_unlabelled(method: str | None, labelled_weight: str | None) -> list[str]:

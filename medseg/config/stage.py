@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class Stage(BaseModel):
@@ -13,4 +14,10 @@ class Stage(BaseModel):
 
 def describe_problems(error: ValidationError) -> str:
     """Return every problem of a validation as 'field: what is wrong', joined by semicolons."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+    return "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), _problem(e)))) for e in error.errors())
+
+
+def _problem(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such field"
+    return error["msg"].removeprefix("Value error, ")

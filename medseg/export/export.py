@@ -26,8 +26,9 @@ from medseg.networks.exported import (
     open_networks,
     require,
 )
+from medseg.networks.exported import RECORD as EXPORTED
 from medseg.networks.model import RECORD as MODEL
-from medseg.networks.model import Model, load_model, model_digest
+from medseg.networks.model import Model, is_empty_folder, load_model, model_digest
 from medseg.provenance import digest_files, package_versions
 
 PACKAGES = ("medseg", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
@@ -151,6 +152,8 @@ def _check(options: ExportOptions) -> tuple[Runtime, ...]:
             raise ConfigError(f"--to {target}: there is no such runtime; choose onnx, openvino, or both: onnx,openvino")
     if not runtimes:
         raise ConfigError("there is nothing to export for: say --to onnx, --to openvino or both")
+    if options.int8 and options.float32:
+        raise ConfigError("--int8 and --float32 exclude each other; give one of them")
     if options.int8 and options.scans is None:
         raise ConfigError("--int8 needs --calibrate SCANS, a folder of scans such as the model segments")
     check_exporters()
@@ -162,5 +165,5 @@ def _check(options: ExportOptions) -> tuple[Runtime, ...]:
 def _check_place(folder: Path, output: Path) -> None:
     if output.exists() and output.resolve() == folder.resolve():
         raise OutputError(f"{output}: this is the model itself; give another folder for the export")
-    if output.exists() and not (output / MODEL).is_file() and any(output.iterdir()):
-        raise OutputError(f"{output}: there is something else than a model; give a new folder for the export")
+    if output.exists() and not (output / EXPORTED).is_file() and not is_empty_folder(output):
+        raise OutputError(f"{output}: there is something else than an export; give a new folder")

@@ -151,7 +151,7 @@ class _Rounds:
     def __init__(self, config: ExperimentConfig, dataset: Dataset, output: Path, options: RoundsOptions) -> None:
         self.config, self.dataset, self.output, self.options = config, dataset, output, options
         self.device = choose_device(options.device)
-        self.deadline = time.monotonic() + options.max_seconds if options.max_seconds else None
+        self.deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
         patients = len({patient_of(case) for case in dataset.labelled})
         count = min(config.pseudo.folds, patients) if enough_patients(dataset.labelled) else 0
         self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()

@@ -107,7 +107,7 @@ def evaluate_folder(
     if not set(true_masks) & set(predicted_masks):
         raise DatasetError(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
-            f"{_some(true_masks)}); name each prediction after its true mask, or give a list of pairs"
+            f"{_some(true_masks)}); name each prediction after its true mask"
         )
     given = given_cases(predictions) or set(true_masks)
     pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items() if case in given]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
@@ -40,15 +41,13 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
     from medseg.serve.tokens import Tokens
 
     settings.output.mkdir(parents=True, exist_ok=True)
-    with logging_to(settings.output / LOG_FILE), open_service(settings) as service:
+    with listening(address) as listener, logging_to(settings.output / LOG_FILE), open_service(settings) as service:
         tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
         for line in _welcome(address, tokens.token if tokens else "", len(service.studies.cases)):
             tell(line)
         logger.info("serving %d cases, %d scans are refused", len(service.studies.cases), service.studies.refused)
         config = uvicorn.Config(
             make_app(service, tokens),
-            host=address.host,
-            port=address.port,
             log_config=None,
             access_log=False,  # addresses may hold the token
             server_header=False,
@@ -57,7 +56,17 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
             ssl_certfile=address.certificate,
             ssl_keyfile=address.certificate_key,
         )
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(address: Address) -> socket.socket:
+    """Return a socket that listens there; raises `ConfigError` if the address can't be used."""
+    try:
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        where = f"{address.host}, port {address.port}"
+        raise ConfigError(f"{where}: can't listen there ({error.strerror}); choose another --host or --port") from None
 
 
 @contextmanager

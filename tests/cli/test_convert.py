@@ -227,6 +227,22 @@ def test_exit_codes_of_wrong_places_and_of_nothing(medseg, scans, tmp_path):
     assert medseg("convert", scans, "-o", tmp_path / "file").exit_code == 2
 
 
+def test_what_convert_did_not_write_is_not_replaced(medseg, tmp_path):
+    output, name = tmp_path / "out", "scan.nii.gz"
+    scans = write_scan(tmp_path / "scans" / name).parent
+    assert medseg("convert", scans, "--output", output).exit_code == 0
+    made = (output / name).read_bytes()
+    (output / name.replace(".nii.gz", ".json")).unlink()  # as where a run was killed behind the volume
+    assert medseg("convert", scans, "--output", output).exit_code == 0
+    assert (output / name).read_bytes() == made
+    other = write_scan(tmp_path / "masks" / name, seed=99).parent
+    drawn = (other / name).read_bytes()
+    result = medseg("convert", scans, "--output", other)
+    assert result.exit_code == 3
+    assert "is there already and is another volume" in result.stdout
+    assert (other / name).read_bytes() == drawn
+
+
 def test_a_scan_is_never_replaced_by_its_own_volume(medseg, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz")
     before = scan.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 
@@ -170,6 +171,46 @@ def test_no_labelled_case(medseg, tmp_path):
 def test_an_empty_dataset(medseg, tmp_path):
     (tmp_path / "data").mkdir()
     sentence(medseg("train", "--data", tmp_path / "data", "--output", tmp_path / "run"))
+
+
+def test_wishes_that_nothing_would_come_of(medseg, dataset, model, tmp_path):
+    said = sentence(medseg("train", "--data", tmp_path, "--lambda", 0.5, "-o", tmp_path / "run"))
+    assert "--lambda" in said
+    assert "give --method" in said
+    said = sentence(medseg("prune", model, "-o", tmp_path / "run", "--steps", 7))
+    assert "needs --data" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scan_among_the_masks(medseg, tmp_path):
+    scan = nib.load(write_scan(tmp_path / "data" / "images" / "case.nii.gz"))
+    values = np.arange(np.prod(scan.shape), dtype=np.int64).reshape(scan.shape) % 200
+    (tmp_path / "data" / "labels").mkdir()
+    nib.save(nib.Nifti1Image(values.astype(np.uint8), scan.affine), tmp_path / "data" / "labels" / "case.nii.gz")
+    result = medseg("train", "--data", tmp_path / "data", "--output", tmp_path / "run")
+    assert "199 values, up to 199: is a scan among them" in sentence(result)
+
+
+def test_a_splits_file_that_the_configuration_brought_along(medseg, dataset, tmp_path):
+    said = sentence(train(medseg, dataset, tmp_path, "dataset.splits=splits.json", "dataset.labels={organ: 1}"))
+    assert "splits.json: there is no such file" in said
+    assert "--set dataset.splits=null" in said
+
+
+def test_an_unknown_field(medseg, tmp_path):
+    said = sentence(medseg("train", "--data", tmp_path, "-o", tmp_path / "run", "--set", "training.stps=3"))
+    assert "training.stps: there is no such field" in said
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", "taken"), ("no.such.host.invalid", 8123)])
+def test_an_address_that_can_not_be_listened_on(medseg, model, scans, tmp_path, host, port):
+    pytest.importorskip("uvicorn")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1] if port == "taken" else port
+        said = sentence(
+            medseg("serve", "--studies", scans, "-m", model, "-o", tmp_path / "out", "--host", host, "--port", number)
+        )
+    assert f"{host}, port {number}: can't listen there" in said
 
 
 def test_evaluating_nothing(medseg, tmp_path):

@@ -137,6 +137,28 @@ def test_another_setting_redoes(medseg, model, scans, tmp_path):
     assert json.loads((output / "run.json").read_text())["inference"]["flips"] is True
 
 
+def test_pictures_that_an_earlier_run_did_not_draw_are_drawn(medseg, model, scans, tmp_path):
+    output = tmp_path / "out"
+    command = ("segment", scans, "-m", model, "-o", output)
+    medseg(*command, "--no-pictures")
+    assert not list(output.glob("cases/*/overlay.png"))
+    medseg(*command)
+    assert list(output.glob("cases/*/overlay.png"))
+    before = {path: path.stat().st_mtime_ns for path in output.glob("cases/*/mask.nii.gz")}
+    medseg(*command, "--no-pictures")
+    assert {path: path.stat().st_mtime_ns for path in output.glob("cases/*/mask.nii.gz")} == before
+
+
+def test_cases_of_earlier_runs_are_counted(medseg, model, scans, tmp_path):
+    output = tmp_path / "out"
+    first = medseg("segment", scans, "-m", model, "-o", output)
+    assert "earlier runs" not in first.stdout
+    write_scan(tmp_path / "other" / "another.nii.gz")
+    second = medseg("segment", tmp_path / "other", "-m", model, "-o", output)
+    count = len(list((output / "cases").iterdir())) - 1
+    assert f"{count} case folders are of earlier runs" in second.stdout
+
+
 def test_nothing_to_segment_says_so(medseg, model, tmp_path):
     (tmp_path / "empty").mkdir()
     result = medseg("segment", tmp_path / "empty", "-m", model, "-o", tmp_path / "out")

@@ -230,6 +230,7 @@ def test_a_missing_package_is_named_with_its_extra(both, model, tmp_path, monkey
         (ExportOptions(("tensorrt",)), ConfigError, "no such runtime"),
         (ExportOptions(("torch",)), ConfigError, "nothing to export for"),
         (ExportOptions(("onnx",), int8=True), ConfigError, "needs --calibrate"),
+        (ExportOptions(("onnx",), int8=True, float32=True), ConfigError, "exclude each other"),
     ],
 )
 def test_wrong_wishes_are_refused(model, tmp_path, options, error, message):
@@ -249,9 +250,15 @@ def test_other_folders_are_left_alone(model, tmp_path):
     with pytest.raises(OutputError, match="this is the model itself"):
         export_model(model, model, ExportOptions(("onnx",)))
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="something else than a model"):
+    with pytest.raises(OutputError, match="something else than an export"):
         export_model(model, tmp_path, ExportOptions(("onnx",)))
+    with pytest.raises(OutputError, match="something else than an export"):
+        export_model(model, tmp_path / "thesis.txt", ExportOptions(("onnx",)))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+    shutil.copytree(model, tmp_path / "another")
+    with pytest.raises(OutputError, match="something else than an export"):
+        export_model(model, tmp_path / "another", ExportOptions(("onnx",)))
+    assert (tmp_path / "another" / "weights.safetensors").is_file()
 
 
 def test_openvino_is_imported_without_its_telemetry():
