@@ -140,7 +140,8 @@ class Restorer:
         taps = (Taps(needed[layers], self._along.weight[layers]), *self._across)
         winners = interpolate_decisions(logits, decided, taps, self.labels)
         view = self._array.transpose(self._target_axes)
-        view[layers[0] : layers[-1] + 1] = self._values[winners.cpu().numpy()]
+        for layer, winner in zip(layers, winners.cpu().numpy(), strict=True):  # numpy makes indices of 8 bytes of them
+            view[layer] = self._values[winner]
         self._missing[layers] = False
 
 
@@ -218,17 +219,17 @@ def _decide_voxels_(result: Tensor, outputs: Tensor, logits: Tensor, taps: Seque
     flat = logits.as_strided((len(logits), reach), (logits.stride(0), 1))
     for block in torch.split(outputs, GATHERED // len(logits)):
         index, weight = neighbours(block, taps, strides)
-        result[block[:, 0], block[:, 1], block[:, 2]] = decide(_weigh(flat, index, weight), labels)
+        result[block[:, 0], block[:, 1], block[:, 2]] = decide((_weigh(k, index, weight) for k in flat), labels)
 
 
 def _weigh(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Return weighted sums (K, n) of `values` (K, m) at offsets (8, n), added in a fixed order.
+    """Return weighted sums (n,) of `values` (m,) at offsets (8, n), added in a fixed order.
 
-    All outputs at once, by `index_select`: less than half the time of indexing one after the other.
+    `index_select` takes half the processor time of indexing. Of all outputs together it would copy the whole slab.
     """
-    total = values.index_select(1, index[0]).mul_(weight[0])
+    total = values.index_select(0, index[0]).mul_(weight[0])
     for corner in range(1, len(index)):
-        total.addcmul_(values.index_select(1, index[corner]), weight[corner])
+        total.addcmul_(values.index_select(0, index[corner]), weight[corner])
     return total
 
 
