@@ -133,5 +133,8 @@ def listening(config: ListenConfig, spool: Spool, journal: Journal) -> Iterator[
     finally:
         server.shutdown()
         for association in entity.active_associations:
-            association.abort()
+            if association.is_established:
+                association.abort()
+            elif association.dul.socket:  # there is nothing to abort yet: pynetdicom's thread would die of it
+                association.dul.socket.close()
         thread.join()

@@ -306,7 +306,9 @@ class TestUnknown:
     def test_unknown_layout_says_what_was_found(self, tmp_path: Path) -> None:
         (tmp_path / "volumes").mkdir()
         (tmp_path / "notes.txt").write_text("")
-        with pytest.raises(DatasetError, match=r"unknown layout \(found volumes/, notes.txt\); a dataset is images/"):
+        with pytest.raises(
+            DatasetError, match=r"found volumes/, notes.txt\); name the folder with --data; a dataset is images/"
+        ):
             read_listing(tmp_path)
 
     def test_two_tables_are_no_layout(self, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from scipy.spatial.transform import Rotation
 
 from medseg.config import InferenceConfig
 from medseg.geometry import Grid
+from medseg.inference.forward import streamed_axis
 from medseg.outputs import NetworkOutput
 from medseg.preprocessing.prepare import prepare_image
-from medseg.pseudo.forward import TeachersForward, Views, stream, streamed_axis
+from medseg.pseudo.forward import TeachersForward, Views, stream
 from medseg.pseudo.maps import MapRestorer, restore_maps
 from medseg.volume import Volume
 
