@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,17 +73,19 @@ def index(
 
 def show_catalog(catalog: Catalog, note: str = "") -> None:
     """Print the scans as a table, each refusal as a sentence, and what is no scan counted by reason."""
+    from medseg.catalog.listing import shown
+
     screen = console()
     if note:
         screen.print(f"everything was read again: what the last index remembered is not used, because {note}")
     screen.print(scan_table(catalog.with_status("accepted")))
     for entry in catalog.with_status("refused"):
         screen.print(f"refused {printable(str(entry.path))} ({entry.reason}): {entry.message}", style="yellow")
-    left_out: Counter[str] = Counter()
+    left_out: dict[str, list[str]] = defaultdict(list)
     for entry in catalog.with_status("skipped"):
-        left_out[str(entry.reason)] += len(entry.files)
-    for reason, count in left_out.most_common():
-        screen.print(f"left out: {count} files, {reason}")
+        left_out[str(entry.reason)] += [path.name for path in entry.files]
+    for reason, names in sorted(left_out.items(), key=lambda item: -len(item[1])):
+        screen.print(f"left out: {len(names)} files, {reason}: {printable(shown(names))}")
 
 
 def scan_table(scans: Sequence[CatalogEntry]) -> Table:

@@ -99,7 +99,8 @@ def test_rules_choose_and_the_catalogue_says_why(medseg, packed, tmp_path):
     (tmp_path / "rules.yaml").write_text("rules: [{modality: [CT]}]")
     result = medseg("index", packed, "-o", tmp_path / "catalog.csv", "--series-rule", tmp_path / "rules.yaml")
     assert result.exit_code == 0
-    assert "left out: 12 files, NOT_SELECTED" in result.stdout
+    assert "left out: 12 files, NOT_SELECTED: " in result.stdout
+    assert "and 7 more" in result.stdout
     rows = list(csv.DictReader((tmp_path / "catalog.csv").read_text(encoding="utf-8").splitlines()))
     assert {(row["rank"], row["status"], row["reason"], row["message"]) for row in rows if row["rank"]} == {
         ("1", "accepted", "", "meets rule 1: 12 slices, 1 mm apart, axial"),
