@@ -144,15 +144,16 @@ class Desk:
         OutputError
             If it can't be written.
         """
-        entry = self.entry(case)
         named = hand_in.file
-        if hand_in.file.name.endswith(NIFTI_ENDINGS):
-            named = hand_in.file.with_name(f"named{SLICER_ENDING}")
-            write_named(named, hand_in.file, hand_in.names, entry, self.labels)
-        elif sizes := claimed_sizes(hand_in.file):
-            check_size(sizes, entry, layers=len(self.labels.labels) + SPARE_LAYERS)
-        submission = Submission(case.id, "corrected", named, hand_in.reviewer)
-        taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
+        with self._of(case):  # a prediction that is being redrawn would seem to have been saved over
+            entry = self._entry(case)
+            if hand_in.file.name.endswith(NIFTI_ENDINGS):
+                named = hand_in.file.with_name(f"named{SLICER_ENDING}")
+                write_named(named, hand_in.file, hand_in.names, entry, self.labels)
+            elif sizes := claimed_sizes(hand_in.file):
+                check_size(sizes, entry, layers=len(self.labels.labels) + SPARE_LAYERS)
+            submission = Submission(case.id, "corrected", named, hand_in.reviewer)
+            taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
         self._judged.add(case.id)
         return taken
 

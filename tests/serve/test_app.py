@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +14,13 @@ import SimpleITK as sitk
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask
 from medseg.io.slicer import read_seg_nrrd
+from medseg.review.entry import EntryWriter
 from medseg.review.folder import open_review
 from medseg.review.versions import versions_of
+from medseg.serve import desk
 from medseg.serve.settings import Limits
 from medseg.serve.tokens import Tokens
+from medseg.volume import Mask
 
 from .conftest import CASES, NAME, scan_of, truth_of
 
@@ -295,6 +299,29 @@ def test_many_clients_at_once_get_right_answers(client):
     review = open_review(http.service.desk.folder)
     assert {case.case for case in review.manifest.cases} == set(CASES)
     assert sum(len(versions_of(review.path, case)) for case in CASES) == 8
+
+
+def test_no_prediction_is_redrawn_while_a_label_is_compared_with_it(client, monkeypatch):
+    http, comparing, drawn = client(), Event(), Event()
+    redraw, compare = EntryWriter.redraw, desk.import_submission
+
+    def other(writer, entry, mask, origin):
+        entry = redraw(writer, entry, Mask(np.full_like(mask.array, 2), mask.grid), origin)
+        drawn.set()
+        return entry
+
+    def slow(*arguments):
+        comparing.set()
+        drawn.wait(2)
+        return compare(*arguments)
+
+    monkeypatch.setattr(EntryWriter, "redraw", other)
+    monkeypatch.setattr(desk, "import_submission", slow)
+    with ThreadPoolExecutor(1) as thread:
+        sent = thread.submit(submit, http, "beta", label_file(as_slicer_numbers()))
+        assert comparing.wait(60)
+        assert http.post(f"/infer/{NAME}?image=beta&output=json").status_code == 200
+        assert sent.result().status_code == 200, sent.result().text
 
 
 def test_what_is_not_offered_is_refused_in_words(client):
