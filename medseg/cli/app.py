@@ -11,7 +11,6 @@ import logging
 import re
 import signal
 from collections.abc import Callable
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -126,13 +125,8 @@ for name, review_verb in review.VERBS.items():
 app.add_typer(review_app, name="review")
 
 
-def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Take the end that a system asks for (SIGTERM) as the one that a user does: in order."""
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports precision and seeds of its own
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a system that asks ends it as a user does: in order
     app(prog_name="medseg")

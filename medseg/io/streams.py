@@ -133,10 +133,8 @@ def _digest(path: Path) -> bytes:
 
 def may_hold(path: Path, count: int) -> bool:
     """Whether the file's size on disk allows it to hold `count` decompressed bytes at all."""
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == GZIP_MAGIC
     size = path.stat().st_size
-    return count <= (size * DEFLATE_LIMIT if compressed else size)
+    return count <= (size * DEFLATE_LIMIT if _is_gzip(path) else size)
 
 
 def read_into(path: Path, offset: int, target: memoryview) -> None:

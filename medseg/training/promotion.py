@@ -78,14 +78,11 @@ def comparable(*sides: Iterable[Scored]) -> tuple[dict[str, float], ...]:
     dice = [{(score.case, score.target): score.dice for score in side} for side in sides]
     common = set.intersection(*(set(scores) for scores in dice))
     found = sorted(key for key in common if any(scores[key] is not None for scores in dice))
-    means = []
-    for scores in dice:
-        of_case: dict[str, list[float]] = {}
-        for key in found:
-            value = scores[key]
-            of_case.setdefault(key[0], []).append(1.0 if value is None else value)
-        means.append({case: fmean(values) for case, values in of_case.items()})
-    return tuple(means)
+    return tuple(by_case(_worth(case, target, scores[case, target]) for case, target in found) for scores in dice)
+
+
+def _worth(case: str, target: str, dice: float | None) -> HeldOutScore:
+    return HeldOutScore(case=case, target=target, dice=1.0 if dice is None else dice)
 
 
 def paired_difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
