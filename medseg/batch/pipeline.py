@@ -1,6 +1,7 @@
-"""Three stages at work at once: one thread reads ahead, one writes behind, so that the network waits for nobody.
+"""Three threads at work at once: one reads and prepares ahead, one writes behind, so that the network waits for nobody.
 
-Memory is bounded by the bytes of the scans under way: reading waits until the next scan fits beside them.
+Memory is bounded by the bytes of the scans under way: reading waits until the next scan fits beside them, and no scan
+is prepared while another one that is waits for the network.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from medseg.batch.summary import CaseResult
 from medseg.batch.task import Progress, Task, Tell
 
 R = TypeVar("R")
+A = TypeVar("A")
 P = TypeVar("P")
 
 MOST_CASES = 4
@@ -23,18 +25,19 @@ MOST_CASES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Stages(Generic[R, P]):
+class Stages(Generic[R, A, P]):
     """What is done with a case; each stage gives what the next one takes, or how the case ended, and never raises."""
 
     read: Callable[[Task], R | CaseResult]
-    predict: Callable[[R], P | CaseResult]
+    prepare: Callable[[R], A | CaseResult]
+    infer: Callable[[A], P | CaseResult]
     write: Callable[[P], CaseResult]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready(Generic[R]):
+class _Ready(Generic[A]):
     task: Task
-    read: R
+    prepared: A
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class _NoMore:
     error: BaseException | None = None
 
 
-def run_stages(stages: Stages[R, P], tasks: Iterable[Task], limit: int, tell: Tell) -> Iterator[CaseResult]:
-    """Yield what became of each case; the middle stage runs in the caller's thread, between results.
+def run_stages(stages: Stages[R, A, P], tasks: Iterable[Task], limit: int, tell: Tell) -> Iterator[CaseResult]:
+    """Yield what became of each case; `infer` runs in the caller's thread, between results.
 
     Parameters
     ----------
@@ -60,9 +63,9 @@ def run_stages(stages: Stages[R, P], tasks: Iterable[Task], limit: int, tell: Te
     limit : bytes of scans under way at once; a larger one goes alone.
     tell : told of each stage as it begins and of each end, also while the caller is busy.
     """
-    inbox: SimpleQueue[_Ready[R] | CaseResult | _NoMore] = SimpleQueue()
-    room = Room(limit)
-    pipeline = _Pipeline(stages, room, inbox, tell)
+    inbox: SimpleQueue[_Ready[A] | CaseResult | _NoMore] = SimpleQueue()
+    room, next_in_line = Room(limit), Room(0)
+    pipeline = _Pipeline(stages, room, next_in_line, inbox, tell)
     Thread(target=pipeline.read_all, args=(tasks,), daemon=True).start()
     ended, end = 0, None
     try:
@@ -75,10 +78,11 @@ def run_stages(stages: Stages[R, P], tasks: Iterable[Task], limit: int, tell: Te
                 elif isinstance(item, _NoMore):
                     end = item
                 else:
-                    pipeline.predict(item, writer)
+                    pipeline.infer(item, writer)
                 del item  # a scan of hundreds of MB must not outlive its case
     finally:
         room.close()
+        next_in_line.close()
     if end.error:
         raise end.error
 
@@ -117,10 +121,11 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pipeline(Generic[R, P]):
-    stages: Stages[R, P]
+class _Pipeline(Generic[R, A, P]):
+    stages: Stages[R, A, P]
     room: Room
-    inbox: SimpleQueue[_Ready[R] | CaseResult | _NoMore]
+    next_in_line: Room
+    inbox: SimpleQueue[_Ready[A] | CaseResult | _NoMore]
     tell: Tell
 
     def read_all(self, tasks: Iterable[Task]) -> None:
@@ -141,12 +146,25 @@ class _Pipeline(Generic[R, P]):
         if isinstance(found, CaseResult):
             self._end(task, found)
         else:
-            self.tell(Progress(task.case.id, "waiting"))
-            self.inbox.put(_Ready(task, found))
+            self._prepare(task, found)
 
-    def predict(self, ready: _Ready[R], writer: ThreadPoolExecutor) -> None:
-        self.tell(Progress(ready.task.case.id, "predict"))
-        predicted = self.stages.predict(ready.read)
+    def _prepare(self, task: Task, found: R) -> None:
+        self.tell(Progress(task.case.id, "waiting"))
+        if not self.next_in_line.take(1):
+            return
+        self.tell(Progress(task.case.id, "prepare"))
+        prepared = self.stages.prepare(found)
+        if isinstance(prepared, CaseResult):
+            self.next_in_line.give_back(1)
+            self._end(task, prepared)
+        else:
+            self.tell(Progress(task.case.id, "waiting"))
+            self.inbox.put(_Ready(task, prepared))
+
+    def infer(self, ready: _Ready[A], writer: ThreadPoolExecutor) -> None:
+        self.next_in_line.give_back(1)
+        self.tell(Progress(ready.task.case.id, "infer"))
+        predicted = self.stages.infer(ready.prepared)
         if isinstance(predicted, CaseResult):
             self._end(ready.task, predicted)
         else:

@@ -36,7 +36,8 @@ TICK = 0.5
 DOING: dict[Stage, str] = {
     "waiting": "it waited",
     "read": "reading it",
-    "predict": "segmenting it",
+    "prepare": "preparing it",
+    "infer": "segmenting it",
     "write": "writing its results",
 }
 

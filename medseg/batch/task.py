@@ -18,7 +18,7 @@ from medseg.labels import LabelMap
 from medseg.reference import Reference
 from medseg.volume import Case
 
-Stage = Literal["waiting", "read", "predict", "write"]
+Stage = Literal["waiting", "read", "prepare", "infer", "write"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""One model at work on cases: read, segment, write; a bad case costs only itself."""
+"""One model at work on cases: read, prepare, infer, write; a bad case costs only itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,7 @@ from medseg.volume import Case, Volume
 if TYPE_CHECKING:
     from medseg.batch.job import Picture
     from medseg.inference.predictor import Prediction, Predictor
+    from medseg.preprocessing.prepare import Prepared
 
 T = TypeVar("T")
 
@@ -40,11 +41,17 @@ class _Read:
     task: Task
     inputs: Inputs
     volume: Volume
-    seconds: float
+    seconds: dict[str, float]
 
     @property
     def case(self) -> Case:
         return self.task.case
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    read: _Read
+    prepared: Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Worker:
         tasks : taken as there is room for them; may block.
         tell : told at once of every stage that begins and every case that ends, from any thread.
         """
-        return run_stages(Stages(self._read, self._predict, self._write), tasks, self.room, tell)
+        return run_stages(Stages(self._read, self._prepare, self._infer, self._write), tasks, self.room, tell)
 
     def _read(self, task: Task) -> _Read | CaseResult:
         return _attempt(task.case, partial(self._read_scan, task))
@@ -114,23 +121,34 @@ class Worker:
         if record and (self.picture is None or PICTURE in record.outputs):
             return CaseResult.of(record, was_done=True)
         volume, _ = read_case(case)
-        return _Read(task, inputs, volume, perf_counter() - began)
+        return _Read(task, inputs, volume, {"read": perf_counter() - began})
 
-    def _predict(self, read: _Read) -> _Predicted | CaseResult:
-        return _attempt(read.case, partial(self._predict_scan, read))
+    def _prepare(self, read: _Read) -> _Prepared | CaseResult:
+        return _attempt(read.case, partial(self._prepare_scan, read))
 
-    def _predict_scan(self, read: _Read) -> _Predicted:
+    def _prepare_scan(self, read: _Read) -> _Prepared:
+        began = perf_counter()
+        prepared = self.predictor.prepare(read.volume)
+        seconds = read.seconds | {"prepare": perf_counter() - began}
+        return _Prepared(replace(read, seconds=seconds), prepared)
+
+    def _infer(self, prepared: _Prepared) -> _Predicted | CaseResult:
+        return _attempt(prepared.read.case, partial(self._infer_scan, prepared))
+
+    def _infer_scan(self, prepared: _Prepared) -> _Predicted:
         from medseg.inference.hardware import peak_memory_mb, reset_peak_memory  # loads torch, as the predictor has
 
         reset_peak_memory(self.predictor.device)
-        prediction = self.predictor.predict(read.volume)
-        return _Predicted(read, prediction, peak_memory_mb(self.predictor.device))
+        prediction = self.predictor.infer(prepared.prepared)
+        return _Predicted(prepared.read, prediction, peak_memory_mb(self.predictor.device))
 
     def _write(self, predicted: _Predicted) -> CaseResult:
         return _attempt(predicted.read.case, partial(self._write_case, predicted))
 
     def _write_case(self, predicted: _Predicted) -> CaseResult:
-        began, read, prediction = perf_counter(), predicted.read, predicted.prediction
+        began, read = perf_counter(), predicted.read
+        prediction = self.predictor.clean(predicted.prediction)
+        cleaned = perf_counter()
         with atomic_folder(self.folder / read.case.id) as folder:
             source, model = read.case.images[0], self.predictor.model.name
             found = self._measures(read, prediction)
@@ -140,9 +158,12 @@ class Worker:
             if self.picture:
                 self.picture(read.volume, prediction.mask, self.predictor.model.labels, folder / PICTURE)
             written = _Written(_digests(folder), not_written, found)
-            after = {"measure": measured - began, "write": perf_counter() - measured}
-            seconds = {"read": read.seconds, **prediction.timings, **after}
-            record = self._record(predicted, written, seconds)
+            after = {
+                "postprocess": cleaned - began,
+                "measure": measured - cleaned,
+                "write": perf_counter() - measured,
+            }
+            record = self._record(predicted, written, read.seconds | prediction.timings | after)
             write_record(record, folder)
         return CaseResult.of(record)
 

@@ -1,4 +1,4 @@
-"""One scan to one mask on its own grid: prepare, slide, restore, clean up."""
+"""One scan to one mask on its own grid: prepare, infer (slide and restore), clean up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prediction:
     mask : label values on the scan's own grid.
     confidence : mean probability of the winning output within the predicted foreground, before
         post-processing; 1 where nothing was found.
-    timings : seconds of each stage: prepare, forward, stitch, restore, postprocess. On a GPU a stage
+    timings : seconds of what was done: prepare, forward, stitch, restore, postprocess. On a GPU one
         may wait for work that an earlier one has started.
     uncertainty : how sure the network was of each target, before post-processing.
     rung : how much memory could be had for it.
@@ -66,6 +66,9 @@ class Stopwatch:
 class Predictor:
     """A model ready to segment scans, one after the other.
 
+    `predict` does all; its three parts are there for whoever has many scans: `infer` alone needs the device, so that
+    the next scan may be prepared and the last one cleaned meanwhile, in other threads.
+
     Parameters
     ----------
     model : its networks are moved to the device and put into evaluation mode.
@@ -79,24 +82,41 @@ class Predictor:
             network.to(self.device).eval()
 
     def predict(self, volume: Volume) -> Prediction:
-        """Segment one scan; where memory is short, in steps that need less (`medseg.inference.ladder`).
+        """Segment one scan; raises `ScanError` as `prepare` does."""
+        watch = Stopwatch()
+        with watch.stage("prepare"):
+            prepared = self.prepare(volume)
+        prediction = self.infer(prepared)
+        with watch.stage("postprocess"):
+            cleaned = self.clean(prediction)
+        return replace(cleaned, timings=prediction.timings | watch.seconds)
+
+    def prepare(self, volume: Volume) -> Prepared:
+        """Return the scan as the network sees it, on the CPU.
 
         Raises
         ------
         ScanError
             If the scan's channels are not the model's, or it holds voxels that are not numbers.
         """
+        return prepare_image(volume, self.model.plan)
+
+    def infer(self, prepared: Prepared) -> Prediction:
+        """Return the mask of a prepared scan as the network draws it, on the scan's own grid.
+
+        Where memory is short it is done in steps that need less (`medseg.inference.ladder`).
+        """
         watch = Stopwatch()
-        with watch.stage("prepare"):
-            prepared = prepare_image(volume, self.model.plan)
         rungs = ladder(windows_at_once(self.config, self.model.plan, self.device), self.device.type)
         restored, rung = climb_down(lambda rung: self._segment(prepared, watch, rung), rungs)
-        mask = restored.mask
-        if self.model.postprocessing:
-            with watch.stage("postprocess"):
-                cleaned = apply(mask.array, mask.grid, self.model.postprocessing, self.model.labels)
-                mask = Mask(cleaned, mask.grid)
-        return Prediction(mask, restored.confidence, dict(watch.seconds), restored.uncertainty, rung)
+        return Prediction(restored.mask, restored.confidence, watch.seconds, restored.uncertainty, rung)
+
+    def clean(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with the model's post-processing applied to its mask, on the CPU."""
+        rules, mask = self.model.postprocessing, prediction.mask
+        if not rules:
+            return prediction
+        return replace(prediction, mask=Mask(apply(mask.array, mask.grid, rules, self.model.labels), mask.grid))
 
     def _segment(self, prepared: Prepared, watch: Stopwatch, rung: Rung) -> Restored:
         model, agreement = self.model, Agreement(self.model.labels)

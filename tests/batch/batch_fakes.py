@@ -44,7 +44,10 @@ class ThresholdPredictor:
     errors: dict[int, Exception] = field(default_factory=dict)
     seen: list[float] = field(default_factory=list)
 
-    def predict(self, volume: Volume) -> FakePrediction:
+    def prepare(self, volume: Volume) -> Volume:
+        return volume
+
+    def infer(self, volume: Volume) -> FakePrediction:
         first = float(volume.array[0, 0, 0, 0])
         self.seen.append(first)
         if round(first) in self.errors:
@@ -52,3 +55,6 @@ class ThresholdPredictor:
         mask = (volume.array[0] > 0).astype(np.uint8)
         mask[volume.array[0] > 10] = 3
         return FakePrediction(Mask(mask, volume.grid), 0.75, {"network": 0.01})
+
+    def clean(self, prediction: FakePrediction) -> FakePrediction:
+        return prediction

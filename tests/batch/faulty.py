@@ -26,6 +26,7 @@ from medseg.io.scan import read_case
 
 
 def die(number: int) -> None:
+    time.sleep(0.2)  # Ray fetches what a worker says, and loses what it said last if it dies at once
     os.kill(os.getpid(), number)
     time.sleep(1000)  # the system may take some time to deliver it, in which this thread would go on
 
@@ -63,13 +64,17 @@ def read(case):
 
 
 class Faulty(ThresholdPredictor):
-    def predict(self, volume):
+    def prepare(self, volume):
+        misbehave(names[id(volume)], "prepare")
+        return volume
+
+    def infer(self, volume):
         with (folder.parent / "workers").open("a+") as workers:
             workers.seek(0)
             if str(os.getpid()) not in workers.read().split():
                 workers.write(f"{os.getpid()}\n")
-        misbehave(names[id(volume)], "predict")
-        return super().predict(volume)
+        misbehave(names[id(volume)], "infer")
+        return super().infer(volume)
 
 
 def draw(volume, mask, labels, path):

@@ -22,6 +22,7 @@ class Recorder:
 
     def __init__(self, ends: dict[str, str] | None = None) -> None:
         self.ends, self.held, self.most, self.lock, self.threads = ends or {}, 0, 0, threading.Lock(), {}
+        self.prepared, self.most_prepared = 0, 0
         self.sizes: dict[str, int] = {}
 
     def step(self, name: str, case: str) -> CaseResult | None:
@@ -41,15 +42,24 @@ class Recorder:
             self.most = max(self.most, self.held)
         return self.step("read", task.case.id) or task.case.id
 
-    def predict(self, case: str):
-        return self.step("predict", case) or case
+    def prepare(self, case: str):
+        with self.lock:
+            self.prepared += 1
+            self.most_prepared = max(self.most_prepared, self.prepared)
+        return self.step("prepare", case) or case
+
+    def infer(self, case: str):
+        inferred = self.step("infer", case) or case
+        with self.lock:
+            self.prepared -= 1
+        return inferred
 
     def write(self, case: str):
         return self.step("write", case) or self.end(case, "done")
 
     @property
     def stages(self) -> Stages:
-        return Stages(self.read, self.predict, self.write)
+        return Stages(self.read, self.prepare, self.infer, self.write)
 
 
 def test_memory_is_bounded_by_bytes_and_each_stage_has_its_thread():
@@ -57,8 +67,10 @@ def test_memory_is_bounded_by_bytes_and_each_stage_has_its_thread():
     results = list(run_stages(recorder.stages, tasks_of(*[40] * 12), 100, lambda _: None))
     assert [result.case for result in results] == [f"case_{number}" for number in range(12)]
     assert recorder.most == 80
-    assert recorder.threads["predict"] == {threading.current_thread().name}
-    assert len(recorder.threads["read"] | recorder.threads["write"] | recorder.threads["predict"]) == 3
+    assert recorder.most_prepared == 2  # one at the network, one waiting for it
+    assert recorder.threads["infer"] == {threading.current_thread().name}
+    assert recorder.threads["prepare"] == recorder.threads["read"]
+    assert len(recorder.threads["read"] | recorder.threads["write"] | recorder.threads["infer"]) == 3
 
 
 def test_a_scan_larger_than_the_room_goes_alone():
@@ -73,7 +85,7 @@ def test_small_scans_are_bounded_by_number():
     assert recorder.most <= MOST_CASES
 
 
-@pytest.mark.parametrize("stage", ["read", "predict", "write"])
+@pytest.mark.parametrize("stage", ["read", "prepare", "infer", "write"])
 def test_a_case_that_ends_early_gives_its_room_back(stage):
     recorder = Recorder({"case_0": stage, "case_1": stage})
     results = {r.case: r.status for r in run_stages(recorder.stages, tasks_of(*[100] * 4), 100, lambda _: None)}
@@ -84,7 +96,7 @@ def test_stages_are_told_of_as_they_begin():
     told = []
     list(run_stages(Recorder().stages, tasks_of(1), 10, told.append))
     stages = [event.stage for event in told if isinstance(event, Progress)]
-    assert stages == ["read", "waiting", "predict", "waiting", "write"]
+    assert stages == ["read", "waiting", "prepare", "waiting", "infer", "waiting", "write"]
     assert isinstance(told[-1], CaseResult)
 
 

@@ -63,7 +63,7 @@ def children() -> list[int]:
 
 
 def test_a_crash_costs_the_culprit_alone(job, tasks):
-    names = ["a", "kill_read", "b", "segv_predict_once", "c", "exit_write_once", "noisy_predict", "d"]
+    names = ["a", "kill_read", "b", "segv_infer_once", "c", "exit_write_once", "noisy_infer", "d"]
     results = run(job(), tasks(*names))
     assert sorted(results) == sorted(names)
     culprit = results.pop("kill_read")
@@ -73,32 +73,32 @@ def test_a_crash_costs_the_culprit_alone(job, tasks):
         assert result.is_done, name
         assert read_record(job().folder / name) == result.record
         assert not result.was_done
-    assert results["segv_predict_once"].record.attempts == results["exit_write_once"].record.attempts == 2
+    assert results["segv_infer_once"].record.attempts == results["exit_write_once"].record.attempts == 2
     assert {path.name for path in job().folder.iterdir()} == set(results)
 
 
 def test_a_case_that_hangs_is_ended_and_the_others_done(job, tasks):
     began = time.monotonic()
-    results = run(job(case_timeout=1), tasks("a", "hang_predict", "b"))
+    results = run(job(case_timeout=1), tasks("a", "hang_infer", "b"))
     assert {name: result.status for name, result in results.items()} == {
         "a": "done",
         "b": "done",
-        "hang_predict": "timeout",
+        "hang_infer": "timeout",
     }
-    assert results["hang_predict"].reason == "TIMEOUT"
-    assert "not done after 1 s of work, ended while segmenting it" in results["hang_predict"].message
+    assert results["hang_infer"].reason == "TIMEOUT"
+    assert "not done after 1 s of work, ended while segmenting it" in results["hang_infer"].message
     assert time.monotonic() - began < 30
 
 
 def test_memory_that_others_took_is_tried_again_alone(job, tasks):
-    results = run(job(), tasks("a", "oom_predict_once", "oom_read", "b"))
-    assert results["oom_predict_once"].record.attempts == 2
+    results = run(job(), tasks("a", "oom_infer_once", "oom_read", "b"))
+    assert results["oom_infer_once"].record.attempts == 2
     assert (results["oom_read"].status, results["oom_read"].reason) == ("failed", "OUT_OF_MEMORY")
     assert results["a"].status == results["b"].status == "done"
 
 
 def test_several_workers_share_the_cases(job, tasks):
-    names = [f"slow_predict_{number}" for number in range(12)]
+    names = [f"slow_infer_{number}" for number in range(12)]
     results = run(job(workers=2), tasks(*names))
     assert [result.status for result in results.values()] == ["done"] * 12
     assert len((job().folder.parent / "workers").read_text().split()) == 2
@@ -122,7 +122,7 @@ def test_no_process_is_left_when_the_caller_stops(job, tasks):
     def stop():
         with open_engine(job(), "faulty:draw") as engine:
             engine.facts()
-            next(engine.run(tasks("a", "hang_predict")))
+            next(engine.run(tasks("a", "hang_infer")))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

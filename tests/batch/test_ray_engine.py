@@ -41,7 +41,7 @@ def cluster(tmp_path_factory):
 
 
 def test_a_killed_or_hanging_actor_costs_the_culprit_alone(cluster, tmp_path):
-    for name in ("a", "b", "c", "kill_predict_once", "hang_predict"):
+    for name in ("a", "b", "c", "kill_infer_once", "hang_infer"):
         write_scan(tmp_path / "scans" / f"{name}.nii.gz", -1)
     summaries = {}
     for engine in ("ray", "processes"):
@@ -50,9 +50,9 @@ def test_a_killed_or_hanging_actor_costs_the_culprit_alone(cluster, tmp_path):
             tmp_path / "scans", Path("m"), tmp_path / engine / "out", config, picture="faulty:draw"
         )
     results = {result.case: result for result in summaries["ray"].results}
-    assert results.pop("hang_predict").reason == "TIMEOUT"
+    assert results.pop("hang_infer").reason == "TIMEOUT"
     assert all(result.is_done for result in results.values())
-    assert results["kill_predict_once"].record.attempts == 2
+    assert results["kill_infer_once"].record.attempts == 2
     assert contents(tmp_path / "ray" / "out") == contents(tmp_path / "processes" / "out")
     assert not list((tmp_path / "ray" / "out" / "cases").glob(".*"))
 

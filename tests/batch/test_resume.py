@@ -27,7 +27,7 @@ KILLS = [("supervisor", 0.9), ("worker", 1.2), ("both", 1.6), ("supervisor", 1.9
 def start(tmp_path):
     """Return a function that starts a run into a folder, in a process of its own, whose workers have no network."""
     for number in range(10):
-        write_scan(tmp_path / "scans" / f"slow_predict_{number}.nii.gz", -1 - number)
+        write_scan(tmp_path / "scans" / f"slow_infer_{number}.nii.gz", -1 - number)
     path = [str(Path(__file__).parent), *sys.path]
 
     def start(output: Path) -> subprocess.Popen:

@@ -72,7 +72,7 @@ def test_a_shard_survives_its_way_to_a_worker():
 def start(tmp_path):
     """Return a function that starts a whole run, or a shard, in a process of its own."""
     for number in range(11):
-        write_scan(tmp_path / "scans" / f"slow_predict_{number}.nii.gz", -1 - number)
+        write_scan(tmp_path / "scans" / f"slow_infer_{number}.nii.gz", -1 - number)
     (tmp_path / "scans" / "cut.nii.gz").write_bytes(b"nothing")
     path = [str(Path(__file__).parent), *sys.path]
 

@@ -35,7 +35,7 @@ def test_any_bytes_may_be_a_files_name(name):
     "message",
     [
         Facts("liver", "digest", 2, LABELS, None, InferenceConfig(flips=True), "cuda:0", "NVIDIA A100", 4),
-        Progress("a", "predict"),
+        Progress("a", "infer"),
         CaseResult("a", "rejected", "TRUNCATED", "a: it ends too early"),
         Refusal("ModelError", "no such model\nfolder"),
     ],

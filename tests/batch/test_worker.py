@@ -38,7 +38,7 @@ def test_a_case_becomes_a_folder_with_mask_and_record(worker, make_cases):
     assert record.volumes_ml == {"organ": pytest.approx(10), "tumour": pytest.approx(4)}
     assert record.geometry.spacing == pytest.approx((10, 10, 20))
     assert record.geometry.axcodes == "LAS"
-    assert set(record.seconds) == {"read", "network", "measure", "write"}
+    assert set(record.seconds) == {"read", "prepare", "network", "postprocess", "measure", "write"}
 
 
 def test_finished_cases_are_skipped_and_changed_ones_redone(worker, predictor, make_cases):
@@ -150,14 +150,14 @@ def test_a_failed_write_leaves_nothing_and_the_others_are_done(worker, make_case
 def test_reading_and_writing_overlap_the_network_and_are_bounded(worker, predictor, make_cases):
     cases = make_cases(*range(-8, 0))
     threads, ahead = set(), []
-    predict = predictor.predict
+    infer = predictor.infer
 
     def watched(volume):
         threads.add(threading.current_thread().name)
         ahead.append(len(list(worker.folder.glob("case_*"))))
-        return predict(volume)
+        return infer(volume)
 
-    predictor.predict = watched
+    predictor.infer = watched
     assert len(list(worker.run(cases))) == 8
     assert threads == {threading.main_thread().name}
     assert all(done > started - MOST_CASES for started, done in enumerate(ahead))

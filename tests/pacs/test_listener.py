@@ -116,14 +116,14 @@ def test_a_study_that_can_not_be_segmented_fails_with_its_reason(listen, tmp_pat
 
 
 def test_a_study_without_findings_is_done(listen, tmp_path, monkeypatch):
-    predict = Predictor.predict
+    infer = Predictor.infer
 
-    def nothing(self, volume):
-        prediction = predict(self, volume)
+    def nothing(self, prepared):
+        prediction = infer(self, prepared)
         prediction.mask.array[:] = 0
         return prediction
 
-    monkeypatch.setattr(Predictor, "predict", nothing)
+    monkeypatch.setattr(Predictor, "infer", nothing)
     node = listen()
     push(node.port, make_series(tmp_path / "series"))
     until(lambda: node.state_of() == {"done": 1})

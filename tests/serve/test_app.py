@@ -94,9 +94,9 @@ def test_the_answer_of_an_inference_has_a_json_and_a_file(client):
 
 def test_the_same_scan_is_segmented_once(client):
     http = client()
-    predict = http.service.segmenter._worker.predictor.predict
+    infer = http.service.segmenter._worker.predictor.infer
     calls = []
-    http.service.segmenter._worker.predictor.predict = lambda volume: calls.append(1) or predict(volume)
+    http.service.segmenter._worker.predictor.infer = lambda prepared: calls.append(1) or infer(prepared)
     for _ in range(3):
         assert http.post(f"/infer/{NAME}?image=alpha&output=json").status_code == 200
     assert len(calls) == 1
