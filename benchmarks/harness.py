@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from medseg import SPINS
 from medseg.provenance import machine, package_versions, timestamp
 
 SAMPLE_SECONDS = 0.1
@@ -33,8 +34,8 @@ SAMPLE_SHARE = 0.04
 """Most of a core that looking may take: the kernel walks every page of a process to say how many are shared."""
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Left out of the commands' environment: each is measured as it sets its threads by itself. They wait passively, for a
-thread that spins while a neighbour has its core turns a little noise into a lot.
+"""Left out of the commands' environment: each is measured as it sets its threads by itself. All wait for each other as
+medseg's do (`medseg.SPINS`): a thread that spins while a neighbour has its core turns a little noise into a lot.
 """
 
 
@@ -68,7 +69,7 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, 
     check : end this program with the command's last words if it fails.
     """
     kept = {name: value for name, value in os.environ.items() if name not in THREAD_SETTINGS}
-    environment = {**kept, "OMP_WAIT_POLICY": "passive", **(env or {})}
+    environment = {**kept, "GOMP_SPINCOUNT": SPINS, **(env or {})}
     samples: list[tuple[float, float]] = []
     ended = Event()
     with TemporaryFile("w+") as printed:

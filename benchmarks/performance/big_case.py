@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from statistics import mean
@@ -40,7 +41,7 @@ from medseg.labels import LabelMap
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
-from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
+from medseg.plan import ChannelNormalisation, NetworkPlan, Plan, Sizes
 from medseg.preprocessing.prepare import plan_grid, prepare_image, prepare_mask
 from medseg.provenance import machine, package_versions
 from medseg.volume import Mask, Volume
@@ -73,7 +74,15 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
-            make_case(folder, arguments)
+            make_case(
+                folder,
+                shape=tuple(arguments.shape),
+                classes=arguments.classes,
+                features=arguments.features,
+                window=arguments.window,
+                precision=arguments.precision,
+                steps=arguments.steps,
+            )
         result = measure(folder, forward=not arguments.no_forward)
     result |= {"shape": arguments.shape, "classes": arguments.classes, "features": arguments.features}
     result |= {"machine": machine(), "versions": package_versions()}
@@ -81,36 +90,45 @@ def main() -> None:
     show(result)
 
 
-def make_case(folder: Path, arguments: argparse.Namespace) -> None:
-    """Write scan and model."""
-    scan, mask = synthesise(tuple(arguments.shape), arguments.classes)
+def make_case(
+    folder: Path,
+    *,
+    shape: Sizes,
+    classes: int,
+    features: Sequence[int],
+    window: int,
+    precision: str = "auto",
+    steps: int = STEPS,
+) -> None:
+    """Write scan and model; the parameters are the script's."""
+    scan, mask = synthesise(shape, classes)
     (folder / "scans").mkdir(parents=True)
     write_volume(folder / "scans" / "big.nii.gz", scan)
-    stages = len(arguments.features)
+    stages = len(features)
     plan = Plan(
         dimensions=3,
         spacing=(1.5, 1.5, 1.5),
         slice_axis=2,
-        patch=(arguments.window,) * 3,
+        patch=(window,) * 3,
         batch=2,
         channels=("CT",),
         normalisation=(ChannelNormalisation(kind="clip", low=0, high=1400, mean=400, std=400),),
         mirror=(True, True, True),
         network=NetworkPlan(
-            features=tuple(arguments.features),
+            features=tuple(features),
             kernels=((3, 3, 3),) * stages,
             strides=((1, 1, 1), *((2, 2, 2),) * (stages - 1)),
         ),
     )
-    labels = LabelMap.parse({f"organ_{value}": value for value in range(1, arguments.classes)})
+    labels = LabelMap.parse({f"organ_{value}": value for value in range(1, classes)})
     torch.manual_seed(0)
     network = build_network(plan, labels.outputs)
-    teach(network, scan, mask, plan, labels, arguments.steps)
-    inference = InferenceConfig(precision=arguments.precision)
+    teach(network, scan, mask, plan, labels, steps)
+    inference = InferenceConfig(precision=precision)
     save_model(Model((network,), plan, labels, name="big", inference=inference), folder / "model")
 
 
-def synthesise(shape: tuple[int, int, int], classes: int) -> tuple[Volume, Mask]:
+def synthesise(shape: Sizes, classes: int) -> tuple[Volume, Mask]:
     """Return a body with an ellipsoid a class, and the ellipsoids as a mask."""
     draw = np.random.default_rng(0)
     axes = np.ogrid[tuple(slice(-1, 1, complex(0, size)) for size in shape)]
@@ -230,17 +248,18 @@ def segment(folder: Path) -> dict[str, object]:
     }
 
 
-def time_forward(folder: Path) -> dict[str, float]:
+def time_forward(folder: Path, device: torch.device = CPU) -> dict[str, float]:
     """Return the windows that the network sees of the scan, and its seconds for them, after one to warm up."""
     keep_memory()
     fit_threads()
-    model = load_model(folder / "model")
-    batches, tiling = find_batches(read_nifti(folder / "scans" / "big.nii.gz"), model)
-    forward = EnsembleForward(model.networks, model.plan, model.inference, CPU)
-    forward(batches[0])
+    model = load_model(folder / "model", device)
+    batches, tiling = find_batches(read_nifti(folder / "scans" / "big.nii.gz"), model, device)
+    forward = EnsembleForward(model.networks, model.plan, model.inference, device)
+    forward(batches[0]).cpu()
     began, processor = time.perf_counter(), time.process_time()
     for batch in batches:
-        forward(batch)
+        last = forward(batch)
+    last[..., :1].cpu()  # a GPU has then done all
     return {
         "seconds": time.perf_counter() - began,
         "cpu_s": time.process_time() - processor,
@@ -249,17 +268,17 @@ def time_forward(folder: Path) -> dict[str, float]:
     }
 
 
-def find_batches(scan: Volume, model: Model) -> tuple[list[torch.Tensor], int]:
-    """Return the batches that segmenting feeds the network, and the number of all windows."""
+def find_batches(scan: Volume, model: Model, device: torch.device) -> tuple[list[torch.Tensor], int]:
+    """Return the batches that segmenting on a device feeds the network, and the number of all windows."""
     prepared = prepare_image(scan, model.plan)
     tiling = tile(prepared.grid.shape, model.plan, model.inference.overlap)
     batches: list[torch.Tensor] = []
 
     def note(windows: torch.Tensor) -> torch.Tensor:
         batches.append(windows)
-        return torch.zeros(1).expand(len(windows), 1, *windows.shape[2:])
+        return torch.zeros(1, device=device).expand(len(windows), 1, *windows.shape[2:])
 
-    for _ in stream_scan(note, prepared, model.plan, model.inference, outputs=1, device=CPU):
+    for _ in stream_scan(note, prepared, model.plan, model.inference, outputs=1, device=device):
         pass
     return batches, len(tiling.origins)
 

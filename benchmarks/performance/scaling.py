@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,11 +58,9 @@ def measure(folder: Path, what: str, size: int) -> Run:
             shutil.copy(image, folder / "scans")
         model = MODEL
     else:
-        shape, classes = ([size] * 3, 5) if what == "volume" else ([256, 256, 128], size)
+        shape, classes = ((size,) * 3, 5) if what == "volume" else ((256, 256, 128), size)
         if not (folder / "model").exists():
-            make_case(
-                folder, Namespace(shape=shape, classes=classes, features=[8, 16, 32], window=64, precision="auto")
-            )
+            make_case(folder, shape=shape, classes=classes, features=(8, 16, 32), window=64)
         model = folder / "model"
     return anew(folder / "results", peers.medseg_segment(folder / "scans", model, folder / "results"))
 

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import peers
-from big_case import STEPS, make_case
+from big_case import make_case
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -51,11 +51,11 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add to the runs that the result has")
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    arguments.precision, arguments.steps = "auto", STEPS
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
-            make_case(folder, arguments)
+            case = {name: getattr(arguments, name) for name in ("shape", "classes", "features", "window")}
+            make_case(folder, **case)
         runs = interleave(contestants(folder, arguments.others), arguments.rounds)
         facts = {"shape": arguments.shape, "classes": arguments.classes, "windows": count_windows(folder)}
         facts["agreement"] = compare(folder)

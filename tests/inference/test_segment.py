@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +90,15 @@ def test_names_are_loaded_late_and_wrong_ones_are_errors():
     assert set(medseg.__all__) <= set(dir(medseg))
     with pytest.raises(AttributeError, match="nothing"):
         medseg.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({}, medseg.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, None)],
+    ids=["nothing", "a number", "a policy"],
+)
+def test_threads_wait_awake_for_a_short_time_unless_told_otherwise(said, expected):
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import medseg, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], env=kept | said, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [str(expected), "False"]
