@@ -22,9 +22,8 @@ from medseg.catalog.listing import Listing, shown, stem
 from medseg.catalog.selection import Selection, select_cases
 from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
-from medseg.errors import DatasetError
-from medseg.io.nifti import read_mask
-from medseg.io.scan import inspect_scan
+from medseg.errors import DatasetError, MedsegError
+from medseg.io.scan import inspect_scan, read_case_mask
 from medseg.labels import LabelMap
 from medseg.provenance import usable_cores
 from medseg.volume import Case
@@ -117,7 +116,7 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     _check_patients(cases, chosen)
     known = {case.id: case for case in cases}
     looked_at = [known[id_] for id_ in (*chosen.train, *chosen.validation)]
-    channels, modalities = _channels(config, listing, looked_at[0])
+    channels, modalities = _channels(config, listing, looked_at)
     return Dataset(
         name=(listing.document.name if listing.document else "") or stem(config.folder.resolve()),
         cases=cases,
@@ -198,10 +197,17 @@ def _label_map(config: DatasetConfig, listing: Listing, folder: Path) -> LabelMa
 
 
 def _discover_labels(cases: Sequence[Case]) -> LabelMap:
-    """Name the labels after the values that the masks hold."""
+    """Name the labels after the values that the masks hold.
+
+    One that can't be read is passed over if others can: who examines the cases names all that are unsound at once.
+    """
     with ThreadPoolExecutor(usable_cores()) as threads:
-        found = threads.map(_values, cases)
-        values = sorted(set().union(*found) - {0})
+        looks = list(threads.map(_values, cases))
+    found = [look for look in looks if not isinstance(look, MedsegError)]
+    problems = [look for look in looks if isinstance(look, MedsegError)]
+    values = sorted(set().union(*found) - {0})
+    if problems and not values:
+        raise problems[0]
     if not values:
         raise DatasetError(f"none of the {len(cases)} masks shows any structure; draw one, or name the labels")
     if len(values) > MOST_UNNAMED:
@@ -212,16 +218,26 @@ def _discover_labels(cases: Sequence[Case]) -> LabelMap:
     return LabelMap.from_values(values)
 
 
-def _values(case: Case) -> set[int]:
-    return set(np.unique(read_mask(case.mask).array).tolist()) if case.mask else set()
+def _values(case: Case) -> set[int] | MedsegError:
+    try:
+        mask = read_case_mask(case)
+    except MedsegError as error:
+        return error
+    return set(np.unique(mask.array).tolist()) if mask else set()
 
 
-def _channels(config: DatasetConfig, listing: Listing, example: Case) -> tuple[tuple[str, ...], tuple[Modality, ...]]:
-    """Return the channels' names and kinds, from the documents or else from one case's headers."""
+def _channels(
+    config: DatasetConfig, listing: Listing, cases: Sequence[Case]
+) -> tuple[tuple[str, ...], tuple[Modality, ...]]:
+    """Return the channels' names and kinds, from the documents or else from the headers of the first labelled case.
+
+    Unlabelled cases with other channels are left out where they would be learnt from.
+    """
+    example = cases[0]
     headers = [inspect_scan(source, channels_last=len(example.images) == 1) for source in example.images]
     count = sum(header.channels for header in headers)
     names = listing.channels or (("image",) if count == 1 else tuple(f"channel_{n}" for n in range(count)))
-    _check_channel_count(listing.cases, example, count, len(names))
+    _check_channel_count(cases, example, count, len(names))
     if config.modality is not None:
         return names, (config.modality,) * count
     if listing.channels:

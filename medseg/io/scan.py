@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import GeometryError
+from medseg.errors import GeometryError, LabelError, ScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.header import ScanHeader
 from medseg.io.nifti import inspect_nifti, read_mask, read_nifti
@@ -79,11 +79,21 @@ def read_case(case: Case) -> tuple[Volume, Mask | None]:
     flags = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.flags))
     repairs = tuple(dict.fromkeys(repair for volume in volumes for repair in volume.repairs))
     array = first.array if len(arrays) == 1 else np.concatenate(arrays)
-    mask = None
-    if case.mask is not None:
-        drawn = read_mask(case.mask, policy=case.images[0].policy)
-        mask = Mask(_laid_on(first.grid, drawn, f"case {case.id}: the mask"), first.grid)
+    drawn = read_case_mask(case)
+    mask = Mask(_laid_on(first.grid, drawn, f"case {case.id}: the mask"), first.grid) if drawn else None
     return Volume(array, first.grid, first.modality, flags, repairs), mask
+
+
+def read_case_mask(case: Case) -> Mask | None:
+    """Read the mask of a case, if there is one, as it is stored; raises as `read_case` does."""
+    if case.mask is None:
+        return None
+    try:
+        return read_mask(case.mask, policy=case.images[0].policy)
+    except ScanError as error:
+        raise ScanError(error.code, f"case {case.id}: its mask {error}") from None
+    except LabelError as error:
+        raise LabelError(f"case {case.id}: its mask {error}") from None
 
 
 def _laid_on(target: Grid, part: Volume | Mask, what: str) -> NDArray:

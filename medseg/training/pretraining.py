@@ -35,7 +35,7 @@ from medseg.training.mixing import Teacher
 from medseg.training.processes import first_process_first, launch
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.setup import Setup, set_up
-from medseg.volume import Case
+from medseg.training.strangers import without_strangers
 
 MEASURED_BATCHES = 8
 """Batches that were not trained on, of which the explained share is the mean."""
@@ -149,8 +149,7 @@ def run_pretraining(config: ExperimentConfig, output: Path, options: RunOptions 
     setup = first_process_first(fabric, lambda: set_up(config, output))
     check_pretrainable(setup.plan)
     cache = Cache(options.cache or output / "cache")
-    scans, threads = scans_to_learn(setup, options.folds), torch.get_num_threads()
-    cases = first_process_first(fabric, lambda: cache.prepare(scans, setup.plan, setup.dataset.labels, threads))
+    cases = first_process_first(fabric, lambda: _prepare(setup, config, output, options.folds, cache))
     task = PretrainingTask(tuple(cases), setup.plan, config, output / "pretraining")
     with Journal(task.folder, task.settings.steps, active=fabric.is_global_zero, screen=options.screen) as journal:
         state = fit(task, fabric, journal, deadline)
@@ -180,8 +179,10 @@ def pretrain_then_train(config: ExperimentConfig, output: Path, options: RunOpti
     return run_training(config, output, replace(options, init=first.folder, max_seconds=left))
 
 
-def scans_to_learn(setup: Setup, folds: int) -> tuple[Case, ...]:
-    """Return the labelled and unlabelled cases that no held-out case is compared with.
+def _prepare(setup: Setup, config: ExperimentConfig, output: Path, folds: int, cache: Cache) -> list[CachedCase]:
+    """Return the labelled and unlabelled scans that no held-out one is compared with, ready for reading.
+
+    Unlabelled ones that don't seem to belong are left out, whatever the training will do with them.
 
     Raises
     ------
@@ -190,15 +191,15 @@ def scans_to_learn(setup: Setup, folds: int) -> tuple[Case, ...]:
     """
     unlabelled = tuple(replace(case, mask=None) for case in setup.dataset.unlabelled)
     check_unlabelled(unlabelled, setup.train, setup.dataset.set_apart)
-    if not folds:
-        return (*setup.train, *unlabelled)
-    left = without_patients(unlabelled, setup.train)
-    if not left:
+    any_method = config.unlabelled.model_copy(update={"method": "supervised"})
+    scans = without_strangers(replace(setup, unlabelled=unlabelled), any_method, output, cache).unlabelled
+    scans = without_patients(scans, setup.train) if folds else (*setup.train, *scans)
+    if not scans:
         raise DatasetError(
             "cross-validation needs unlabelled scans to pre-train on, because every labelled one is held out of a "
             "fold; add scans without masks, or train with folds=0"
         )
-    return left
+    return cache.prepare(scans, setup.plan, setup.dataset.labels, torch.get_num_threads())
 
 
 def measure(network: nn.Module, task: PretrainingTask, fabric: Fabric) -> float:

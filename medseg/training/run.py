@@ -171,13 +171,9 @@ class _Run:
 
     def without_strangers(self) -> _Run:
         """Return the run without unlabelled scans that can't be read or don't look like the labelled ones."""
-        cache, threads = Cache(self._cache, ram_gb=0), torch.get_num_threads()
-
-        def prepare(case: Case) -> CachedCase:
-            return cache.prepare([case], self.setup.plan, self.setup.dataset.labels)[0]
 
         def judge() -> Setup:
-            return without_strangers(self.setup, self.config.unlabelled, self.output, prepare, threads)
+            return without_strangers(self.setup, self.config.unlabelled, self.output, Cache(self._cache, ram_gb=0))
 
         return replace(self, setup=first_process_first(self.fabric, judge))
 

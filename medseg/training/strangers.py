@@ -6,16 +6,17 @@ Scans with pseudo-labels were judged when these were made, by more than their lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from medseg.catalog.listing import shown
 from medseg.config import UnlabelledConfig
 from medseg.errors import DatasetError, ScanError
 from medseg.io.tables import write_csv
-from medseg.preprocessing.cache import CachedCase
+from medseg.preprocessing.cache import Cache
 from medseg.preprocessing.likeness import Appearance, describe_appearance, strange_appearance
 from medseg.training.lessons import learns_unlabelled
 from medseg.training.setup import Setup
@@ -26,18 +27,14 @@ LEFT_OUT = "left_out.csv"
 
 logger = logging.getLogger(__name__)
 
-Prepare = Callable[[Case], CachedCase]
 
-
-def without_strangers(
-    setup: Setup, config: UnlabelledConfig, output: Path, prepare: Prepare, threads: int = 1
-) -> Setup:
+def without_strangers(setup: Setup, config: UnlabelledConfig, output: Path, cache: Cache) -> Setup:
     """Return the setup without unlabelled scans that don't belong; `LEFT_OUT` in `output` names them.
 
     Parameters
     ----------
     config : `leave_out` of it, and whether the method can't do without unlabelled scans.
-    prepare : returns a case as the network would see it.
+    cache : gives cases as the network would see them; those of the plan's setup.
 
     Raises
     ------
@@ -46,9 +43,19 @@ def without_strangers(
     """
     if not config.leave_out or not setup.unlabelled or config.method == "pseudo-labels":
         return setup
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="medseg-look") as pool:
-        labelled = list(pool.map(lambda case: _appearance(prepare(case)), setup.train))
-        reasons = list(pool.map(lambda case: _reason(case, labelled, prepare), setup.unlabelled))
+
+    def look(case: Case) -> Appearance:
+        return describe_appearance(cache.prepare([case], setup.plan, setup.dataset.labels)[0].whole()[0])
+
+    def judge(case: Case) -> str:
+        try:
+            return strange_appearance(look(case), labelled)
+        except ScanError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="medseg-look") as pool:
+        labelled = list(pool.map(look, setup.train))
+        reasons = list(pool.map(judge, setup.unlabelled))
     judged = list(zip(setup.unlabelled, reasons, strict=True))
     strange = [(case.id, reason) for case, reason in judged if reason]
     write_csv(output / LEFT_OUT, ["case", "reason"], strange)
@@ -64,15 +71,3 @@ def without_strangers(
             f"{strange[0][1]}); see {output / LEFT_OUT}, or train with unlabelled.method=supervised"
         )
     return replace(setup, unlabelled=kept)
-
-
-def _reason(case: Case, labelled: list[Appearance], prepare: Prepare) -> str:
-    """Return why a scan stays out, in words; "" if it doesn't."""
-    try:
-        return strange_appearance(_appearance(prepare(case)), labelled)
-    except ScanError as error:
-        return str(error)
-
-
-def _appearance(case: CachedCase) -> Appearance:
-    return describe_appearance(case.whole()[0])

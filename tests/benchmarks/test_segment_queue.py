@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "performance" / "segment_queue.py"
-SMALL = "--cases 3 --shape 96 96 64 --classes 3 --features 4 8 --window 32 --steps 2".split()
+SMALL = ["--cases=3", "--shape", "96", "96", "64", "--classes=3", "--features", "4", "8", "--window=32", "--steps=2"]
 
 
 def test_every_case_of_the_queue_is_segmented_and_told(tmp_path):

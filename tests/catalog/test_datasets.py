@@ -12,7 +12,7 @@ import pytest
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.config import DatasetConfig
-from medseg.errors import DatasetError, LabelError
+from medseg.errors import DatasetError, LabelError, ScanError
 
 ScanWriter = Callable[..., Path]
 
@@ -170,6 +170,14 @@ class TestLabels:
         with pytest.raises(LabelError, match="greater than or equal to 1"):
             read(paired, labels={"liver": 0, "tumour": 1})
 
+    def test_a_damaged_mask_is_left_to_the_examination_of_all_cases(self, paired: Path) -> None:
+        (paired / "labels" / "a.nii.gz").write_bytes(b"no mask")
+        assert read(paired).labels.describe() == "1 label_1, 2 label_2"
+        for name in "bc":
+            (paired / "labels" / f"{name}.nii.gz").write_bytes(b"no mask")
+        with pytest.raises(ScanError, match=r"case a: its mask a.nii.gz"):
+            read(paired)
+
     def test_all_masks_empty(self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter) -> None:
         write_scan(tmp_path / "images" / "a.nii.gz")
         write_mask(tmp_path / "labels" / "a.nii.gz", (0,))
@@ -219,6 +227,9 @@ class TestChannels:
         (paired / "dataset.json").write_text(json.dumps({"training": entries}))
         with pytest.raises(DatasetError, match=r"1 cases have another number of image files than a with 2: c"):
             read(paired)
+        del entries[1]["label"]  # an unlabelled case is nobody's condition
+        (paired / "dataset.json").write_text(json.dumps({"training": entries}))
+        assert [case.id for case in read(paired).unlabelled] == ["c"]
 
 
 @pytest.mark.skipif("MEDSEG_DATA" not in os.environ, reason="MEDSEG_DATA does not name the folder of real scans")

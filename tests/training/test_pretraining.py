@@ -13,7 +13,7 @@ from torch import nn
 
 from medseg.config import ExperimentConfig
 from medseg.data.batches import Batch
-from medseg.errors import DatasetError, ModelError, PlanError
+from medseg.errors import DatasetError, ModelError, PlanError, ScanError
 from medseg.networks.model import load_model
 from medseg.networks.pretrained import load_pretrained
 from medseg.outputs import NetworkOutput
@@ -61,7 +61,8 @@ def waves(blobs, tmp_path):
 @pytest.fixture
 def short(experiment, waves):
     """Five steps of pre-training and of training."""
-    return changed(experiment, dataset={"folder": str(waves)}, pretraining={"steps": 5}, training={"steps": 5})
+    wishes = {"pretraining": {"steps": 5}, "training": {"steps": 5}, "unlabelled": {"leave_out": False}}
+    return changed(experiment, dataset={"folder": str(waves)}, **wishes)
 
 
 def test_the_loss_is_the_mean_square_over_hidden_voxels_alone():
@@ -108,7 +109,8 @@ def test_restoring_beats_the_mean_on_scans_that_can_be_restored(experiment, wave
             image.unlink()
             (waves / "labels" / image.name).unlink()
     dataset = {"folder": str(waves), "validation": []}
-    config = changed(experiment, dataset=dataset, pretraining={"steps": 60, "block": 4, "hidden": 0.4})
+    wishes = {"pretraining": {"steps": 60, "block": 4, "hidden": 0.4}, "unlabelled": {"leave_out": False}}
+    config = changed(experiment, dataset=dataset, **wishes)
     run = run_pretraining(config, tmp_path / "run", CPU)
     assert run.scans == 3
     assert run.explained > 0.3
@@ -122,6 +124,19 @@ def test_held_out_scans_are_not_learnt_from_and_with_folds_no_labelled_one(short
     assert set(scans) == {"case_0", "case_1", "case_2", "case_3", "wave_0", "wave_1"}
     folded = run_pretraining(short, tmp_path / "folds", RunOptions(device="cpu", folds=2))
     assert load_pretrained(folded.folder).provenance["scans"] == ["wave_0", "wave_1"]
+
+
+def test_scans_that_can_t_be_read_or_are_unlike_the_labelled_ones_are_left_out(short, tmp_path, waves, caplog):
+    whole = (waves / "images/wave_0.nii.gz").read_bytes()
+    (waves / "images/cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    run = run_pretraining(changed(short, unlabelled={"leave_out": True}), tmp_path / "run", CPU)
+    assert run.scans == 4
+    assert {line.partition(",")[0] for line in (tmp_path / "run/left_out.csv").read_text().splitlines()[1:]} == {
+        "cut", "wave_0", "wave_1",
+    }  # fmt: skip
+    assert "3 of 3 unlabelled scans are left out" in caplog.text
+    with pytest.raises(ScanError, match="cut"):
+        run_pretraining(short, tmp_path / "all", CPU)
 
 
 def test_folds_without_unlabelled_scans_are_refused(experiment, tmp_path):
