@@ -27,6 +27,7 @@ from math import prod
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,10 +58,7 @@ STAGES = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "mea
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 256])
-    parser.add_argument("--classes", type=int, default=20, help="with the background")
-    parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
-    parser.add_argument("--window", type=int, default=96)
+    add_case_options(parser)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the short training")
     parser.add_argument("--folder", type=Path, help="keep scan, model and results there, and use what is there already")
@@ -74,20 +72,26 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
-            make_case(
-                folder,
-                shape=tuple(arguments.shape),
-                classes=arguments.classes,
-                features=arguments.features,
-                window=arguments.window,
-                precision=arguments.precision,
-                steps=arguments.steps,
-            )
+            make_case(folder, **case_options(arguments), precision=arguments.precision, steps=arguments.steps)
         result = measure(folder, forward=not arguments.no_forward)
     result |= {"shape": arguments.shape, "classes": arguments.classes, "features": arguments.features}
     result |= {"machine": machine(), "versions": package_versions()}
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     show(result)
+
+
+def add_case_options(parser: argparse.ArgumentParser, classes: int = 20) -> None:
+    """Let a script's caller say what scan and network are like."""
+    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 256])
+    parser.add_argument("--classes", type=int, default=classes, help="with the background")
+    parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--window", type=int, default=96)
+
+
+def case_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what `make_case` takes of the options of `add_case_options`."""
+    options = {name: getattr(arguments, name) for name in ("classes", "features", "window")}
+    return {"shape": tuple(arguments.shape), **options}
 
 
 def make_case(

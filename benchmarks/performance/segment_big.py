@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import peers
-from big_case import make_case
+from big_case import add_case_options, case_options, make_case
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -41,10 +41,7 @@ RESULT = Path(__file__).parent / "results" / "segment_big.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 256])
-    parser.add_argument("--classes", type=int, default=20, help="with the background")
-    parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
-    parser.add_argument("--window", type=int, default=96)
+    add_case_options(parser)
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=OTHERS)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keep scan and model there, and use what is there already")
@@ -54,8 +51,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
-            case = {name: getattr(arguments, name) for name in ("shape", "classes", "features", "window")}
-            make_case(folder, **case)
+            make_case(folder, **case_options(arguments))
         runs = interleave(contestants(folder, arguments.others), arguments.rounds)
         facts = {"shape": arguments.shape, "classes": arguments.classes, "windows": count_windows(folder)}
         facts["agreement"] = compare(folder)

@@ -23,7 +23,7 @@ from typing import Any
 
 import peers
 import torch
-from big_case import STAGES, make_case, time_forward
+from big_case import STAGES, STEPS, add_case_options, case_options, make_case, time_forward
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -35,11 +35,8 @@ INFERRING = ("forward", "stitch", "restore")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20, help="2 at least")
-    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 256])
-    parser.add_argument("--classes", type=int, default=14, help="with the background")
-    parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128, 256])
-    parser.add_argument("--window", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=400, help="of the model's short training")
+    add_case_options(parser, classes=14)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the model's short training")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--folder", type=Path, help="keep scan and model there, and use what is there already")
     parser.add_argument("--result", type=Path)
@@ -48,8 +45,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model").exists():
-            case = {name: getattr(arguments, name) for name in ("shape", "classes", "features", "window", "steps")}
-            make_case(folder, **case)
+            make_case(folder, **case_options(arguments), steps=arguments.steps)
         queue, output = copies(folder, arguments.cases), folder / "output"
         one = run([*peers.medseg_segment(queue, folder / "model", output), "--device", arguments.device])
         facts = steady_state(output / "cases")

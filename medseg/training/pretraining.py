@@ -192,7 +192,7 @@ def _prepare(setup: Setup, config: ExperimentConfig, output: Path, folds: int, c
     unlabelled = tuple(replace(case, mask=None) for case in setup.dataset.unlabelled)
     check_unlabelled(unlabelled, setup.train, setup.dataset.set_apart)
     any_method = config.unlabelled.model_copy(update={"method": "supervised"})
-    scans = without_strangers(replace(setup, unlabelled=unlabelled), any_method, output, cache).unlabelled
+    scans = without_strangers(replace(setup, unlabelled=unlabelled), any_method, output, cache.folder).unlabelled
     scans = without_patients(scans, setup.train) if folds else (*setup.train, *scans)
     if not scans:
         raise DatasetError(

@@ -173,7 +173,7 @@ class _Run:
         """Return the run without unlabelled scans that can't be read or don't look like the labelled ones."""
 
         def judge() -> Setup:
-            return without_strangers(self.setup, self.config.unlabelled, self.output, Cache(self._cache, ram_gb=0))
+            return without_strangers(self.setup, self.config.unlabelled, self.output, self._cache)
 
         return replace(self, setup=first_process_first(self.fabric, judge))
 

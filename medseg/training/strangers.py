@@ -28,13 +28,13 @@ LEFT_OUT = "left_out.csv"
 logger = logging.getLogger(__name__)
 
 
-def without_strangers(setup: Setup, config: UnlabelledConfig, output: Path, cache: Cache) -> Setup:
+def without_strangers(setup: Setup, config: UnlabelledConfig, output: Path, cache_folder: Path) -> Setup:
     """Return the setup without unlabelled scans that don't belong; `LEFT_OUT` in `output` names them.
 
     Parameters
     ----------
     config : `leave_out` of it, and whether the method can't do without unlabelled scans.
-    cache : gives cases as the network would see them; those of the plan's setup.
+    cache_folder : where cases are kept as the network would see them.
 
     Raises
     ------
@@ -43,6 +43,7 @@ def without_strangers(setup: Setup, config: UnlabelledConfig, output: Path, cach
     """
     if not config.leave_out or not setup.unlabelled or config.method == "pseudo-labels":
         return setup
+    cache = Cache(cache_folder, ram_gb=0)  # each is looked at once
 
     def look(case: Case) -> Appearance:
         return describe_appearance(cache.prepare([case], setup.plan, setup.dataset.labels)[0].whole()[0])
