@@ -94,10 +94,10 @@ def sabotage() -> str:
     rows = [
         f"| {SCANS[path.stem]} | {record['left_out_by_looks']} of {record['scans']} "
         f"| {' | '.join(f'{trials[weight]:.4f}' if weight in trials else '' for weight in ('1', '0.5'))} "
-        f"| {record.get('labelled_weight', '')} | {record.get('left_out_by_teachers', '')} |"
+        f"| {'' if chosen is None else f'{chosen:g}'} | {record.get('left_out_by_teachers', '')} |"
         for path in sorted(RESULTS.glob("sabotage_*.json"))
         for record in [json.loads(path.read_text())]
-        for trials in [record.get("trials", {})]
+        for trials, chosen in [(record.get("trials", {}), record.get("labelled_weight"))]
     ]
     head = """## Misleading scans
 
@@ -173,7 +173,12 @@ def read_draws(data: str) -> Draws:
 
 def counted(draw: str) -> int:
     """Return how many cases of a draw are labelled."""
-    return int(draw.split("_")[0])
+    return numbers(draw)[0]
+
+
+def numbers(draw: str) -> tuple[int, ...]:
+    """Return a draw's labelled cases and its number."""
+    return tuple(map(int, draw.split("_")))
 
 
 def count_table(data: str, count: int, draws: Draws) -> str:
@@ -242,7 +247,7 @@ def interval(found: tuple[float, float, float]) -> str:
 
 def plot(data: str, draws: Draws) -> None:
     """Draw every held-out case's Dice, a column for each draw and arm, with the mean."""
-    columns = [(draw, arm, dice) for draw, arms in sorted(draws.items()) for arm, dice in sorted(arms.items())]
+    columns = [(draw, arm, draws[draw][arm]) for draw in sorted(draws, key=numbers) for arm in sorted(draws[draw])]
     figure, axes = pyplot.subplots(figsize=(max(5.0, 0.55 * len(columns) + 1.5), 4.2), layout="constrained")
     for place, (_, arm, dice) in enumerate(columns):
         colour = "#777777" if arm.startswith(BASELINE) else "#2b7bba"

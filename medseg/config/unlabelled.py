@@ -97,6 +97,12 @@ class PseudoLabelConfig(Stage):
         0.5, ge=0, le=1, description="Share of a class's predicted voxels that its threshold lets through at least"
     )
     prototype_gate: bool = Field(True, description="Ignore voxels whose features resemble another class's")
+    prototype_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the similarity to class prototypes in pseudo-labels; 0: the teachers alone",
+    )
     component_filter: bool = Field(True, description="Ignore parts of a size, number or confidence that is unheard of")
     entropy_weight: bool = Field(True, description="Weigh voxels by 1 - normalised entropy")
     boundary_weight: float = Field(0.5, ge=0, le=1, description="Weight of voxels next to another class")

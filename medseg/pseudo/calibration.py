@@ -28,6 +28,7 @@ from medseg.pseudo.probability import (
     negative_log_likelihood,
     probabilities,
     true_decisions,
+    with_opinion,
 )
 
 BINS = 15
@@ -54,11 +55,13 @@ class Sample:
     logits : (K, n) float32.
     truth : (n,) uint8 class indices, none ignored.
     weight : (n,) how many voxels each stands for.
+    opinion : (decisions, n) similarities to class prototypes; None: there are none.
     """
 
     logits: Tensor
     truth: NDArray[np.uint8]
     weight: NDArray[np.float64]
+    opinion: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,8 @@ def calibrate(samples: Sequence[Sample], labels: LabelMap, config: PseudoLabelCo
     if not samples:
         return Calibration(1.0, (float(np.clip(BLIND_THRESHOLD, *config.thresholds)),) * decisions)
     temperature = fit_temperature(samples, labels) if config.calibrate else 1.0
-    before, after = pooled_verdicts(samples, labels, 1.0), pooled_verdicts(samples, labels, temperature)
+    share = config.prototype_share
+    before, after = (pooled_verdicts(samples, labels, heat, share) for heat in (1.0, temperature))
     return Calibration(
         temperature=temperature,
         thresholds=tuple(choose_threshold(after.of(decision), config) for decision in range(decisions)),
@@ -154,11 +158,11 @@ def calibration_error(verdicts: Verdicts) -> float:
     return float(np.abs(gaps).sum() / verdicts.weight.sum())
 
 
-def pooled_verdicts(samples: Sequence[Sample], labels: LabelMap, temperature: float) -> Verdicts:
-    """Return all samples' voxels; each scan weighs as much as the others."""
+def pooled_verdicts(samples: Sequence[Sample], labels: LabelMap, temperature: float, share: float = 0.0) -> Verdicts:
+    """Return all samples' voxels, with a share of similarity; each scan weighs as much as the others."""
     parts = []
     for sample in samples:
-        likely = probabilities(sample.logits, labels, temperature)
+        likely = with_opinion(probabilities(sample.logits, labels, temperature), sample.opinion, share)
         decided = decide_likely(likely, labels).numpy()
         right = decided == true_decisions(sample.truth, labels)
         parts.append((decided, confidence(likely, labels).double().numpy(), right, sample.weight / sample.weight.sum()))

@@ -148,7 +148,8 @@ def gather_evidence(
         tell("labelled scans", number, len(teachers.labelled))
     means = tuple(mean for study in studies if (mean := study.sums.means()) is not None)
     features = tuple(torch.stack(study.pooled) for study in studies if study.pooled)
-    prototypes = means if len(means) == len(studies) and config.prototype_gate else None
+    wanted = config.prototype_gate or config.prototype_share
+    prototypes = means if len(means) == len(studies) and wanted else None
     evidence = Evidence(teachers, tuple(cases), (), prototypes, features)
     return replace(evidence, exams=tuple(_examine_all(evidence, config, device, tell)))
 
@@ -166,7 +167,7 @@ def _examine_all(evidence: Evidence, config: PseudoLabelConfig, device: torch.de
         prototypes = None if evidence.prototypes is None else (evidence.prototypes[number],)
         forward = TeachersForward(teachers.alone(number), applied(teachers, config), device, prototypes)
         for case in member.held_out:
-            yield examine(_read(case, teachers)[0], number, forward)
+            yield examine(_read(case, teachers)[0], number, forward, config.prototype_share)
             done += 1
             tell("held-out scans", done, total)
 

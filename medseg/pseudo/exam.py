@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from medseg.labels import IGNORE_INDEX
 from medseg.preprocessing.prepare import Prepared
 from medseg.pseudo.calibration import Sample
 from medseg.pseudo.forward import TeachersForward, stream
-from medseg.pseudo.probability import decide_likely, probabilities, true_decisions
+from medseg.pseudo.probability import decide_likely, probabilities, true_decisions, with_opinion
 
 MARGIN = 5
 """Voxels around structures, drawn or predicted, within which teachers are tested: far background is always right and
@@ -57,8 +58,13 @@ class Exam:
     found: tuple[int, ...]
 
 
-def examine(scan: LabelledScan, teacher: int, forward: TeachersForward) -> Exam:
-    """Test a teacher, the only one of `forward`, on a scan."""
+def examine(scan: LabelledScan, teacher: int, forward: TeachersForward, share: float = 0.0) -> Exam:
+    """Test a teacher, the only one of `forward`, on a scan.
+
+    Parameters
+    ----------
+    share : of the similarity to prototypes in its probabilities.
+    """
     labels = forward.teachers.labels
     truth = true_decisions(scan.target, labels)
     axis = streamed_axis(scan.prepared, forward.teachers.plan)
@@ -69,15 +75,17 @@ def examine(scan: LabelledScan, teacher: int, forward: TeachersForward) -> Exam:
             layers = [slice(None)] * 3
             layers[axis] = slice(slab.start, slab.start + slab.logits.shape[1 + axis])
             part = truth[tuple(layers)]
-            logits, opinion = slab.logits[: labels.outputs].cpu(), slab.logits[labels.outputs :].cpu()
-            likely = probabilities(logits, labels)
+            logits = slab.logits[: labels.outputs].cpu()
+            opinion = slab.logits[labels.outputs :].cpu() if forward.prototypes is not None else None
+            likely = with_opinion(probabilities(logits, labels), opinion, share)
             decided = decide_likely(likely, labels).numpy()
             near = surroundings((decided != 0) | ((part != 0) & (part != IGNORE_INDEX))) & (part != IGNORE_INDEX)
-            tally.count(decided, part, near, opinion.argmax(0).numpy() if len(opinion) else decided)
+            tally.count(decided, part, near, decided if opinion is None else opinion.argmax(0).numpy())
             tally.count_soft(likely if labels.regions else likely[1:], decided)
-            drawn.append(_draw(logits, (decided, scan.target[tuple(layers)]), near, rng))
-    logits_drawn, truth_drawn, weight = zip(*drawn, strict=True)
-    sample = Sample(torch.cat(logits_drawn, 1), np.concatenate(truth_drawn), np.concatenate(weight))
+            (x, y, z), weight = _draw(decided, near, rng)
+            similar = None if opinion is None else opinion[:, x, y, z]
+            drawn.append(Sample(logits[:, x, y, z], scan.target[tuple(layers)][x, y, z], weight, similar))
+    sample = _joined(drawn)
     return tally.result(scan.case, teacher, sample, forward.finish().agreement)
 
 
@@ -139,18 +147,9 @@ def _mean_dice(common: NDArray, sizes: NDArray) -> float | None:
 
 
 def _draw(
-    logits: Tensor,
-    labels: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-    near: NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> tuple[Tensor, NDArray[np.uint8], NDArray[np.float64]]:
-    """Return logits (K, n), true class indices and weights of at most `DRAWN` voxels of each decision near structures.
-
-    Parameters
-    ----------
-    labels : decisions and true class indices, (X, Y, Z) each.
-    """
-    decided, target = labels
+    decided: NDArray[np.uint8], near: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.float64]]:
+    """Return indices and weights of at most `DRAWN` voxels of each decision near structures."""
     chosen, weight = [], []
     for decision in np.unique(decided[near]):
         members = np.flatnonzero(near & (decided == decision))
@@ -158,6 +157,15 @@ def _draw(
         chosen.append(kept)
         weight.append(np.full(len(kept), len(members) / len(kept)))
     index = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
-    x, y, z = np.unravel_index(index, decided.shape)
-    drawn = torch.from_numpy(logits.numpy()[:, x, y, z])
-    return drawn, target[x, y, z], np.concatenate(weight) if weight else np.zeros(0)
+    return np.unravel_index(index, decided.shape), np.concatenate(weight) if weight else np.zeros(0)
+
+
+def _joined(samples: Sequence[Sample]) -> Sample:
+    """Return the voxels of all slabs of a scan."""
+    similar = [sample.opinion for sample in samples if sample.opinion is not None]
+    return Sample(
+        torch.cat([sample.logits for sample in samples], 1),
+        np.concatenate([sample.truth for sample in samples]),
+        np.concatenate([sample.weight for sample in samples]),
+        torch.cat(similar, 1) if similar else None,
+    )

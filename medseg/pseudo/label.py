@@ -33,10 +33,11 @@ from medseg.catalog.pseudo_labels import (
 from medseg.catalog.pseudo_review import take_in
 from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
-from medseg.errors import DatasetError, ScanError
+from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.forward import streamed_axis
 from medseg.io.files import atomic_file
 from medseg.io.scan import read_case
+from medseg.labels import LabelMap
 from medseg.preprocessing.likeness import describe_appearance, strange_appearance
 from medseg.preprocessing.prepare import Prepared, prepare_image
 from medseg.provenance import digest_files, digest_json
@@ -98,6 +99,11 @@ class Labeller:
     Parameters
     ----------
     progress : told what is done, how many are, of how many.
+
+    Raises
+    ------
+    ConfigError
+        As `check_similarity`.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Labeller:
         progress: Progress | None = None,
     ) -> None:
         check_ignore_is_free(teachers.labels)
+        check_similarity(config, teachers.labels, teachers.plan.network.name)
         self.teachers, self.config, self.device = teachers, config, device
         self.tell: Progress = progress or (lambda *_: None)
 
@@ -230,7 +237,8 @@ class _Desk:
         axis = streamed_axis(prepared, self.teachers.plan)
         slabs = stream(self.forward, prepared)
         count = len(self.teachers.members)
-        maps = restore_maps(slabs, prepared, self.labels, count, axis, self.calibration.temperature)
+        temperature, share = self.calibration.temperature, self.config.prototype_share
+        maps = restore_maps(slabs, prepared, self.labels, count, axis, temperature, share)
         look = self.forward.finish()
         grid = prepared.source_grid
         pairs = list(zip(look.features, self.evidence.features, strict=False))
@@ -253,6 +261,25 @@ class _Desk:
         counts = np.bincount(maps.decided.ravel(), minlength=len(self.labels.targets) + 1)
         by_value = dict(zip(decision_values(self.labels).tolist(), counts.tolist(), strict=True))
         return {label.name: round(by_value.get(label.value, 0) * voxel_ml, 4) for label in self.labels.labels}
+
+
+def check_similarity(config: PseudoLabelConfig, labels: LabelMap, network: str) -> None:
+    """Refuse a share of similarity that labels or network don't allow.
+
+    Raises
+    ------
+    ConfigError
+        If similarity to class prototypes is to decide between overlapping regions, which are no classes, or if the
+        network shows no features.
+    """
+    if config.prototype_share and labels.regions:
+        raise ConfigError(
+            "regions overlap, so no prototype of a class stands for one: leave out pseudo.prototype_share"
+        )
+    if config.prototype_share and network != "unet":
+        raise ConfigError(
+            f"{network} shows no features to compare; use network.name=unet or leave out pseudo.prototype_share"
+        )
 
 
 def unlabelled_scans(dataset: Dataset) -> tuple[Case, ...]:

@@ -19,7 +19,7 @@ from medseg.labels import LabelMap
 from medseg.preprocessing.prepare import Prepared
 from medseg.preprocessing.resample import Taps, interpolate_axis, linear_taps, relate
 from medseg.preprocessing.straighten import shear_labels
-from medseg.pseudo.probability import confidence, decide_likely, probabilities, uncertainty
+from medseg.pseudo.probability import confidence, decide_likely, probabilities, uncertainty, with_opinion
 
 LAYERS = 8
 """Layers of the scan that are interpolated together."""
@@ -137,15 +137,27 @@ class MapRestorer:
 
 
 def restore_maps(
-    slabs: Iterable[Slab], prepared: Prepared, labels: LabelMap, teachers: int, axis: int, temperature: float
+    slabs: Iterable[Slab],
+    prepared: Prepared,
+    labels: LabelMap,
+    teachers: int,
+    axis: int,
+    temperature: float,
+    share: float = 0.0,
 ) -> ScanMaps:
-    """Return the maps of a scan from its slabs, of `teachers` networks and perhaps similarities."""
+    """Return the maps of a scan from its slabs, of `teachers` networks and perhaps similarities.
+
+    Parameters
+    ----------
+    share : of the similarities in the probabilities.
+    """
     restorer = MapRestorer(prepared, labels, axis)
     count = teachers * labels.outputs
     with torch.inference_mode():
         for slab in slabs:
-            likely = mean_likelihood(slab.logits[:count], labels, temperature)
-            restorer.add(slab.start, likely, slab.logits[count:] if len(slab.logits) > count else None)
+            opinion = slab.logits[count:] if len(slab.logits) > count else None
+            likely = with_opinion(mean_likelihood(slab.logits[:count], labels, temperature), opinion, share)
+            restorer.add(slab.start, likely, opinion)
         return restorer.finish()
 
 

@@ -24,6 +24,14 @@ def probabilities(logits: Tensor, labels: LabelMap, temperature: float = 1.0) ->
     return torch.sigmoid(scaled) if labels.regions else torch.softmax(scaled, 0)
 
 
+def with_opinion(likely: Tensor, opinion: Tensor | None, share: float) -> Tensor:
+    """Return (1 - share) p + share s of probabilities p (K, ...) of classes and similarities s (K, ...) to prototypes.
+
+    Without similarities, or a share of them, the probabilities stay as they are.
+    """
+    return torch.lerp(likely, opinion.to(likely), share) if opinion is not None and share else likely
+
+
 def decide_likely(likely: Tensor, labels: LabelMap) -> Tensor:
     """Return the decision at each voxel, uint8, of probabilities (K, ...)."""
     return decide(likely - 0.5 if labels.regions else likely, labels)

@@ -35,14 +35,18 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
 from medseg.io.files import atomic_file, atomic_folder
+from medseg.networks.model import load_model, save_model
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
-from medseg.pseudo.label import Labeller, Labelling, unlabelled_scans
+from medseg.pseudo.label import Labeller, Labelling, check_similarity, unlabelled_scans
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
+from medseg.quality.calibration import degraded_copies
+from medseg.training.held_out import cross_validated
 from medseg.training.labelled_weight import FALLBACK, enough_patients
 from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
+from medseg.training.validation import Validator, score
 
 INDIFFERENT: dict[str, Any] = {
     **dict.fromkeys(("name", "dataset", "inference", "pretraining"), True),
@@ -137,6 +141,7 @@ def self_train(config: ExperimentConfig, output: Path, options: RoundsOptions | 
     """
     dataset = read_dataset(config.dataset)
     unlabelled_scans(dataset)
+    check_similarity(config.pseudo, dataset.labels, config.network.name)
     if config.unlabelled.labelled_weight == 1:
         raise ConfigError("unlabelled.labelled_weight is 1, which leaves unlabelled scans out: nothing to do in rounds")
     try:
@@ -269,7 +274,9 @@ class _Rounds:
         model = Path("teacher/model")
         if promoted and self.folds:
             config = self._student(self.config, self._labels(kept[-1].number))
-            self._train_anew(config, self.output / "student", kept[-1].settings)
+            student = self._train_anew(config, self.output / "student", kept[-1].settings)
+            assert student.model is not None
+            self._cross_validate(student.model, self._students(kept[-1].number))
             model = Path("student/model")
         elif promoted:
             model = Path(f"round_{kept[-1].number}/student/model")
@@ -282,6 +289,18 @@ class _Rounds:
             supervised=baseline,
             rounds=tuple(reports),
         )
+
+    def _cross_validate(self, folder: Path, students: Teachers) -> None:
+        """Give the model of all scans what its fold students say of scans held out from them, as any training does."""
+        model, copies = load_model(folder), degraded_copies(len(self.dataset.labelled))
+        comparisons = [
+            comparison
+            for member in students.members
+            for comparison in Validator(
+                member.held_out, students.plan, students.labels, students.inference, self.device
+            ).compare((member.network,), copies)
+        ]
+        save_model(cross_validated(model, comparisons, score(comparisons, model.labels)), folder)
 
     def _students(self, number: int) -> Teachers:
         """Return a round's students as the next round's teachers."""

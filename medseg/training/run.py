@@ -24,17 +24,15 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
-from medseg.postprocessing import choose_rules
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import digest_json, machine, package_versions
-from medseg.quality.calibration import degraded_copies, fit_calibration, observe
-from medseg.quality.expectations import describe_training, with_held_out
+from medseg.quality.calibration import degraded_copies
+from medseg.quality.expectations import describe_training
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
-from medseg.reference import Reference
-from medseg.rules import PostprocessingRules
 from medseg.training.distillation import check_unseen, identity, load_student
+from medseg.training.held_out import cross_validated, validated
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
     CANDIDATES,
@@ -56,7 +54,7 @@ from medseg.training.promotion import comparable
 from medseg.training.setup import Setup, keep_config, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.strangers import without_strangers
-from medseg.training.validation import Comparison, Validator, held_out_cases, score
+from medseg.training.validation import Comparison, Validator, score
 from medseg.volume import Case
 
 logger = logging.getLogger(__name__)
@@ -236,17 +234,15 @@ class _Run:
         network = self._fit("fit", self.setup.train, self.setup.held_out)
         if network is None:
             return TrainingRun(None, self.setup.plan)
-        rules = self.start.postprocessing if self.start else None
-        return self._finish((network,), self._compare(network, self.setup.held_out), rules)
+        return self._finish((network,), self._compare(network, self.setup.held_out))
 
     def cross_validate(self) -> TrainingRun:
-        """Train one network a fold, score each out of fold, choose the post-processing, ensemble them."""
+        """Train one network a fold, score each out of fold, ensemble them."""
         held_out = self._folds(degraded_copies(len(self.setup.train)))
         if held_out is None:
             return TrainingRun(None, self.setup.plan)
         networks, comparisons = held_out
-        rules = self._choose_rules(comparisons) if self.fabric.is_global_zero else None
-        return self._finish(tuple(networks), comparisons, rules)
+        return self._finish(tuple(networks), comparisons)
 
     def _folds(self, degraded: int = 0) -> tuple[list[nn.Module], list[Comparison]] | None:
         """Return a network a fold and what each says about the cases left out; None when time ran out."""
@@ -298,44 +294,31 @@ class _Run:
     def _compare(self, network: nn.Module, cases: Sequence[Case], degraded: int = 0) -> list[Comparison]:
         return self._validator(cases).compare((network,), degraded) if self.fabric.is_global_zero else []
 
-    def _choose_rules(self, comparisons: Sequence[Comparison]) -> PostprocessingRules:
-        choice = choose_rules([(c.prediction, c.truth) for c in comparisons], self.setup.dataset.labels)
-        for trial in choice.trials:
-            logger.info(trial.describe())
-        return choice.rules
-
-    def _finish(
-        self, networks: tuple[nn.Module, ...], comparisons: Sequence[Comparison], rules: PostprocessingRules | None
-    ) -> TrainingRun:
+    def _finish(self, networks: tuple[nn.Module, ...], comparisons: Sequence[Comparison]) -> TrainingRun:
         """Write the scores and the model folder."""
-        labels = self.setup.dataset.labels
-        scores = score(comparisons, labels)
+        scores = score(comparisons, self.setup.dataset.labels)
         folder = self.output / "model"
         if self.fabric.is_global_zero:
             write_scores(scores, self.output / "validation.csv")
-            model = Model(
-                networks=networks,
-                plan=self.setup.plan,
-                labels=labels,
-                name=self.config.name,
-                inference=self.config.inference,
-                postprocessing=rules,
-                scores=dice_by_target(scores),
-                reference=self._reference(comparisons, scores),
-                provenance=self._provenance(),
-            )
-            save_model(model, folder)
+            judged = cross_validated if self.options.folds else validated
+            save_model(judged(self._model(networks), comparisons, scores), folder)
         self.fabric.barrier()
         return TrainingRun(folder, self.setup.plan, scores, self.weight)
 
-    def _reference(self, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Reference:
-        """Describe the training cases; after a cross-validation, fit the Dice to expect of a case, too."""
-        labels = [label.name for label in self.setup.dataset.labels.labels]
-        reference = describe_training(self.setup.fingerprint, self.setup.plan, labels)
-        calibration = None
-        if self.options.folds:
-            calibration = fit_calibration(observe(held_out_cases(comparisons, scores), reference))
-        return with_held_out(reference, [comparison.features for comparison in comparisons], calibration)
+    def _model(self, networks: tuple[nn.Module, ...]) -> Model:
+        """Return the model before held-out cases were asked; a start's clean-up is kept."""
+        plan, labels = self.setup.plan, self.setup.dataset.labels
+        names = [label.name for label in labels.labels]
+        return Model(
+            networks=networks,
+            plan=plan,
+            labels=labels,
+            name=self.config.name,
+            inference=self.config.inference,
+            postprocessing=self.start.postprocessing if self.start else None,
+            reference=describe_training(self.setup.fingerprint, plan, names),
+            provenance=self._provenance(),
+        )
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -348,10 +331,3 @@ class _Run:
             "versions": package_versions(),
             "machine": machine(),
         }
-
-
-def dice_by_target(scores: Sequence[StructureScore]) -> dict[str, float | None]:
-    """Return the mean Dice of each target over the held-out cases, and their mean."""
-    targets = summarise(scores)
-    means: dict[str, float | None] = {target.target: target.dice.mean if target.dice else None for target in targets}
-    return {**means, "mean": mean_over_targets(targets, "dice")} if targets else {}

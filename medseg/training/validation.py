@@ -96,15 +96,6 @@ class Validator:
         return restored.mask, features
 
 
-def held_out_cases(comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> list[HeldOut]:
-    """Return what an expected Dice is fitted on: the cases, and their degraded copies."""
-    found: list[HeldOut] = []
-    for case in comparisons:
-        found.append(HeldOut(case.case_id, case.features, [s for s in scores if s.case == case.case_id]))
-        found += case.degraded
-    return found
-
-
 def score(comparisons: Sequence[Comparison], labels: LabelMap) -> list[StructureScore]:
     """Return the scores of every case and target."""
     return [

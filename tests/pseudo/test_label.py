@@ -17,9 +17,10 @@ from medseg.catalog.pseudo_labels import REPORT, SUMMARY, read_record
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import k_folds
 from medseg.config import PseudoLabelConfig, save_config
-from medseg.errors import DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.io.nifti import read_mask
-from medseg.pseudo.label import Labeller, hold_back
+from medseg.labels import LabelMap
+from medseg.pseudo.label import Labeller, check_similarity, hold_back
 from medseg.pseudo.teachers import read_run
 
 CPU = torch.device("cpu")
@@ -115,6 +116,28 @@ def test_what_people_decided_stays(labeller, dataset, folder):
         "u1": "accepted",
         "u2": "auto",
     }
+
+
+def test_a_share_of_similarity_is_judged_by_held_out_scans_and_makes_other_labels(labeller, dataset, folder):
+    before = json.loads((folder / REPORT).read_text())
+    mixed = Labeller(labeller.teachers, PseudoLabelConfig(prototype_share=0.5), CPU)
+    assert mixed.label(dataset, folder).made == 3
+    after = json.loads((folder / REPORT).read_text())
+    assert after["ece_before"] != before["ece_before"]
+    assert after["thresholds"] != before["thresholds"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "network", "words"),
+    [
+        ({"whole": [1, 2], "core": [2]}, "unet", "regions overlap"),
+        ({"dim": 1}, "segresnet", "segresnet shows no features"),
+    ],
+)
+def test_similarity_is_refused_where_there_is_none(labels, network, words):
+    check_similarity(PseudoLabelConfig(), LabelMap.parse(labels), network)
+    with pytest.raises(ConfigError, match=words):
+        check_similarity(PseudoLabelConfig(prototype_share=0.3), LabelMap.parse(labels), network)
 
 
 def test_one_teacher_alone_knows_nothing_of_its_fold(labeller, dataset, tmp_path):

@@ -21,12 +21,12 @@ CPU = torch.device("cpu")
 FLIPPED = InferenceConfig(precision="float32", flips=True)
 
 
-def look(teachers, volume, temperature=1.0, config=FLIPPED, prototypes=None):
+def look(teachers, volume, temperature=1.0, config=FLIPPED, prototypes=None, share=0.0):
     prepared = prepare_image(volume, teachers.plan)
     forward = TeachersForward(teachers, config, CPU, prototypes)
     axis = streamed_axis(prepared, teachers.plan)
     slabs = stream(forward, prepared)
-    maps = restore_maps(slabs, prepared, teachers.labels, len(teachers.members), axis, temperature)
+    maps = restore_maps(slabs, prepared, teachers.labels, len(teachers.members), axis, temperature, share)
     return maps, forward.finish(), prepared
 
 
@@ -154,19 +154,26 @@ def test_nothing_found_is_no_agreement(labels):
     assert views.dice() is None
 
 
-def test_features_that_resemble_another_class_are_doubted(make_teachers, known):
-    """A network that calls everything high, whose features know better where the scan is low."""
+class High(torch.nn.Module):
+    """Calls everything high; its features know better where the scan is low."""
 
-    class High(torch.nn.Module):
-        def forward(self, image):
-            logits = torch.cat([image * 0, image * 0 + 5, image * 0 - 5], 1)
-            coarse = torch.nn.functional.avg_pool3d(image, 4)
-            return NetworkOutput(logits, (), torch.cat([coarse, torch.ones_like(coarse)], 1))
+    def forward(self, image):
+        logits = torch.cat([image * 0, image * 0 + 5, image * 0 - 5], 1)
+        coarse = torch.nn.functional.avg_pool3d(image, 4)
+        return NetworkOutput(logits, (), torch.cat([coarse, torch.ones_like(coarse)], 1))
 
+
+@pytest.fixture
+def half_low():
+    """A scan that is high, then low, and prototypes of background, high and low."""
     array = np.full((16, 16, 16), 5.0, np.float32)
     array[8:] = -5.0
-    volume = Volume(array[None], Grid((16, 16, 16), np.eye(4)))
-    prototypes = (torch.nn.functional.normalize(torch.tensor([[0.0, 1.0], [5.0, 1.0], [-5.0, 1.0]]), dim=1),)
+    means = torch.tensor([[0.0, 1.0], [5.0, 1.0], [-5.0, 1.0]])
+    return Volume(array[None], Grid((16, 16, 16), np.eye(4))), (torch.nn.functional.normalize(means, dim=1),)
+
+
+def test_features_that_resemble_another_class_are_doubted(make_teachers, known, half_low):
+    volume, prototypes = half_low
     maps, seen, _ = look(make_teachers(High()), volume, prototypes=prototypes)
     assert (maps.decided == 1).all()
     assert not maps.doubted[:6].any()
@@ -174,3 +181,19 @@ def test_features_that_resemble_another_class_are_doubted(make_teachers, known):
     assert len(seen.features) == 1
     shy, _, _ = look(make_teachers(known(features=False)), volume, config=FLIPPED)
     assert not shy.doubted.any()
+
+
+def test_labels_move_to_what_their_voxels_resemble(make_teachers, half_low):
+    """At a share of 0.6 the low half's similarity outvotes a network that is sure of high."""
+    volume, prototypes = half_low
+    teachers = make_teachers(High())
+    moved, _, _ = look(teachers, volume, prototypes=prototypes, share=0.6)
+    assert (moved.decided[:6] == 1).all()
+    assert (moved.decided[10:] == 2).all()
+    high = softmax(np.array([0.0, 5.0, -5.0]))[1]
+    cosine = torch.tensor([[-5.0, 1.0]]) / 26**0.5 @ prototypes[0].T
+    low = float((cosine / 0.1).softmax(1)[0, 2])
+    assert np.abs(moved.confidence[12:] - 255 * 0.6 * low).max() < 0.51 + 255 * 0.4 * 1e-3
+    kept, _, _ = look(teachers, volume, prototypes=prototypes, share=0.4)
+    assert (kept.decided == 1).all()
+    assert np.abs(kept.confidence[12:] - 255 * 0.6 * high).max() < 0.51 + 255 * 0.4 * 1e-3

@@ -97,6 +97,14 @@ def test_better_students_are_promoted(start, tmp_path):
     assert train.configs["teacher"].unlabelled.method == "supervised"
 
 
+def test_the_promoted_student_knows_what_was_held_out_from_its_fold_students(start, tmp_path):
+    result, _ = start(better)
+    model = load_model(tmp_path / "out" / result.promotion.model)
+    assert model.scores["mean"] > 0.8
+    assert model.postprocessing is not None
+    assert load_model(tmp_path / "out" / "round_2" / "fold_0" / "student" / "model").postprocessing is None
+
+
 def test_worse_students_are_refused_and_never_trained_to_the_end(start, tmp_path):
     result, train = start(lambda name, case: 0.8 if name == "teacher" else 0.79 + 0.02 * (case == "l0"))
     promotion = result.promotion

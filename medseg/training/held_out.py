@@ -1,0 +1,58 @@
+"""What scans that were held out say of a model: its scores, the clean-up that helps, the Dice to expect of a case."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medseg.networks.model import Model
+from medseg.postprocessing import choose_rules
+from medseg.quality.calibration import HeldOut, fit_calibration, observe
+from medseg.quality.expectations import with_held_out
+from medseg.quality.metrics import StructureScore
+from medseg.quality.summary import mean_over_targets, summarise
+from medseg.training.validation import Comparison
+
+logger = logging.getLogger(__name__)
+
+
+def validated(model: Model, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Model:
+    """Return a model with its scores on validation cases, and how sure it was of them; they decide nothing."""
+    reference = model.reference
+    if reference is not None:
+        reference = with_held_out(reference, [case.features for case in comparisons], None)
+    return replace(model, reference=reference, scores=_dice_by_target(scores))
+
+
+def cross_validated(model: Model, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Model:
+    """Return a model with its scores out of fold, which also choose the post-processing and fit the Dice to expect.
+
+    Parameters
+    ----------
+    comparisons, scores : of every training case, by a network that had not learnt from it.
+    """
+    choice = choose_rules([(case.prediction, case.truth) for case in comparisons], model.labels)
+    for trial in choice.trials:
+        logger.info(trial.describe())
+    model = replace(validated(model, comparisons, scores), postprocessing=choice.rules)
+    if model.reference is None:
+        return model
+    calibration = fit_calibration(observe(_held_out(comparisons, scores), model.reference))
+    return replace(model, reference=model.reference.model_copy(update={"calibration": calibration}))
+
+
+def _held_out(comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> list[HeldOut]:
+    """Return what an expected Dice is fitted on: the cases, and their degraded copies."""
+    found: list[HeldOut] = []
+    for case in comparisons:
+        found.append(HeldOut(case.case_id, case.features, [s for s in scores if s.case == case.case_id]))
+        found += case.degraded
+    return found
+
+
+def _dice_by_target(scores: Sequence[StructureScore]) -> dict[str, float | None]:
+    """Return the mean Dice of each target over the held-out cases, and their mean."""
+    targets = summarise(scores)
+    means: dict[str, float | None] = {target.target: target.dice.mean if target.dice else None for target in targets}
+    return {**means, "mean": mean_over_targets(targets, "dice")} if targets else {}
