@@ -1,13 +1,13 @@
 """Read DICOM series: from files to a volume in the modality's units.
 
 pydicom parses and decodes, `medseg.io.dicom_series` decides what a series is. Stored values become HU,
-SUV-scaled counts or MR units by each slice's own slope and intercept, in float32. MONOCHROME1 says how a
+counts of PET (becquerels or what the scanner gave: no SUV is computed) or MR units by each slice's own slope and intercept, in float32. MONOCHROME1 says how a
 viewer paints the image, not what its values mean (PS3.3 C.7.6.3.1.2): values are kept, the scan flagged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
@@ -63,11 +63,8 @@ def read_series(source: Source) -> Volume:
     series = open_series(source)
     _check_size(series)
     stack = np.empty((len(series.slices), series.grid.shape[1], series.grid.shape[0]), dtype=np.float32)
-    if series.slices[0].frames > 1:
-        padded = _decode_frames(series, stack)
-    else:
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:  # drawing the results raises the first slice's error
-            padded = list(pool.map(lambda number: _decode_slice(series, number, stack), range(len(stack))))
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:  # drawing the results raises the first file's error
+        padded = list(pool.map(lambda numbers: _decode_file(series, numbers, stack), _by_file(series)))
     name = f"the {series.modality} series"
     if not np.isfinite(stack.max()) or not np.isfinite(stack.min()):
         raise SeriesError(ReasonCode.NOT_FINITE, f"{name} rescales to values that are not finite")
@@ -132,7 +129,7 @@ def same_pixels(one: SliceHeader, other: SliceHeader, digest: Callable[[Path], b
     """
     if (one.slope, one.intercept, one.frames) != (other.slope, other.intercept, other.frames):
         return False
-    if one.frames > 1 and one.path == other.path:
+    if one.frames > 1 and (one.path == other.path or one.frame != other.frame):
         return False
     digest = digest or pixel_digest
     return digest(one.path) == digest(other.path)
@@ -157,13 +154,21 @@ def _parse(path: Path) -> Dataset:
         return dcmread(stream, force=True)
 
 
-def _decode_slice(series: Series, number: int, stack: NDArray[np.float32]) -> bool:
-    return _place(series, number, _pixels(series, number), stack)
+def _by_file(series: Series) -> list[list[int]]:
+    """Return the numbers of the slices that each file holds; an enhanced series may have several files."""
+    numbers: dict[Path, list[int]] = {}
+    for number, header in enumerate(series.slices):
+        numbers.setdefault(header.path, []).append(number)
+    return list(numbers.values())
 
 
-def _decode_frames(series: Series, stack: NDArray[np.float32]) -> list[bool]:
-    frames = _pixels(series, 0)
-    return [_place(series, number, frames[header.frame], stack) for number, header in enumerate(series.slices)]
+def _decode_file(series: Series, numbers: Sequence[int], stack: NDArray[np.float32]) -> bool:
+    """Write the slices of one file into the stack; return whether any has padding below the value of air."""
+    pixels = _pixels(series, numbers[0])
+    frames = pixels if pixels.ndim == 3 else pixels[None]
+    if len(frames) != series.slices[numbers[0]].frames:
+        raise _undecodable(series, numbers[0], ValueError("frames"))
+    return any([_place(series, number, frames[series.slices[number].frame], stack) for number in numbers])
 
 
 def _pixels(series: Series, number: int) -> NDArray:

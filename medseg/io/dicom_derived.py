@@ -66,7 +66,7 @@ def quotable_images(source: Source) -> list[Dataset]:
     """
     images: list[Dataset] = []
     for number, path in enumerate(source.files, start=1):
-        image = dcmread(path, stop_before_pixels=True)
+        image = dcmread(path, stop_before_pixels=True, force=True)
         missing = [keyword for keyword in IDENTIFIERS if not image.get(keyword)]
         if missing:
             raise SeriesError(

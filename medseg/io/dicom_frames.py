@@ -34,7 +34,7 @@ def frame_headers(file: SliceHeader) -> tuple[SliceHeader, ...]:
         `UNREADABLE` if the functional groups are missing or fewer than the frames.
     """
     try:
-        dataset = dcmread(file.path, stop_before_pixels=True)
+        dataset = dcmread(file.path, stop_before_pixels=True, force=True)
         shared = dataset.SharedFunctionalGroupsSequence[0]
         groups = dataset.PerFrameFunctionalGroupsSequence
         if len(groups) == file.frames <= MAX_FRAMES:

@@ -353,6 +353,10 @@ def _pixel_problem(
             return ReasonCode.DECODE_FAILED, 'is compressed as JPEG Lossless; install "medseg[codecs]" to have it read'
         name = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "no transfer syntax"
         return ReasonCode.DECODE_FAILED, f"is compressed in a way that no installed decoder reads ({name})"
+    if not header.rescaled and TAGS["ModalityLUTSequence"] in read.elements:
+        return ReasonCode.UNSUPPORTED_PIXELS, (
+            "maps stored values by a table (Modality LUT), which is not read; export it with slope and intercept"
+        )
     start = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)

@@ -241,7 +241,7 @@ def _without_copies(
     for place in _places(slices, directions):
         unique: list[SliceHeader] = []
         for header in place:
-            twin = next((other for other in unique if same_pixels(header, other)), None)
+            twin = next((other for other in unique if _may_repeat(header, other) and same_pixels(header, other)), None)
             if twin is not None:
                 copies.append(header)
             elif header.instance and any(header.instance == other.instance for other in unique):
@@ -253,6 +253,11 @@ def _without_copies(
     if len(set(instances)) < len(instances):
         raise SeriesError(ReasonCode.CONFLICT, "has one instance UID at two positions")
     return kept, copies
+
+
+def _may_repeat(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether equal pixels make one slice a copy of the other; blank slices of two echoes are equal, too."""
+    return one.phase == other.phase or bool(one.instance and one.instance == other.instance)
 
 
 def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:
@@ -272,6 +277,12 @@ def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[
                 if all(len(_places(part, directions)) == len(part) == len(places) for part in parts.values()):
                     names = [PHASE_KEYWORDS[i] for i in chosen]
                     return {f"|{names}={values}": part for values, part in parts.items()}
+    if len(repeats) == 1 and slices[0].frames > 1:
+        raise SeriesError(
+            ReasonCode.PHASES,
+            f"holds {repeats.pop()} images at each of its {len(places)} positions in multi-frame files, whose frames are "
+            "not parted; export each phase as a series of its own",
+        )
     if len(repeats) == 1:
         raise SeriesError(
             ReasonCode.PHASES,

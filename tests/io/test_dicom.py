@@ -14,7 +14,9 @@ from pydicom.uid import generate_uid
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError, SeriesError
 from medseg.geometry import Grid
 from medseg.io import dicom_headers
-from medseg.io.dicom import inspect_series, read_series
+from medseg.io.dicom import inspect_series, read_series, same_pixels
+from medseg.io.dicom_headers import read_headers
+from medseg.io.dicom_series import arrange
 from medseg.io.dicom_write import write_series
 from medseg.volume import Source, Volume
 
@@ -198,6 +200,20 @@ def test_copies_with_other_instance_uids_are_left_out(phantom, assert_in_place):
     assert_in_place(read_series(series.source), series.grid)
 
 
+def test_blank_slices_of_two_echoes_are_no_copies_of_each_other(phantom):
+    series = phantom()
+    for path in series.files:
+        data = pydicom.dcmread(path)
+        for echo in (1, 2):
+            data.SOPInstanceUID, data.EchoNumbers = generate_uid(), echo
+            pixels = data.pixel_array + 100 * echo if path != series.files[0] else 0 * data.pixel_array
+            data.PixelData = pixels.astype(np.int16).tobytes()
+            data.save_as(series.folder / f"echo{echo}_{path.name}")
+        path.unlink()
+    results = arrange([h for path in series.folder.iterdir() for h in read_headers(path)], same_pixels)
+    assert [len(result.slices) for result in results] == [8, 8]
+
+
 def test_localizer_in_the_series_is_left_out(phantom, assert_in_place):
     series = phantom()
     data = pydicom.dcmread(series.files[0])
@@ -344,6 +360,16 @@ def unknown_compression(series):
         data.save_as(path)
 
 
+def table_of_values(series):
+    def change(data, _):
+        del data.RescaleSlope, data.RescaleIntercept
+        table = pydicom.Dataset()
+        table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [2, 0, 16], "HU", bytes(4)
+        data.ModalityLUTSequence = [table]
+
+    series.edit(change)
+
+
 def secondary_capture(series):
     series.edit(lambda data, _: setattr(data, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"))
 
@@ -360,7 +386,7 @@ REFUSALS = {
     no_orientation: ReasonCode.NO_POSITION, no_spacing: ReasonCode.NO_POSITION,
     not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE, cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
-    unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
+    table_of_values: ReasonCode.UNSUPPORTED_PIXELS, unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
 }  # fmt: skip
 
 

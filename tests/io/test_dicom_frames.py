@@ -16,18 +16,25 @@ from medseg.volume import Source
 
 @pytest.fixture
 def enhanced(phantom, tmp_path):
-    """Convert a phantom series into one legacy-converted enhanced CT file; `change` edits it."""
+    """Convert a phantom series into legacy-converted enhanced CT files, of as many slices as `parts` say.
 
-    def convert(change=None, **options):
+    `change` edits them; without `parts` there is one.
+    """
+
+    def convert(change=None, parts=(), **options):
         series = phantom(**options)
         slices = [pydicom.dcmread(path) for path in series.files]
-        converted = hd.legacy.LegacyConvertedEnhancedCTImage(
-            slices, series_instance_uid=hd.UID(), series_number=2, sop_instance_uid=hd.UID(), instance_number=1
-        )
-        if change:
-            change(converted)
-        converted.save_as(tmp_path / "enhanced.dcm")
-        return Source("dicom", (tmp_path / "enhanced.dcm",)), series.grid
+        uid, files, begin = hd.UID(), [], 0
+        for number, count in enumerate(parts or (len(slices),), start=1):
+            converted = hd.legacy.LegacyConvertedEnhancedCTImage(
+                slices[begin : begin + count], uid, series_number=2, sop_instance_uid=hd.UID(), instance_number=number
+            )
+            if change:
+                change(converted)
+            files.append(tmp_path / f"enhanced_{number}.dcm")
+            converted.save_as(files[-1])
+            begin += count
+        return Source("dicom", tuple(files)), series.grid
 
     return convert
 
@@ -35,7 +42,7 @@ def enhanced(phantom, tmp_path):
 def shuffle(data):
     """Store the frames in another order, each with its own position."""
     order = np.random.default_rng(0).permutation(len(data.PerFrameFunctionalGroupsSequence))
-    frames = data.pixel_array[order]
+    frames = data.pixel_array.reshape(len(order), data.Rows, data.Columns)[order]
     data.PerFrameFunctionalGroupsSequence = Sequence([data.PerFrameFunctionalGroupsSequence[i] for i in order])
     data.PixelData = frames.tobytes()
 
@@ -54,6 +61,22 @@ def test_frames_are_placed_by_their_own_position(enhanced, assert_in_place, chan
     for voxel in ((0, 0, 0), (x - 1, 0, 2), (3, y - 1, z - 1)):
         place = (index @ [*voxel, 1])[:3]
         assert reference.array[tuple(place)] == volume.array[(0, *voxel)]
+
+
+@pytest.mark.parametrize("parts", [(4, 4), (3, 5), (5, 3), (7, 1), (1, 7), (2, 3, 3)])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_series_of_several_multi_frame_files_takes_each_frame_from_its_own(enhanced, assert_in_place, parts):
+    source, grid = enhanced(shuffle, parts=parts)
+    assert_in_place(read_series(source), grid)
+    assert_in_place(read_series(replace(source, files=source.files[::-1])), grid)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_multi_frame_file_without_preamble_is_read(enhanced, assert_in_place):
+    source, grid = enhanced()
+    path = source.files[0]
+    path.write_bytes(path.read_bytes()[132:])
+    assert_in_place(read_series(source), grid)
 
 
 def drop_frame(data):
