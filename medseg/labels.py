@@ -29,7 +29,24 @@ DEFAULT_COLOURS = (
 )  # fmt: skip
 """RGB colours given in turn to labels that have none: distinct on grey scans."""
 
-SIDED = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
+SIDE = re.compile(r"(?<![^\W_])(?:(left|right)(?![^\W\d_])|(lt|rt|lh|rh|l|r)(?![^\W_]))", re.IGNORECASE)
+"""A word of its own, where underscores also part words; numbers may follow a whole word (left1), not a letter (L5)."""
+
+NEW_WORD = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])")
+"""Where a capital begins a word, as in LeftKidney."""
+
+
+def side_in(name: str) -> tuple[str, str] | None:
+    """Return the first word for a side in a name, in small letters, and the name without it; None if there is none.
+
+    Examples
+    --------
+    >>> side_in("LeftKidney"), side_in("kidney_l"), side_in("vertebra_L5")
+    (('left', '| kidney'), ('l', 'kidney |'), None)
+    """
+    words = NEW_WORD.sub(" ", name).replace("_", " ")
+    found = SIDE.search(words)
+    return (found[0].lower(), f"{words[: found.start()]}|{words[found.end() :]}".lower()) if found else None
 
 
 class Code(BaseModel):
@@ -158,13 +175,13 @@ class LabelMap(BaseModel):
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Integer type that holds every value, 255 being kept free for ignore."""
+        """Integer type that holds every value, that of ignore too."""
         return np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16
 
     @property
     def is_sided(self) -> bool:
         """Whether a name says left or right: then mirroring across that axis would swap meanings."""
-        return any(SIDED.search(label.name.replace("_", " ")) for label in self.labels)
+        return any(side_in(label.name) for label in self.labels)
 
     def with_lesions(self, names: Iterable[str]) -> LabelMap:
         """Return this map with exactly the labels of these names marked as lesions.

@@ -1,8 +1,9 @@
 """Read DICOM series: from files to a volume in the modality's units.
 
-pydicom parses and decodes, `medseg.io.dicom_series` decides what a series is. Stored values become HU,
-counts of PET (becquerels or what the scanner gave: no SUV is computed) or MR units by each slice's own slope and intercept, in float32. MONOCHROME1 says how a
-viewer paints the image, not what its values mean (PS3.3 C.7.6.3.1.2): values are kept, the scan flagged.
+pydicom parses and decodes, `medseg.io.dicom_series` decides what a series is. Stored values become HU, MR
+units or the counts of a PET scan (no SUV is computed) by each slice's own slope and intercept, in float32.
+MONOCHROME1 says how a viewer paints the image, not what its values mean (PS3.3 C.7.6.3.1.2): values are
+kept, the scan flagged.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def _decode_file(series: Series, numbers: Sequence[int], stack: NDArray[np.float
     frames = pixels if pixels.ndim == 3 else pixels[None]
     if len(frames) != series.slices[numbers[0]].frames:
         raise _undecodable(series, numbers[0], ValueError("frames"))
-    return any([_place(series, number, frames[series.slices[number].frame], stack) for number in numbers])
+    padded = [_place(series, number, frames[series.slices[number].frame], stack) for number in numbers]
+    return any(padded)
 
 
 def _pixels(series: Series, number: int) -> NDArray:

@@ -280,8 +280,8 @@ def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[
     if len(repeats) == 1 and slices[0].frames > 1:
         raise SeriesError(
             ReasonCode.PHASES,
-            f"holds {repeats.pop()} images at each of its {len(places)} positions in multi-frame files, whose frames are "
-            "not parted; export each phase as a series of its own",
+            f"holds {repeats.pop()} images at each of its {len(places)} positions in multi-frame files, whose frames "
+            "are not parted; export each phase as a series of its own",
         )
     if len(repeats) == 1:
         raise SeriesError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from medseg.labels import Code, Label
+from medseg.labels import Code, Label, side_in
 
 ANATOMY = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 ALTERED = Code(scheme="SCT", value="49755003", meaning="Morphologically Altered Structure")
@@ -18,9 +16,6 @@ SIDES = {
     "left": Code(scheme="SCT", value="7771000", meaning="Left"),
     "right": Code(scheme="SCT", value="24028007", meaning="Right"),
 }
-
-SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
-"""A whole word, where an underscore also parts words."""
 
 
 def category_of(label: Label) -> Code:
@@ -36,7 +31,7 @@ def type_of(label: Label) -> Code:
 
 
 def side_of(label: Label) -> Code | None:
-    """Return the side that a label's name gives, unless its code says it already.
+    """Return the side that a label's name gives in full, unless its code says it already.
 
     Examples
     --------
@@ -44,10 +39,10 @@ def side_of(label: Label) -> Code | None:
     >>> side_of(Label(value=1, name="kidney_left", colour=(0, 0, 0), code=kidney)).meaning
     'Left'
     """
-    named = SIDE.search(label.name)
-    if named is None or (label.code and SIDE.search(label.code.meaning)):
+    named = side_in(label.name)
+    if named is None or (label.code and side_in(label.code.meaning)):
         return None
-    return SIDES[named[1].lower()]
+    return SIDES.get(named[0])
 
 
 def printable(text: str, *, without: str = "", limit: int | None = None) -> str:

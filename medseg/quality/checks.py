@@ -14,7 +14,7 @@ from enum import Enum
 
 from medseg.batch.record import CaseRecord
 from medseg.errors import ReasonCode
-from medseg.labels import SIDED, LabelMap
+from medseg.labels import LabelMap, side_in
 from medseg.measures.features import CaseFeatures, StructureFeatures, TargetUncertainty
 from medseg.quality.expectations import on_common_scale
 from medseg.reference import FEW_CASES, Range, Reference, StructureReference
@@ -176,11 +176,9 @@ def side_pairs(labels: LabelMap) -> list[tuple[str, str]]:
     """
     sides: dict[str, dict[str, str]] = {}
     for label in labels.labels:
-        words = label.name.replace("_", " ").lower()
-        match = SIDED.search(words)
-        if match:
-            start, end = match.span(2)
-            sides.setdefault(f"{words[:start]}|{words[end:]}", {})[match[2][0]] = label.name
+        if found := side_in(label.name):
+            side, rest = found
+            sides.setdefault(rest, {})[side[0]] = label.name
     return [(pair["l"], pair["r"]) for pair in sides.values() if len(pair) == 2]
 
 

@@ -386,7 +386,8 @@ REFUSALS = {
     no_orientation: ReasonCode.NO_POSITION, no_spacing: ReasonCode.NO_POSITION,
     not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE, cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
-    table_of_values: ReasonCode.UNSUPPORTED_PIXELS, unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
+    table_of_values: ReasonCode.UNSUPPORTED_PIXELS,
+    unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
 }  # fmt: skip
 
 

@@ -125,12 +125,20 @@ def test_a_volume_twice_too_large_is_as_unusual_as_one_half_as_large():
         (["kidney_left", "kidney_right"], [("kidney_left", "kidney_right")]),
         (["Right kidney", "left KIDNEY"], [("left KIDNEY", "Right kidney")]),
         (["lung_L", "lung_R", "heart"], [("lung_L", "lung_R")]),
+        (["LeftKidney", "RightKidney"], [("LeftKidney", "RightKidney")]),
+        (["kidneyLeft", "kidneyRight"], [("kidneyLeft", "kidneyRight")]),
+        (["lh_cortex", "rh_cortex"], [("lh_cortex", "rh_cortex")]),
+        (["Lt kidney", "Rt kidney"], [("Lt kidney", "Rt kidney")]),
         (["kidney_left", "lung_right"], []),
+        (["vertebra_L5", "vertebra_R5"], []),
+        (["Läsion", "Rückenmark", "ventricle"], []),
         (["liver", "spleen"], []),
     ],
 )
 def test_pairs_of_sides_are_found_by_name(names, pairs):
-    assert side_pairs(LabelMap.parse({name: i for i, name in enumerate(names, start=1)})) == pairs
+    labels = LabelMap.parse({name: i for i, name in enumerate(names, start=1)})
+    assert side_pairs(labels) == pairs
+    assert labels.is_sided == (bool(pairs) or names[0] == "kidney_left")
 
 
 def test_a_record_without_features_is_not_judged():
