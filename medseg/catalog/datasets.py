@@ -130,10 +130,11 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     )
 
 
-def _with_patients(cases: Sequence[Case], pattern: str | None) -> tuple[Case, ...]:
-    """Name the patient of every case that doesn't have one yet."""
+def _with_patients(cases: Sequence[tuple[Case, str]], pattern: str | None) -> tuple[Case, ...]:
+    """Name the patient of every case that doesn't have one yet; cases come with what their headers say."""
     if pattern is None:
-        return tuple(replace(case, patient=case.patient or case.id) for case in cases)
+        first = _first_cases(cases)
+        return tuple(replace(case, patient=case.patient or first.get(whose, case.id)) for case, whose in cases)
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -141,12 +142,21 @@ def _with_patients(cases: Sequence[Case], pattern: str | None) -> tuple[Case, ..
     if not expression.groups:
         raise DatasetError(f"dataset.patients: {pattern!r} needs a group in parentheses: the part that is the patient")
     named = []
-    for case in cases:
+    for case, _ in cases:
         match = expression.search(case.id)
         if not match or not match[1]:
             raise DatasetError(f"dataset.patients: {pattern!r} finds no patient in the case id {case.id}")
         named.append(replace(case, patient=case.patient or match[1]))
     return tuple(named)
+
+
+def _first_cases(cases: Sequence[tuple[Case, str]]) -> dict[str, str]:
+    """Return each patient's first case, whose name stands for theirs; one that all have is an anonymiser's."""
+    first: dict[str, str] = {}
+    for case, whose in sorted(cases, key=lambda one: one[0].id):
+        if whose:
+            first.setdefault(whose, case.id)
+    return first if len(first) > 1 else {}
 
 
 def _check_unique(cases: Sequence[Case]) -> None:

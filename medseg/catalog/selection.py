@@ -30,8 +30,9 @@ class Selection:
 def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, splits: Lists) -> Selection:
     """Resolve the configuration's wishes.
 
-    Without a wish the dataset's own lists hold ("train", "validation"); without those, every labelled case
-    trains that is not held out. Cases of a training list that have no mask count as unlabelled.
+    Without a wish the lists called "train" and "validation" hold, of the splits file or the dataset's own; without
+    those, every labelled case trains that is not held out. Cases of a training list that have no mask count as
+    unlabelled.
 
     Parameters
     ----------
@@ -48,24 +49,24 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     """
     labelled = {case.id: case.mask is not None for case in cases}
     lists = {**own, **splits}
-    validation = _wanted("validation", config.validation, lists, own.get("validation", ()))
+    validation = _wanted("validation", config.validation, lists, lists.get("validation", ()))
     test = lists.get(TEST_LIST, ())
     held_out = {*validation, *test}
     rest = tuple(id_ for id_ in labelled if id_ not in held_out)
-    train = _wanted("train", config.train, lists, own.get("train", rest))
+    train = _wanted("train", config.train, lists, lists.get("train", rest))
     for field, ids in (("train", train), ("validation", validation)):
         _check_ids(field, ids, labelled)
-    both = sorted(set(train) & set(validation))
-    if both:
-        raise DatasetError(f"{len(both)} cases are both in train and in validation: {shown(both)}; keep each in one")
+    for field, ids in (("validation", validation), (TEST_LIST, test)):
+        both = sorted(set(train) & set(ids))
+        if both:
+            raise DatasetError(f"{len(both)} cases are both in train and in {field}: {shown(both)}; keep each in one")
     bare = [id_ for id_ in validation if not labelled[id_]]
     if bare:
         raise DatasetError(f"{len(bare)} validation cases have no mask to be measured by: {shown(bare)}")
     learnt = tuple(id_ for id_ in train if labelled[id_])
     if not learnt:
         raise DatasetError(f"none of the {len(train)} training cases has a mask; at least one must be labelled")
-    used = {*train, *validation}
-    return Selection(learnt, validation, tuple(id_ for id_ in test if id_ not in used))
+    return Selection(learnt, validation, tuple(id_ for id_ in test if id_ not in set(validation)))
 
 
 def _wanted(field: str, wish: str | Sequence[str] | None, lists: Lists, default: tuple[str, ...]) -> tuple[str, ...]:

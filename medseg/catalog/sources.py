@@ -32,15 +32,19 @@ def scan_source(path: Path, case: str) -> Source:
     return Source("dicom", files)
 
 
-def sound_case(case: Case, policy: IngestConfig) -> Case:
-    """Return a case whose scans are read by `policy`, the slices of its DICOM series in order.
+def sound_case(case: Case, policy: IngestConfig) -> tuple[Case, str]:
+    """Return a case whose scans are read by `policy`, the slices of its DICOM series in order, and whose it is.
+
+    The latter is what DICOM headers say, to be compared and never kept; "" where they say nothing.
 
     Raises
     ------
     DatasetError
         If the files of a folder are not exactly one DICOM series that the policy accepts.
     """
-    return replace(case, images=tuple(_sound(source, case.id, policy) for source in case.images))
+    sound = [_sound(source, case.id, policy) for source in case.images]
+    whose = next((patient for _, patient in sound if patient), "")
+    return replace(case, images=tuple(source for source, _ in sound)), whose
 
 
 def content_files(source: Source) -> tuple[Path, ...]:
@@ -53,13 +57,14 @@ def content_files(source: Source) -> tuple[Path, ...]:
     return tuple(scan_files(path)[1] for path in source.files)
 
 
-def _sound(source: Source, case: str, policy: IngestConfig) -> Source:
+def _sound(source: Source, case: str, policy: IngestConfig) -> tuple[Source, str]:
     chosen = replace(source, policy=policy)
     if source.kind == "nifti":
-        return chosen
+        return chosen, ""
     from medseg.io.dicom import open_series  # late: pydicom costs 0.2 s that NIfTI datasets need not pay
 
     try:
-        return open_series(chosen).source
+        series = open_series(chosen)
     except ScanError as error:
         raise DatasetError(f"case {case}: its folder is not one sound DICOM series: {error}") from None
+    return series.source, series.patient

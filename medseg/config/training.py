@@ -21,15 +21,19 @@ class DatasetConfig(Stage):
         None, description="Label map, 'name: value' pairs or the full form; default: the dataset's own file"
     )
     splits: Path | None = Field(None, description="JSON file of named lists of case ids, relative to the folder")
-    train: str | list[str] | None = Field(None, description="Training cases: a list in the splits file, or ids")
-    validation: str | list[str] | None = Field(None, description="Held-out cases: a list in the splits file, or ids")
+    train: str | list[str] | None = Field(
+        None, description="Training cases: a list in the splits file, or ids; default: its list train, else all others"
+    )
+    validation: str | list[str] | None = Field(
+        None, description="Held-out cases: a list in the splits file, or ids; default: its list validation, else none"
+    )
     modality: Literal["ct", "mr", "other"] | None = Field(
         None, description="Kind of intensities of every channel; default: from the dataset's files"
     )
     patients: str | None = Field(
         None,
         description="Regular expression whose first group, searched in the case id, is the patient; "
-        "default: every case is a patient of its own",
+        "default: what DICOM headers say, else every case is a patient of its own",
     )
     ingest: IngestConfig = Field(
         default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest below"

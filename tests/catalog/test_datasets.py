@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError, LabelError, ScanError
+from medseg.geometry import Grid
+from medseg.io import dicom_write
+from medseg.volume import Volume
 
 ScanWriter = Callable[..., Path]
 
@@ -51,6 +55,16 @@ class TestSelection:
             assert dataset.test == ("c",)
             assert "c" not in {case.id for case in (*dataset.labelled, *dataset.unlabelled)}
             assert "c" in {case.id for case in dataset.set_apart}
+
+    def test_lists_called_train_and_validation_hold_without_being_named(self, paired: Path) -> None:
+        dataset = read(paired, **splits(paired, train=["a"], validation=["b"]))
+        assert (dataset.train, dataset.validation) == (("a",), ("b",))
+        assert [case.id for case in dataset.unlabelled] == ["c", "d"]
+
+    def test_a_test_case_is_not_trained_on(self, paired: Path) -> None:
+        wishes = splits(paired, train=["a", "c"], test=["c"])
+        with pytest.raises(DatasetError, match=r"1 cases are both in train and in test: c; keep each in one"):
+            read(paired, **wishes)
 
     def test_unlabelled_cases_of_a_training_list_don_t_train(self, paired: Path) -> None:
         dataset = read(paired, train=["a", "d"])
@@ -125,6 +139,27 @@ class TestPatients:
         assert read(tmp_path, patients=pattern, validation=["p2_day1"]).train == ("p1_day1", "p1_day2")
         with pytest.raises(DatasetError, match=r"1 validation cases are of patients who are also trained on: p1_day2"):
             read(tmp_path, patients=pattern, validation=["p1_day2"])
+
+    def test_scans_of_one_patient_in_dicom_headers(self, tmp_path: Path, write_mask: ScanWriter) -> None:
+        for number, patient in enumerate(("Ann", "Ben", "Ann", "")):
+            self._write(tmp_path, f"visit{number}", patient, number, write_mask)
+        cases = read(tmp_path).cases
+        assert [case.patient for case in cases] == ["visit0", "visit1", "visit0", "visit3"]
+        with pytest.raises(DatasetError, match=r"1 validation cases are of patients who are also trained on: visit2"):
+            read(tmp_path, validation=["visit2"])
+        named = read(tmp_path, patients=r"(visit\d)", validation=["visit2"])
+        assert named.validation == ("visit2",)
+
+    def test_one_identifier_for_everybody_is_an_anonymisers(self, tmp_path: Path, write_mask: ScanWriter) -> None:
+        for number in range(3):
+            self._write(tmp_path, f"scan{number}", "ANONYMOUS", number, write_mask)
+        assert [case.patient for case in read(tmp_path, validation=["scan2"]).cases] == ["scan0", "scan1", "scan2"]
+
+    @staticmethod
+    def _write(folder: Path, name: str, patient: str, seed: int, write_mask: ScanWriter) -> None:
+        volume = Volume(np.zeros((1, 4, 4, 4), np.float32), Grid((4, 4, 4), np.eye(4)))
+        dicom_write.write_series(volume, folder / "images" / name, seed=seed, patient=patient)
+        write_mask(folder / "labels" / f"{name}.nii.gz")
 
     @pytest.mark.parametrize(
         ("pattern", "message"),

@@ -67,7 +67,7 @@ class TestPaired:
     ) -> None:
         write_series(tmp_path / "images" / "patient7")
         write_mask(tmp_path / "labels" / "patient7.nii.gz")
-        case = sound_case(read_listing(tmp_path).cases[0], IngestConfig())
+        case, _ = sound_case(read_listing(tmp_path).cases[0], IngestConfig())
         assert case.id == "patient7"
         assert [path.name for path in case.images[0].files] == ["3", "1", "4", "2"]
         assert read_scan(case.images[0]).array.shape == (1, 6, 5, 4)
@@ -117,7 +117,7 @@ class TestPaired:
         case = read_listing(tmp_path).cases[0]
         with pytest.raises(DatasetError, match="lacks 1 slice"):
             sound_case(case, IngestConfig())
-        repaired = sound_case(case, IngestConfig(missing_slice="repair"))
+        repaired, _ = sound_case(case, IngestConfig(missing_slice="repair"))
         assert read_scan(repaired.images[0]).array.shape == (1, 6, 5, 4)
 
     def test_empty_case_folder_is_refused(self, paired: Path) -> None:
