@@ -96,7 +96,9 @@ class LabelMap(BaseModel):
 
     labels: tuple[Label, ...] = Field(min_length=1, description="The labels, by value")
     regions: tuple[Region, ...] = Field((), description="Overlapping targets, in painting order; empty: plain classes")
-    ignore: int | None = Field(None, description="Mask value of voxels that nobody labelled; never learnt from")
+    ignore: int | None = Field(
+        None, ge=1, le=65535, description="Mask value of voxels that nobody labelled; never learnt from"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> LabelMap:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medseg.catalog.entries import Catalog, CatalogEntry, Places
 from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
+from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.text import printable
 
 PSEUDONYM = re.compile(r"case-[0-9a-f]+")
@@ -40,14 +41,17 @@ def without_names(catalog: Catalog, key: Path | None = None) -> Catalog:
 
 
 def without_file_names(message: str, files: Iterable[Path], case: str) -> str:
-    """Return a message with the case's id in place of its files' names, also where those were made printable.
+    """Return a message with the case's id in place of its NIfTI files' names, also where those were made printable.
+
+    No message names a DICOM file, and their names may be numbers, which messages hold for other reasons.
 
     Examples
     --------
     >>> without_file_names("anna.nii ends before its last voxel", [Path("x/anna.nii")], "case-1f")
     'case-1f ends before its last voxel'
     """
-    names = {name for path in files for name in (path.name, printable(path.name))}
+    niftis = [path.name for path in files if path.name.lower().endswith(NIFTI_ENDINGS)]
+    names = {name for own in niftis for name in (own, printable(own))}
     for name in sorted(names, key=len, reverse=True):  # the longest first: one name may hold another
         message = message.replace(name, case or "a file")
     return message

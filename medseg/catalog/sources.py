@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medseg.config import IngestConfig
 from medseg.errors import DatasetError, ScanError
-from medseg.io.nifti_header import scan_files
+from medseg.io.nifti_header import read_nifti_header, scan_files
 from medseg.volume import Case, Source
 
 
@@ -55,6 +55,15 @@ def content_files(source: Source) -> tuple[Path, ...]:
     if source.kind == "dicom":
         return source.files
     return tuple(scan_files(path)[1] for path in source.files)
+
+
+def voxels_from(path: Path) -> int:
+    """Return where the voxels of a NIfTI file begin; 0 for the second file of a pair, or if the header is damaged."""
+    try:
+        header = read_nifti_header(path)
+    except ScanError:
+        return 0
+    return header.offset if header.data_file == path else 0
 
 
 def _sound(source: Source, case: str, policy: IngestConfig) -> tuple[Source, str]:

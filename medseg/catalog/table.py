@@ -7,7 +7,7 @@ from pathlib import Path
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file
-from medseg.io.tables import harmless
+from medseg.io.tables import OWNER_ONLY, harmless
 from medseg.text import printable
 
 COLUMNS = {
@@ -37,6 +37,7 @@ def write_catalog(catalog: Catalog, path: Path) -> None:
     types = {str: polars.String, int: polars.Int64, float: polars.Float64}
     frame = polars.DataFrame(rows, schema={name: types[kind] for name, kind in COLUMNS.items()}, orient="row")
     with atomic_file(path) as temporary:
+        temporary.touch(OWNER_ONLY)  # it holds paths, which may name patients
         if ending == ".csv":
             frame.write_csv(temporary)
         else:

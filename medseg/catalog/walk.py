@@ -45,12 +45,16 @@ def walk_files(root: Path) -> list[Found]:
     Raises
     ------
     DatasetError
-        If `root` does not exist or holds more than `MAX_FILES` files.
+        If `root` does not exist, can't be opened, or holds more than `MAX_FILES` files.
     """
     if not root.exists():
         raise DatasetError(f"{root} does not exist; name the folder or file that holds the scans")
     if not root.is_dir():
         return [_describe(root)]
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise DatasetError(f"{root} can't be opened ({error.strerror}); ask for the right to read it") from None
     found: list[Found] = []
     for item in _walk(root):
         found.append(item)
@@ -82,6 +86,8 @@ def _walk(root: Path) -> Iterator[Found]:
             path = Path(entry.path)
             if not _is_folder(entry):
                 yield _describe(path)
+            elif entry.name.startswith("."):  # what programs keep, or have not finished
+                yield Found(path, "a hidden folder")
             elif depth < MAX_DEPTH:
                 folders.append((path, depth + 1))
             else:

@@ -96,7 +96,8 @@ def read_mask(path: Path, *, policy: IngestConfig | None = None) -> Mask:
 
     Parameters
     ----------
-    policy : says whether it may leave open how it lies in space; default: no.
+    policy : says whether it may leave open how it lies in space; None: it may, as a mask of a scan that does, because
+        its grid is compared with the scan's.
 
     Raises
     ------
@@ -107,7 +108,8 @@ def read_mask(path: Path, *, policy: IngestConfig | None = None) -> Mask:
     """
     header = read_nifti_header(path)
     _channels(header, channels_last=False)
-    _check_codes(header, Findings(policy or IngestConfig()))
+    if policy:
+        _check_codes(header, Findings(policy))
     grid = grid_of(header)
     stored = _read_values(header)
     if stored.dtype.kind == "f" or header.scaling() != (1.0, 0.0):
@@ -153,6 +155,9 @@ def write_mask(path: Path, mask: Mask, source: Source, labels: LabelMap | None =
         fields = _new_header(mask.array.shape, mask.array.dtype)
         for name in COPIED_FIELDS:
             fields[name] = scan.fields[name]
+        if scan.flat and fields["sform_code"]:  # whose third direction may be missing, and was added
+            for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+                fields[name][2] = expected.affine[row, 2]
     else:
         fields = _placed_header(mask.grid, mask.array.shape, mask.array.dtype)
     fields.set_intent("label", name="")

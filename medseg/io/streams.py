@@ -9,13 +9,11 @@ times as fast (Intel Xeon, isal 1.9, November 2026).
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from io import SEEK_END, BufferedReader, FileIO
+from io import BufferedReader, FileIO
 from os import fstat
 from pathlib import Path
-from struct import Struct
 from typing import BinaryIO, cast
 
 from isal import isal_zlib
@@ -24,9 +22,6 @@ DeflateError = cast(type[Exception], isal_zlib.error)
 """A damaged stream; ISA-L's stubs take the class for an instance."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-
-TRAILER = Struct("<II")
-"""What a gzip member ends with: CRC-32 and size of its content (RFC 1952)."""
 
 CHUNK_BYTES = 1 << 20
 """Compressed bytes read at a time."""
@@ -86,49 +81,30 @@ def read_head(path: Path, count: int) -> bytes:
     return head[:count]
 
 
-def content_size(path: Path) -> int:
-    """Return the bytes of a file's decompressed content, as a gzip file's last 4 bytes tell them (modulo 2^32)."""
-    return _trailer(path)[1] if _is_gzip(path) else path.stat().st_size
+def content_digest(path: Path, skip: int = 0, count: int | None = None) -> bytes:
+    """Return the digest of a file's decompressed bytes from `skip` on, of at most `count`.
 
-
-def content_checksum(path: Path) -> int:
-    """Return the CRC-32 of a file's decompressed content; of a gzip file what it says itself, nothing is inflated."""
-    if _is_gzip(path):
-        return _trailer(path)[0]
-    checksum = 0
-    with path.open("rb") as stream:
-        while piece := stream.read(CHUNK_BYTES):
-            checksum = zlib.crc32(piece, checksum)
-    return checksum
-
-
-def equal_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes, compressed or not; damaged ones are equal only as they lie there."""
+    However a file was compressed, and in however many members, equal content has equal digests. Of a damaged file it is
+    the digest of the file as it lies there.
+    """
+    digest, left = hashlib.sha256(), count
     try:
-        return _digest(one) == _digest(other)
+        with path.open("rb") as stream, suppress(ShortFileError):
+            for piece in _pieces(stream, PIECE_BYTES if count is None else skip + count):
+                wanted = piece[skip:] if left is None else piece[skip : skip + left]
+                digest.update(wanted)
+                skip = max(0, skip - len(piece))
+                left = None if left is None else left - len(wanted)
+                if left == 0:
+                    break
     except CorruptFileError:
-        return one.read_bytes() == other.read_bytes()
+        return hashlib.sha256(path.read_bytes()).digest()
+    return digest.digest()
 
 
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(2) == GZIP_MAGIC
-
-
-def _trailer(path: Path) -> tuple[int, int]:
-    """Return CRC-32 and size of the last member's content (RFC 1952)."""
-    with path.open("rb") as stream:
-        stream.seek(-min(TRAILER.size, path.stat().st_size), SEEK_END)
-        checksum, size = TRAILER.unpack(stream.read(TRAILER.size).ljust(TRAILER.size, b"\0"))
-    return checksum, size
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream, suppress(ShortFileError):
-        for piece in _pieces(stream, PIECE_BYTES):
-            digest.update(piece)
-    return digest.digest()
 
 
 def may_hold(path: Path, count: int) -> bool:

@@ -19,7 +19,7 @@ OWNER_ONLY = 0o600
 """Permissions of a table that may name patients, such as one of paths."""
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, mode: int = 0o644) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, mode: int | None = None) -> None:
     """Write a CSV file, UTF-8, whole or not at all; None becomes an empty cell.
 
     Text that a spreadsheet would run as a formula (a case may be called ``=cmd|...``) is written with
@@ -28,7 +28,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
     Parameters
     ----------
-    mode : the file's permissions, where the system has them, such as `OWNER_ONLY`.
+    mode : the file's permissions, where the system has them, such as `OWNER_ONLY`; None: as of any new file.
 
     Raises
     ------
@@ -36,13 +36,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         If the file can't be written.
     """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        temporary.chmod(mode)  # before the first row is in it
+        if mode is not None:
+            temporary.chmod(mode)  # before the first row is in it
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([harmless(name) for name in header])
         writer.writerows([harmless(cell) for cell in row] for row in rows)
 
 
-def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
+def merge_csv(parts: Sequence[Path], path: Path, *, mode: int | None = None) -> None:
     """Write tables of `write_csv`, each in the order of its first column, as one in that order; cells stay as they are.
 
     However long the tables are, one row of each is in memory.
@@ -59,7 +60,8 @@ def merge_csv(parts: Sequence[Path], path: Path, *, mode: int = 0o644) -> None:
             if header != headers[0]:
                 raise OutputError(f"{part} has other columns than {parts[0]}; write both again")
         with temporary.open("w", encoding="utf-8", newline="") as stream:
-            temporary.chmod(mode)
+            if mode is not None:
+                temporary.chmod(mode)
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(headers[0])
             rows: Iterator[list[str]] = merge(*tables, key=lambda row: plain(row[0]))

@@ -18,9 +18,15 @@ def tasks_of(*sizes: int) -> list[Task]:
 
 
 class Recorder:
-    """Stages that count the bytes under way; those in `ends` end in that stage."""
+    """Stages that count the bytes under way; those in `ends` end in that stage.
 
-    def __init__(self, ends: dict[str, str] | None = None) -> None:
+    With `waits` the first case stays at the network until the next one is prepared.
+    """
+
+    def __init__(self, ends: dict[str, str] | None = None, waits: bool = False) -> None:
+        self.next_is_ready = threading.Event()
+        if not waits:
+            self.next_is_ready.set()
         self.ends, self.held, self.most, self.lock, self.threads = ends or {}, 0, 0, threading.Lock(), {}
         self.prepared, self.most_prepared = 0, 0
         self.sizes: dict[str, int] = {}
@@ -46,9 +52,12 @@ class Recorder:
         with self.lock:
             self.prepared += 1
             self.most_prepared = max(self.most_prepared, self.prepared)
+            if self.prepared > 1:
+                self.next_is_ready.set()
         return self.step("prepare", case) or case
 
     def infer(self, case: str):
+        self.next_is_ready.wait(30)
         inferred = self.step("infer", case) or case
         with self.lock:
             self.prepared -= 1
@@ -63,7 +72,7 @@ class Recorder:
 
 
 def test_memory_is_bounded_by_bytes_and_each_stage_has_its_thread():
-    recorder = Recorder()
+    recorder = Recorder(waits=True)
     results = list(run_stages(recorder.stages, tasks_of(*[40] * 12), 100, lambda _: None))
     assert [result.case for result in results] == [f"case_{number}" for number in range(12)]
     assert recorder.most == 80

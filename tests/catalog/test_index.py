@@ -12,6 +12,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from medseg.catalog import walk
+from medseg.catalog.anonymous import without_names
 from medseg.catalog.dicom_index import index_dicom
 from medseg.catalog.entries import Places
 from medseg.catalog.index import index_scans, write_catalog
@@ -108,6 +109,41 @@ def test_root_may_be_a_file_or_a_single_series(tree):
 def test_missing_root(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         index_scans(tmp_path / "nowhere")
+
+
+def test_a_root_that_cannot_be_opened_is_told(tree, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(walk.os, "scandir", refuse)
+    with pytest.raises(DatasetError, match=r"can't be opened \(Permission denied\)"):
+        tree.index()
+
+
+def test_hidden_folders_hold_no_scans(tree):
+    tree.nifti("brain.nii.gz")
+    tree.nifti(".tmp-0123-4-abcd/brain.nii.gz")
+    assert summary(tree.index()) == [
+        (".tmp-0123-4-abcd", "skipped", "NOT_A_SCAN", 1),
+        ("brain.nii.gz", "accepted", "", 1),
+    ]
+
+
+def test_messages_keep_their_numbers_where_dicom_files_are_called_by_numbers(tree, tmp_path):
+    for number, path in enumerate(tree.series("ct").files):
+        path.rename(path.with_name(str(number)))
+    (tree.root / "ct" / "2").unlink()
+    catalog = tree.index()
+    messages = [entry.message for entry in without_names(catalog, tmp_path / "test.key").entries]
+    assert messages == [entry.message for entry in catalog.entries]
+    assert "1 slice(s)" in messages[0]
+
+
+def test_only_the_owner_reads_a_catalogue(tree, tmp_path):
+    tree.nifti("anna.nii.gz")
+    for name in ("catalog.csv", "catalog.parquet"):
+        write_catalog(tree.index(), tmp_path / name)
+        assert (tmp_path / name).stat().st_mode & 0o077 == 0
 
 
 def test_empty_root_has_no_entries(tree):

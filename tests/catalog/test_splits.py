@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,25 @@ class TestLeakage:
         for copy in (copies[1], plain):
             with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
                 check_leakage([case("a", copies[0])], [case("c", copy)])
+
+    def test_the_same_scan_in_several_gzip_members(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        content = write_scan(tmp_path / "one.nii", seed=1).read_bytes()
+        whole, parts, padded = (tmp_path / f"{name}.nii.gz" for name in ("whole", "parts", "padded"))
+        whole.write_bytes(gzip.compress(content))
+        parts.write_bytes(gzip.compress(content[:999]) + gzip.compress(content[999:]) + gzip.compress(b""))
+        padded.write_bytes(gzip.compress(content) + bytes(512))
+        for copy in (parts, padded):
+            with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
+                check_leakage([case("a", whole)], [case("c", copy)])
+
+    def test_the_same_voxels_saved_by_another_program(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        one = write_scan(tmp_path / "one.nii", seed=1)
+        image = nibabel.load(one)
+        image.header["descrip"], image.header["qform_code"] = b"another program", 0
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"where it was " * 20))
+        nibabel.save(image, tmp_path / "again.nii.gz")
+        with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
+            check_leakage([case("a", one)], [case("c", tmp_path / "again.nii.gz")])
 
     def test_equal_checksums_alone_are_no_copies(self, tmp_path: Path, write_scan: ScanWriter) -> None:
         one = gzip.compress(write_scan(tmp_path / "one.nii", seed=1).read_bytes())

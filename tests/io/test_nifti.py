@@ -218,7 +218,8 @@ def test_a_line_is_no_image(tmp_path):
 
 def test_no_codes_means_no_orientation(tmp_path):
     path = save(tmp_path / "scan.nii", np.zeros((4, 3, 2), np.int16), codes=(0, 0))
-    assert code_of(path) == code_of(path, inspect_nifti) == code_of(path, read_mask) == ReasonCode.NO_SPATIAL_CODES
+    assert code_of(path) == code_of(path, inspect_nifti) == ReasonCode.NO_SPATIAL_CODES
+    assert code_of(path, read_mask, policy=IngestConfig()) == ReasonCode.NO_SPATIAL_CODES
 
 
 def test_no_codes_can_be_accepted_for_scan_and_mask(tmp_path):
@@ -233,6 +234,7 @@ def test_no_codes_can_be_accepted_for_scan_and_mask(tmp_path):
     write_mask(tmp_path / "mask.nii", Mask((array > 5).astype(np.uint8), volume.grid), source)
     header = nib.load(tmp_path / "mask.nii").header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
+    assert read_mask(tmp_path / "mask.nii").grid.matches(volume.grid)
     _, mask = read_case(Case("a", (source,), tmp_path / "mask.nii"))
     np.testing.assert_array_equal(mask.array, array > 5)
 
@@ -475,6 +477,16 @@ def test_mask_of_a_big_endian_scan(tmp_path):
 def test_mask_of_a_flat_scan(tmp_path):
     scan = save(tmp_path / "scan.nii", np.zeros((5, 4), np.int16))
     mask = Mask(rng.integers(0, 3, (5, 4, 1)).astype(np.uint8), read_nifti(scan).grid)
+    write_mask(tmp_path / "mask.nii", mask, Source("nifti", (scan,)))
+    assert read_mask(tmp_path / "mask.nii").grid.matches(mask.grid)
+
+
+def test_mask_of_a_flat_scan_without_a_third_direction(tmp_path):
+    def flatten(header):
+        header["srow_x"], header["srow_y"], header["srow_z"] = [2, 0, 0, 1], [0, 3, 0, 2], [0, 0, 0, 5]
+
+    scan = save(tmp_path / "scan.nii", np.zeros((5, 4), np.int16), change=flatten)
+    mask = Mask(np.ones((5, 4, 1), np.uint8), read_nifti(scan).grid)
     write_mask(tmp_path / "mask.nii", mask, Source("nifti", (scan,)))
     assert read_mask(tmp_path / "mask.nii").grid.matches(mask.grid)
 

@@ -1,6 +1,7 @@
 """Tables open in a spreadsheet as what they say, and run nothing."""
 
 import csv
+import os
 import stat
 
 import pytest
@@ -21,6 +22,15 @@ def test_mode(tmp_path, mode):
     path = tmp_path / "table.csv"
     write_csv(path, ["a"], [], mode=mode)
     assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_without_a_mode_the_users_own_settings_hold(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_csv(tmp_path / "table.csv", ["a"], [])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "table.csv").stat().st_mode) == 0o600
 
 
 def test_unwritable_place_is_an_output_error(tmp_path):
