@@ -186,8 +186,8 @@ def _read_splits(config: DatasetConfig, folder: Path) -> dict[str, tuple[str, ..
     if not path.is_file():
         raise DatasetError(
             f"{path}: there is no such file, but the configuration takes its lists of cases from there "
-            "(dataset.splits); add it, or take every labelled case: --set dataset.splits=null --set dataset.train=null "
-            "--set dataset.validation=null"
+            "(dataset.splits); copy it there, or train on every labelled case and hold none out: "
+            "--set dataset.splits=null --set dataset.train=null --set dataset.validation=null"
         )
     lists = {name: ids for name, ids in read_object(path).items() if isinstance(ids, list)}
     if not lists:
