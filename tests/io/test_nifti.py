@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from medseg.config import IngestConfig
 from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError
@@ -489,6 +490,16 @@ def test_mask_of_a_flat_scan_without_a_third_direction(tmp_path):
     mask = Mask(np.ones((5, 4, 1), np.uint8), read_nifti(scan).grid)
     write_mask(tmp_path / "mask.nii", mask, Source("nifti", (scan,)))
     assert read_mask(tmp_path / "mask.nii").grid.matches(mask.grid)
+
+
+def test_a_mask_that_kept_the_qform_alone_lies_on_its_oblique_scan(tmp_path):
+    """Directions of four decimals are not quite perpendicular; a qform's are."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.round(Rotation.from_rotvec([0.2, -0.3, 0.5]).as_matrix(), 4) * [0.9, 0.9, 5]
+    scan = read_nifti(save(tmp_path / "scan.nii", np.zeros((256, 256, 20), np.int16), affine))
+    mask = read_mask(save(tmp_path / "mask.nii", np.zeros((256, 256, 20), np.uint8), affine, codes=(1, 0)))
+    assert 0.001 < np.abs(mask.grid.corners() - scan.grid.corners()).max() < 0.01
+    assert mask.grid.matches(scan.grid)
 
 
 def test_nothing_of_the_scans_free_text_reaches_the_mask(tmp_path):
