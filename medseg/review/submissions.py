@@ -66,20 +66,24 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
         raise OutputError(f"{place}: there is no such file or folder; give what the reviewers saved")
     files = _files(place / CORRECTED if (place / MANIFEST).is_file() else place)
     verdicts = {path.stem: path for path in files if path.suffix == ".json"}
-    masks = {stem: path for path in files if (stem := _stem(path))}
+    masks: dict[str, list[Path]] = {}
+    for path in files:
+        if stem := _stem(path):
+            masks.setdefault(stem, []).append(path)
     found: dict[str, Submission] = {}
     refused = [
         Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}")
         for path in files
-        if path not in verdicts.values() and path not in masks.values()
+        if path not in verdicts.values() and not _stem(path)
     ]
     for stem in sorted({*verdicts, *masks}):
         case, _, reviewer = stem.partition(SEPARATOR)
         try:
+            mask = _only(masks.get(stem, []))
             if stem in verdicts:
-                found[stem] = _from_decision(verdicts[stem], masks.get(stem))
+                found[stem] = _from_decision(verdicts[stem], mask)
             else:
-                found[stem] = Submission(case, mask=masks[stem], reviewer=reviewer)
+                found[stem] = Submission(case, mask=mask, reviewer=reviewer)
         except ReviewError as error:
             refused.append(Refused(case, error.code, str(error)))
     spoken_for = {one.case for one in refused}
@@ -90,6 +94,13 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
 def _files(place: Path) -> list[Path]:
     paths = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
     return [path for path in paths if path.is_file() and not path.name.startswith(".") and path.name != WORKLIST]
+
+
+def _only(masks: list[Path]) -> Path | None:
+    if len(masks) > 1:
+        names = " and ".join(printable(path.name) for path in masks)
+        raise ReviewError(Refusal.REPEATED_MASK, f"{names} are masks of the same case; keep the one that is meant")
+    return masks[0] if masks else None
 
 
 def _from_decision(path: Path, mask: Path | None) -> Submission:

@@ -198,6 +198,18 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
     assert [path.name for path in (review.path / "reviews").iterdir()] == ["alpha"]
 
 
+def test_two_masks_of_one_name_are_refused_and_named(review, hand_in):
+    hand_in("alpha", corrected_of(make_mask(0)))
+    scan = Source("nifti", (review.path / "scans" / "alpha.nii.gz",))
+    write_mask(review.path / "corrected" / "alpha.nii.gz", make_mask(0), scan)
+    (review.path / "worklist.csv").write_text("case,status\nalpha,corrected\n")
+    summary = take(review)
+    assert summary.taken == ()
+    (refused,) = summary.refused
+    assert refused.code == Refusal.REPEATED_MASK
+    assert refused.message.startswith("alpha.nii.gz and alpha.seg.nrrd are masks of the same case")
+
+
 def test_what_a_session_left_unfinished_is_refused(review):
     verdict(review, "alpha", "accepted")
     path = review.path / "corrected" / "alpha.json"
