@@ -5,7 +5,7 @@ A mask is called after its case, ``<case>.seg.nrrd``; ``<case>~<reviewer>.seg.nr
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from medseg.errors import OutputError
 from medseg.review.corrected import ENDINGS
 from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder
 from medseg.review.refusal import Refusal, ReviewError
-from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, read_decision
+from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, clean_code, read_decision
 from medseg.review.worklist import Row, read_worklist
 from medseg.text import printable
 
@@ -138,21 +138,44 @@ def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[st
         return
     yield from (Refused(bad.case, Refusal.WORKLIST, bad.message) for bad in problems)
     for row in rows:
-        there = found.get(row.case)
         if row.case in spoken_for:
             continue
-        if there is None or not there.status:
-            found[row.case] = _from_row(row, there)
+        where = f"{path.name}, line {row.line}"
+        stem = _stem_of(row, found)
+        there = found.get(stem)
+        if not stem:
+            message = (
+                f"{where}: several people handed in {row.case}; write into the column reviewer whose verdict it is"
+            )
+            yield Refused(row.case, Refusal.WORKLIST, message)
+        elif there is None or not there.status:
+            found[stem] = _from_row(row, there)
         elif there.status != row.status:
-            found.pop(row.case)
-            where = f"{path.name}, line {row.line}"
+            found.pop(stem)
             message = f"{where}: {row.status}, but elsewhere {row.case} is {there.status}; make them agree"
             yield Refused(row.case, Refusal.WORKLIST, message)
 
 
+def _stem_of(row: Row, found: Mapping[str, Submission]) -> str:
+    """Return the name of the hand-in that a row is about, be it new; "" if nobody can know.
+
+    A row with a code is about its reviewer's hand-in, or one without a code. A row without a code is about the one
+    that is called after the case alone, or the only one.
+    """
+    of_case = {stem: one for stem, one in found.items() if one.case == row.case}
+    if row.reviewer:
+        code = clean_code(row.reviewer)
+        mine = [stem for stem, one in of_case.items() if clean_code(one.reviewer).casefold() == code.casefold()]
+        unsigned = [stem for stem, one in of_case.items() if not one.reviewer]
+        return (*mine, *unsigned, row.case + SEPARATOR + code)[0]
+    if row.case in of_case or not of_case:
+        return row.case
+    return next(iter(of_case)) if len(of_case) == 1 else ""
+
+
 def _from_row(row: Row, there: Submission | None) -> Submission:
     base = there or Submission(row.case)
-    reviewer = row.reviewer or base.reviewer
+    reviewer = base.reviewer or row.reviewer
     return replace(base, status=row.status, reviewer=reviewer, decided=row.decided, comment=row.comment)
 
 
