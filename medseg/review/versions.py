@@ -6,7 +6,8 @@
     REVIEW/reviews/<case>/chosen.json        which version holds, where reviewers disagree
 
 A newer version of the same reviewer takes the place of the older. Two reviewers whose versions differ are a
-conflict, and neither holds until a person chooses; a version that comes after the choice is a new conflict.
+conflict, and neither holds until a person chooses; a version that comes after the choice is a new conflict. A flag
+asks that somebody else look, and a later verdict of somebody else answers it; a flag that comes later is a conflict.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -166,10 +168,17 @@ def standing(review: ReviewFolder, case: str) -> Standing:
         if not chosen:
             raise OutputError(f"{case}: {CHOICE} names version {choice.version}, which is not there; choose again")
         considered = (*chosen, *(version for version in versions if version.number > choice.among))
-    latest = tuple({version.reviewer: version for version in considered}.values())  # of each reviewer the last
+    latest = _unanswered({version.reviewer: version for version in considered}.values())  # of each reviewer the last
     if len({version.mask or version.status for version in latest}) > 1:
         return Standing(None, latest)
     return Standing(max(latest, key=lambda version: version.number, default=None))
+
+
+def _unanswered(versions: Iterable[Version]) -> tuple[Version, ...]:
+    """Return versions but the flags, which ask that somebody else look, after which somebody else gave a verdict."""
+    versions = tuple(versions)
+    last = max((version.number for version in versions if version.status != "flagged"), default=0)
+    return tuple(version for version in versions if version.status != "flagged" or version.number > last)
 
 
 def choose(review: ReviewFolder, case: str, number: int) -> None:

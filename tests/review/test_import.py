@@ -177,6 +177,22 @@ def test_two_reviewers_who_agree_are_no_conflict(review):
     assert standing(review, "alpha").version is not None
 
 
+def test_a_flag_is_answered_by_a_colleagues_later_verdict(review):
+    verdict(review, "alpha", "flagged", who="anna")
+    take(review)
+    verdict(review, "alpha", "corrected", corrected_of(make_mask(0)), who="bob")
+    summary = take(review)
+    assert (summary.exit_code, summary.conflicts) == (0, {})
+    assert standing(review, "alpha").version.status == "corrected"
+
+
+def test_a_flag_on_a_colleagues_verdict_is_a_conflict(review):
+    verdict(review, "alpha", "accepted", who="bob")
+    take(review)
+    verdict(review, "alpha", "flagged", who="anna")
+    assert [version.status for version in take(review).conflicts["alpha"]] == ["accepted", "flagged"]
+
+
 def test_one_bad_file_costs_only_itself(review, hand_in):
     hand_in("alpha", corrected_of(make_mask(0)))
     hand_in("beta", make_mask(1), segments=segments_of(status="inprogress"))
