@@ -6,7 +6,7 @@ masks from people is to call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,8 @@ def import_review(
 def import_submission(review: ReviewFolder, submission: Submission, terms: ImportTerms) -> Taken:
     """Take one verdict: check it, compare its mask with the prediction, and keep it as a new version.
 
-    The same again is recognised and not taken twice. The files that are handed in are not changed.
+    The same again is recognised and not taken twice; after another verdict of the reviewer it is a change of mind,
+    unless its date says that it is the older one. The files that are handed in are not changed.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
     case = review.case(submission.case)
     who = _reviewer(submission.reviewer, terms.key)
     digest = _digest(submission, who)
-    before = next((one for one in versions_of(review.path, case.case) if one.submission == digest), None)
+    before = _taken_before(versions_of(review.path, case.case), who, digest)
     if before:
         return Taken(before, was_taken=True)
     status, mask, changes = _judged(review, case, submission, terms)
@@ -145,6 +146,15 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         versions=package_versions(),
     )
     return Taken(store(review, case, version, mask, submission.comment))
+
+
+def _taken_before(versions: Sequence[Version], who: str, digest: str) -> Version | None:
+    """Return the version that the same hand-in has become; None if it is new or said anew."""
+    theirs = [version for version in versions if version.reviewer == who]
+    same = next((version for version in reversed(theirs) if version.submission == digest), None)
+    if same and same is not theirs[-1] and same.decided >= theirs[-1].decided:
+        return None
+    return same
 
 
 def _judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,26 @@ def test_the_same_again_is_not_a_new_version(review):
     assert again.taken[0].was_taken
     assert again.exit_code == 0
     assert len(versions_of(review.path, "alpha")) == 1
+
+
+def test_going_back_to_an_earlier_verdict_is_a_new_version(review):
+    for status in ("accepted", "rejected", "accepted"):
+        (review.path / "worklist.csv").write_text(f"case,status,decided\nalpha,{status},2026-11-20\n")
+        assert not take(review).taken[0].was_taken
+        assert take(review).taken[0].was_taken
+    assert standing(review, "alpha").version.name == "v003"
+
+
+def test_an_older_verdict_that_still_lies_there_stays_the_older_one(review, tmp_path):
+    verdict(review, "alpha", "accepted")
+    shutil.copytree(review.path / "corrected", tmp_path / "usb")
+    take(review)
+    path = review.path / "corrected" / "alpha.json"
+    later = {**json.loads(path.read_text()), "status": "rejected", "mask": "", "decided": "2999-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(later))
+    take(review)
+    assert take(review, tmp_path / "usb").taken[0].was_taken
+    assert standing(review, "alpha").version.status == "rejected"
 
 
 def test_versions_are_never_written_over(review):
