@@ -160,10 +160,10 @@ class _Exporter:
         """Write a case unless it is there; raises `ReviewError` or `ScanError` saying why that can't be done."""
         record = reviewed.record
         before = self.earlier.get(record.case)
-        prediction = record.outputs.get(MASK, "")
-        if before and before.prediction == prediction and self._is_whole(before):
+        is_same = before and (before.source, before.prediction) == (record.inputs.source, record.outputs.get(MASK, ""))
+        if before and is_same and self._is_whole(before):
             return with_priority(before, reviewed)
-        if before and before.prediction != prediction and self._is_pending(before):
+        if before and not is_same and self._is_pending(before):
             raise ReviewError(
                 Refusal.NOT_IMPORTED,
                 f"{record.case}: it was segmented again, and {CORRECTED}/ holds a correction of the older mask; run "

@@ -8,6 +8,7 @@
 A newer version of the same reviewer takes the place of the older. Two reviewers whose versions differ are a
 conflict, and neither holds until a person chooses; a version that comes after the choice is a new conflict. A flag
 asks that somebody else look, and a later verdict of somebody else answers it; a flag that comes later is a conflict.
+A version holds for the scan that it is of, not for another one that has come under the same name.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def versions_of(folder: Path, case: str) -> tuple[Version, ...]:
 
 
 def standing(review: ReviewFolder, case: str) -> Standing:
-    """Return what holds of a case."""
+    """Return what holds of a case: of its present scan, because its name may have gone to another one."""
+    sources = {known.source for known in review.manifest.cases if known.case == case}
     versions = versions_of(review.path, case)
     choice = _read_choice(review, case)
     considered = versions
@@ -168,7 +170,8 @@ def standing(review: ReviewFolder, case: str) -> Standing:
         if not chosen:
             raise OutputError(f"{case}: {CHOICE} names version {choice.version}, which is not there; choose again")
         considered = (*chosen, *(version for version in versions if version.number > choice.among))
-    latest = _unanswered({version.reviewer: version for version in considered}.values())  # of each reviewer the last
+    of_scan = [version for version in considered if version.source in sources]
+    latest = _unanswered({version.reviewer: version for version in of_scan}.values())  # of each reviewer the last
     if len({version.mask or version.status for version in latest}) > 1:
         return Standing(None, latest)
     return Standing(max(latest, key=lambda version: version.number, default=None))

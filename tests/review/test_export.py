@@ -15,7 +15,7 @@ from medseg.config import BatchConfig
 from medseg.errors import ConfigError, OutputError
 from medseg.io.dicom_seg import Algorithm, write_dicom_seg
 from medseg.io.dicom_write import write_series
-from medseg.io.nifti import read_nifti, write_mask
+from medseg.io.nifti import read_nifti, write_mask, write_volume
 from medseg.io.scan import read_scan, source_files
 from medseg.io.slicer import read_seg_nrrd
 from medseg.provenance import digest_files
@@ -24,6 +24,7 @@ from medseg.review.export import Selection, export_review
 from medseg.review.folder import CASE_TAG, open_review
 from medseg.review.importing import import_review
 from medseg.review.refusal import Refusal
+from medseg.review.versions import standing
 from medseg.volume import Mask, Source, Volume
 
 from ..quality.results import record, write_results
@@ -107,15 +108,39 @@ def test_a_mask_that_was_changed_is_not_exported(results):
     assert [case for case, _ in export(results).problems] == ["beta"]
 
 
+def segment_again(results, case: str, mask: Mask, scan: Volume | None = None) -> None:
+    """Act as a later run in the same folder does, perhaps on another scan of the same name."""
+    path, place = results.parent / "scans" / f"{case}.nii.gz", results / "cases" / case
+    if scan is not None:
+        write_volume(path, scan)
+    write_mask(place / MASK, mask, Source("nifti", (path,)), LABELS)
+    told = json.loads((place / "case.json").read_text())
+    told["outputs"] = {MASK: digest_files([place / MASK])}
+    told["inputs"]["source"] = digest_files([path])
+    (place / "case.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("seed", [0, 2], ids=["same mask", "other mask"])
+def test_a_verdict_does_not_move_to_another_scan_of_the_name(results, seed):
+    review = export(results).review
+    verdict(review, "alpha", "accepted")
+    take(review)
+    other = Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid)
+    segment_again(results, "alpha", make_mask(seed), other)
+    again = export(results)
+    assert again.problems == ()
+    entry = again.review.case("alpha")
+    assert np.array_equal(read_nifti(review.path / entry.images[0]).array, other.array)
+    assert standing(again.review, "alpha").version is None
+    assert reviewed_cases(again.review) == ()
+    assert [one.was_taken for one in take(again.review).taken] == [True]
+    assert standing(again.review, "alpha").version is None
+
+
 def test_a_correction_is_not_lost_when_the_case_is_segmented_again(results):
     review = export(results).review
     verdict(review, "alpha", "corrected", corrected_of(make_mask(0)))
-    scan = results.parent / "scans" / "alpha.nii.gz"
-    place = results / "cases" / "alpha"
-    write_mask(place / MASK, make_mask(1), Source("nifti", (scan,)), LABELS)
-    text = json.loads((place / "case.json").read_text())
-    text["outputs"] = {MASK: digest_files([place / MASK])}
-    (place / "case.json").write_text(json.dumps(text))
+    segment_again(results, "alpha", make_mask(1))
     summary = export(results)
     assert [case for case, _ in summary.problems] == ["alpha"]
     assert "run medseg review import first" in summary.problems[0][1]
