@@ -24,6 +24,7 @@ from medseg.review.export import Selection, export_review
 from medseg.review.folder import CASE_TAG, open_review
 from medseg.review.importing import import_review
 from medseg.review.refusal import Refusal
+from medseg.review.session import Session
 from medseg.review.versions import standing
 from medseg.volume import Mask, Source, Volume
 
@@ -150,6 +151,35 @@ def test_a_correction_is_not_lost_when_the_case_is_segmented_again(results):
     entry = again.review.case("alpha")
     assert np.array_equal(again.review.prediction(entry).array, make_mask(1).array)
     assert len(reviewed_cases(again.review)) == 1  # the correction stands
+
+
+def test_a_session_asks_again_where_a_rejected_mask_was_drawn_anew(results):
+    review = export(results).review
+    verdict(review, "alpha", "rejected")
+    verdict(review, "beta", "corrected", corrected_of(make_mask(1)))
+    take(review)
+    for case in ("alpha", "beta"):
+        segment_again(results, case, make_mask(2))
+    assert export(results).problems == ()
+    session = Session(review.path)
+    session.sign_in("ab")
+    assert session.finished == 1
+    by_case = {case.case: session.own_decision(case) for case in session.cases}
+    assert by_case["alpha"] is None
+    assert by_case["beta"].status == "corrected"  # this mask of the scan stands
+
+
+def test_a_session_asks_again_where_the_scan_was_replaced(results):
+    review = export(results).review
+    verdict(review, "alpha", "accepted")
+    take(review)
+    segment_again(results, "alpha", make_mask(0), Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid))
+    assert export(results).problems == ()
+    session = Session(review.path)
+    session.sign_in("ab")
+    assert session.finished == 0
+    session.position = [case.case for case in session.cases].index("alpha")
+    assert session.mask_to_show() == review.path / "masks" / "alpha.seg.nrrd"
 
 
 def test_sheared_scans_open_in_itk(tmp_path):

@@ -17,7 +17,7 @@ from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.io.nifti import read_mask, write_mask, write_volume
 from medseg.provenance import digest_files
 from medseg.review.dataset import reviewed_cases, write_dataset
-from medseg.review.folder import ReviewFolder
+from medseg.review.folder import ReviewFolder, write_manifest
 from medseg.review.importing import ImportSummary, import_review
 from medseg.review.refusal import Refusal
 from medseg.review.results import evaluation, standing_versions, write_reviews
@@ -212,6 +212,18 @@ def test_a_flag_on_a_colleagues_verdict_is_a_conflict(review):
     take(review)
     verdict(review, "alpha", "flagged", who="anna")
     assert [version.status for version in take(review).conflicts["alpha"]] == ["accepted", "flagged"]
+
+
+def test_a_rejection_says_nothing_of_a_later_prediction(review):
+    verdict(review, "alpha", "rejected", who="anna")
+    take(review)
+    entry, others = review.case("alpha"), [case for case in review.manifest.cases if case.case != "alpha"]
+    redrawn = entry.model_copy(update={"prediction": "another"})
+    later = write_manifest(review.path, review.manifest.model_copy(update={"cases": (redrawn, *others)}))
+    assert standing(later, "alpha").version is None
+    verdict(later, "alpha", "accepted", who="bob")
+    assert take(later).conflicts == {}
+    assert standing(later, "alpha").version.status == "accepted"
 
 
 def test_one_bad_file_costs_only_itself(review, hand_in):
