@@ -6,7 +6,7 @@ masks from people is to call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +124,11 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         If it can't be written.
     """
     case = review.case(submission.case)
-    who = _reviewer(submission.reviewer, terms.key)
-    digest = _digest(submission, who)
-    before = _taken_before(versions_of(review.path, case.case), who, digest)
+    before = _taken_before(review, submission, terms.key)
     if before:
         return Taken(before, was_taken=True)
+    _check_judged(submission, case)
+    who = _reviewer(submission.reviewer, terms.key)
     status, mask, changes = _judged(review, case, submission, terms)
     version = Version(
         case=case.case,
@@ -140,7 +140,7 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         source=case.source,
         prediction=case.prediction,
         model=case.model,
-        submission=digest,
+        submission=_digest(submission, who),
         has_comment=bool(submission.comment),
         changes=changes,
         versions=package_versions(),
@@ -148,13 +148,34 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
     return Taken(store(review, case, version, mask, submission.comment))
 
 
-def _taken_before(versions: Sequence[Version], who: str, digest: str) -> Version | None:
+def is_taken(review: ReviewFolder, submission: Submission, key: bytes) -> bool:
+    """Whether a hand-in has become a version already; raises `ReviewError` if its mask can't be read."""
+    return _taken_before(review, submission, key) is not None
+
+
+def _taken_before(review: ReviewFolder, submission: Submission, key: bytes) -> Version | None:
     """Return the version that the same hand-in has become; None if it is new or said anew."""
-    theirs = [version for version in versions if version.reviewer == who]
+    who = _reviewer(submission.reviewer, key)
+    digest = _digest(submission, who)
+    theirs = [version for version in versions_of(review.path, submission.case) if version.reviewer == who]
     same = next((version for version in reversed(theirs) if version.submission == digest), None)
-    if same and same is not theirs[-1] and same.decided >= theirs[-1].decided:
+    if same is None or (same is not theirs[-1] and same.decided >= theirs[-1].decided):
         return None
-    return same
+    is_of_another = submission.is_of_prediction and submission.prediction not in ("", same.prediction)
+    return None if is_of_another else same
+
+
+def _check_judged(submission: Submission, case: ReviewCase) -> None:
+    """Refuse a verdict on another scan or prediction than the review holds now."""
+    if submission.source not in ("", case.source):
+        raise ReviewError(
+            Refusal.CHANGED_SCAN, f"{case.case}: its scan has been replaced since this verdict; review the new one"
+        )
+    if submission.is_of_prediction and submission.prediction not in ("", case.prediction):
+        raise ReviewError(
+            Refusal.CHANGED_PREDICTION,
+            f"{case.case}: it has been segmented again since this verdict; give one on the new mask",
+        )
 
 
 def _judged(

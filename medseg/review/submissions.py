@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg.errors import OutputError
 from medseg.review.corrected import ENDINGS
-from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder
+from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder, open_review
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, clean_code, read_decision
 from medseg.review.worklist import Row, read_worklist
@@ -30,6 +30,7 @@ class Submission:
     reviewer : a code, as it was entered.
     decided : when, ISO 8601, by the reviewer's clock; "" where unknown.
     comment : free text, which may name a patient.
+    source, prediction : digests of the scan and of the model's mask that the verdict is about; "" where unknown.
     """
 
     case: str
@@ -38,6 +39,13 @@ class Submission:
     reviewer: str = ""
     decided: str = ""
     comment: str = ""
+    source: str = ""
+    prediction: str = ""
+
+    @property
+    def is_of_prediction(self) -> bool:
+        """Whether it says something of the model's mask, instead of handing in one that stands for itself."""
+        return self.mask is None or self.status in ("rejected", "flagged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +67,12 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
     Raises
     ------
     OutputError
-        If `place` isn't there.
+        If `place` isn't there, or is a review folder whose record can't be read.
     """
     place = place or review.path
     if not place.exists():
         raise OutputError(f"{place}: there is no such file or folder; give what the reviewers saved")
+    shown = _shown(review, place)
     files = _files(place / CORRECTED if (place / MANIFEST).is_file() else place)
     verdicts = {path.stem: path for path in files if path.suffix == ".json"}
     masks: dict[str, list[Path]] = {}
@@ -83,12 +92,20 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
             if stem in verdicts:
                 found[stem] = _from_decision(verdicts[stem], mask)
             else:
-                found[stem] = Submission(case, mask=mask, reviewer=reviewer)
+                found[stem] = replace(shown.get(case, Submission(case)), mask=mask, reviewer=reviewer)
         except ReviewError as error:
             refused.append(Refused(case, error.code, str(error)))
     spoken_for = {one.case for one in refused}
-    refused += _add_rows(place / WORKLIST, found, spoken_for)
+    refused += _add_rows(place / WORKLIST, found, spoken_for, shown)
     return [found[stem] for stem in sorted(found)], refused
+
+
+def _shown(review: ReviewFolder, place: Path) -> dict[str, Submission]:
+    """Return what each case showed there: a copy may be older than the folder."""
+    if not (place / MANIFEST).is_file():
+        return {}
+    cases = (review if place == review.path else open_review(place)).manifest.cases
+    return {case.case: Submission(case.case, source=case.source, prediction=case.prediction) for case in cases}
 
 
 def _files(place: Path) -> list[Path]:
@@ -121,10 +138,14 @@ def _from_decision(path: Path, mask: Path | None) -> Submission:
         decision.reviewer,
         decision.decided,
         decision.comment,
+        decision.source,
+        decision.prediction,
     )
 
 
-def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[str]) -> Iterator[Refused]:
+def _add_rows(
+    path: Path, found: dict[str, Submission], spoken_for: Container[str], shown: Mapping[str, Submission]
+) -> Iterator[Refused]:
     """Join the verdicts of the worklist to what was handed in; a case's own files say more than its row.
 
     A case of which a file was refused stays refused: its row alone would take the unedited mask for the verdict.
@@ -149,7 +170,7 @@ def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[st
             )
             yield Refused(row.case, Refusal.WORKLIST, message)
         elif there is None or not there.status:
-            found[stem] = _from_row(row, there)
+            found[stem] = _from_row(row, there or shown.get(row.case, Submission(row.case)))
         elif there.status != row.status:
             found.pop(stem)
             message = f"{where}: {row.status}, but elsewhere {row.case} is {there.status}; make them agree"
@@ -173,8 +194,7 @@ def _stem_of(row: Row, found: Mapping[str, Submission]) -> str:
     return next(iter(of_case)) if len(of_case) == 1 else ""
 
 
-def _from_row(row: Row, there: Submission | None) -> Submission:
-    base = there or Submission(row.case)
+def _from_row(row: Row, base: Submission) -> Submission:
     reviewer = base.reviewer or row.reviewer
     return replace(base, status=row.status, reviewer=reviewer, decided=row.decided, comment=row.comment)
 
