@@ -207,11 +207,11 @@ def test_a_held_out_case_is_refused_by_name_and_by_contents(root):
 
 
 def test_every_copy_of_a_held_out_scan_is_refused(root):
-    accept(root, "u0", "u1")
     folder = open_review(root / "review")
     source = folder.case("u0").source
     copies = tuple(case.model_copy(update={"source": source}) for case in folder.manifest.cases)
     write_manifest(folder.path, folder.manifest.model_copy(update={"cases": copies}))
+    accept(root, "u0", "u1")
     for kind, name in (("images", "u0"), ("labels", "a0")):
         shutil.copy(root / "data" / kind / f"{name}.nii.gz", root / "data" / kind / "renamed.nii.gz")
     original = read_dataset(experiment(root, validation=["renamed"]).dataset)
