@@ -124,11 +124,12 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         If it can't be written.
     """
     case = review.case(submission.case)
-    before = _taken_before(review, submission, terms.key)
+    who = _reviewer(submission.reviewer, terms.key)
+    digest = _digest(submission, who)
+    before = _taken_before(review, submission, who, digest)
     if before:
         return Taken(before, was_taken=True)
     _check_judged(submission, case)
-    who = _reviewer(submission.reviewer, terms.key)
     status, mask, changes = _judged(review, case, submission, terms)
     version = Version(
         case=case.case,
@@ -140,7 +141,7 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         source=case.source,
         prediction=case.prediction,
         model=case.model,
-        submission=_digest(submission, who),
+        submission=digest,
         has_comment=bool(submission.comment),
         changes=changes,
         versions=package_versions(),
@@ -150,13 +151,12 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
 
 def is_taken(review: ReviewFolder, submission: Submission, key: bytes) -> bool:
     """Whether a hand-in has become a version already; raises `ReviewError` if its mask can't be read."""
-    return _taken_before(review, submission, key) is not None
-
-
-def _taken_before(review: ReviewFolder, submission: Submission, key: bytes) -> Version | None:
-    """Return the version that the same hand-in has become; None if it is new or said anew."""
     who = _reviewer(submission.reviewer, key)
-    digest = _digest(submission, who)
+    return _taken_before(review, submission, who, _digest(submission, who)) is not None
+
+
+def _taken_before(review: ReviewFolder, submission: Submission, who: str, digest: str) -> Version | None:
+    """Return the version that the same hand-in has become; None if it is new or said anew."""
     theirs = [version for version in versions_of(review.path, submission.case) if version.reviewer == who]
     same = next((version for version in reversed(theirs) if version.submission == digest), None)
     if same is None or (same is not theirs[-1] and same.decided >= theirs[-1].decided):

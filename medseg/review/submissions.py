@@ -75,10 +75,7 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
     shown = _shown(review, place)
     files = _files(place / CORRECTED if (place / MANIFEST).is_file() else place)
     verdicts = {path.stem: path for path in files if path.suffix == ".json"}
-    masks: dict[str, list[Path]] = {}
-    for path in files:
-        if stem := _stem(path):
-            masks.setdefault(stem, []).append(path)
+    masks = _masks(files)
     found: dict[str, Submission] = {}
     refused = [
         Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}")
@@ -111,6 +108,15 @@ def _shown(review: ReviewFolder, place: Path) -> dict[str, Submission]:
 def _files(place: Path) -> list[Path]:
     paths = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
     return [path for path in paths if path.is_file() and not path.name.startswith(".") and path.name != WORKLIST]
+
+
+def _masks(files: list[Path]) -> dict[str, list[Path]]:
+    """Return the masks among files, by their names without endings."""
+    masks: dict[str, list[Path]] = {}
+    for path in files:
+        if stem := _stem(path):
+            masks.setdefault(stem, []).append(path)
+    return masks
 
 
 def _only(masks: list[Path]) -> Path | None:
