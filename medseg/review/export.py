@@ -6,7 +6,6 @@ computer, no header text of theirs is in it, and Slicer and training read the ve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,21 +24,17 @@ from medseg.io.nifti import read_mask
 from medseg.io.scan import read_case, source_files
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import Review, ReviewedCase, review_results
+from medseg.review.earlier import Earlier
 from medseg.review.entry import EntryWriter, Origin, with_priority
 from medseg.review.folder import (
     CORRECTED,
-    MANIFEST,
-    REVIEWS,
     WORKLIST,
     Manifest,
     ReviewCase,
     ReviewFolder,
-    open_review,
     write_manifest,
 )
 from medseg.review.refusal import Refusal, ReviewError
-from medseg.review.session import ENDING, SEPARATOR
-from medseg.review.versions import versions_of
 from medseg.review.worklist import entered_verdicts, write_worklist
 from medseg.text import printable
 from medseg.volume import Case
@@ -122,8 +117,9 @@ def export_review(
     review = review_results(results)
     chosen = (selection or Selection()).of(review)
     entered = entered_verdicts(folder / WORKLIST)
-    earlier = {case.case: case for case in open_review(folder).manifest.cases} if (folder / MANIFEST).exists() else {}
-    exporter = _Exporter(review, folder, load_key(config.key), earlier)
+    key = load_key(config.key)
+    earlier = Earlier.of(folder, key)
+    exporter = _Exporter(review, folder, key, earlier)
     exported, problems = list[ReviewCase](), list[tuple[str, str]]()
     with open_catalog(scans, folder, config) as catalog:
         sources = _named_scans(catalog, [case.record for case in chosen], config.key)
@@ -138,7 +134,8 @@ def export_review(
         with atomic_file(folder / target) as temporary:
             temporary.write_bytes(files("medseg.review").joinpath(name).read_bytes())
     (folder / CORRECTED).mkdir(exist_ok=True)
-    write_worklist(folder / WORKLIST, manifest, entered)
+    anew = {case.case for case in manifest.cases if earlier.is_other(case)}
+    write_worklist(folder / WORKLIST, manifest, {name: row for name, row in entered.items() if name not in anew})
     return ExportSummary(write_manifest(folder, manifest), tuple(case.case for case in exported), tuple(problems))
 
 
@@ -148,45 +145,36 @@ class _Exporter:
 
     Attributes
     ----------
-    earlier : what the folder holds already, by case.
+    earlier : what the folder holds already.
     """
 
     review: Review
     folder: Path
     key: bytes
-    earlier: dict[str, ReviewCase]
+    earlier: Earlier
 
     def export(self, reviewed: ReviewedCase, scan: Case | None) -> ReviewCase:
         """Write a case unless it is there; raises `ReviewError` or `ScanError` saying why that can't be done."""
         record = reviewed.record
-        before = self.earlier.get(record.case)
-        prediction = record.outputs.get(MASK, "")
-        if before and before.prediction == prediction and self._is_whole(before):
+        before = self.earlier.cases.get(record.case)
+        is_same = before and (before.source, before.prediction) == (record.inputs.source, record.outputs.get(MASK, ""))
+        if before and is_same and self._is_whole(before):
             return with_priority(before, reviewed)
-        if before and before.prediction != prediction and self._is_pending(before):
-            raise ReviewError(
-                Refusal.NOT_IMPORTED,
-                f"{record.case}: it was segmented again, and {CORRECTED}/ holds a correction of the older mask; run "
-                "medseg review import first",
-            )
+        if before and not is_same:
+            self.earlier.check_finished(record.case)
         return with_priority(self._write(record, scan), reviewed)
 
     def manifest(self, exported: list[ReviewCase]) -> Manifest:
         """Return the record of the export: these cases, and earlier ones that anybody has worked on."""
         names = {case.case for case in exported}
-        others = (case for case in self.earlier.values() if case.case not in names)
-        kept = [case for case in others if _is_worked_on(self.folder, case.case)]
+        others = (case for case in self.earlier.cases.values() if case.case not in names)
+        kept = [case for case in others if self.earlier.is_worked_on(case.case)]
         return Manifest(
             exported=timestamp(),
             model=str((self.review.run.get("model") or {}).get("name", "")),
             labels=self.review.labels,
             cases=tuple(sorted([*exported, *kept], key=lambda case: (-case.priority, case.case))),
         )
-
-    def _is_pending(self, case: ReviewCase) -> bool:
-        """Whether something was handed in, and no version was made of this prediction yet."""
-        taken = {version.prediction for version in versions_of(self.folder, case.case)}
-        return case.prediction not in taken and any(_handed_in(self.folder, case.case))
 
     def _is_whole(self, case: ReviewCase) -> bool:
         is_same = _digest(self.folder / case.mask) == case.mask_digest
@@ -240,13 +228,3 @@ def _named_scans(catalog: Catalog, records: list[CaseRecord], key: Path | None) 
         hidden = list_cases(without_names(catalog, key), channels)
         found = {**{case.id: case for case in hidden.cases}, **found}
     return found
-
-
-def _handed_in(folder: Path, case: str) -> Iterator[Path]:
-    """Yield verdicts and masks of a case; case ids hold no character that means something in a pattern."""
-    for pattern in (f"{case}.json", f"{case}{ENDING}", f"{case}{SEPARATOR}*"):
-        yield from (folder / CORRECTED).glob(pattern)
-
-
-def _is_worked_on(folder: Path, case: str) -> bool:
-    return (folder / REVIEWS / case).exists() or any(_handed_in(folder, case))

@@ -113,7 +113,8 @@ def import_review(
 def import_submission(review: ReviewFolder, submission: Submission, terms: ImportTerms) -> Taken:
     """Take one verdict: check it, compare its mask with the prediction, and keep it as a new version.
 
-    The same again is recognised and not taken twice. The files that are handed in are not changed.
+    The same again is recognised and not taken twice; after another verdict of the reviewer it is a change of mind,
+    unless its date says that it is the older one. The files that are handed in are not changed.
 
     Raises
     ------
@@ -125,9 +126,10 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
     case = review.case(submission.case)
     who = _reviewer(submission.reviewer, terms.key)
     digest = _digest(submission, who)
-    before = next((one for one in versions_of(review.path, case.case) if one.submission == digest), None)
+    before = _taken_before(review, submission, who, digest)
     if before:
         return Taken(before, was_taken=True)
+    _check_judged(submission, case)
     status, mask, changes = _judged(review, case, submission, terms)
     version = Version(
         case=case.case,
@@ -145,6 +147,35 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
         versions=package_versions(),
     )
     return Taken(store(review, case, version, mask, submission.comment))
+
+
+def is_taken(review: ReviewFolder, submission: Submission, key: bytes) -> bool:
+    """Whether a hand-in has become a version already; raises `ReviewError` if its mask can't be read."""
+    who = _reviewer(submission.reviewer, key)
+    return _taken_before(review, submission, who, _digest(submission, who)) is not None
+
+
+def _taken_before(review: ReviewFolder, submission: Submission, who: str, digest: str) -> Version | None:
+    """Return the version that the same hand-in has become; None if it is new or said anew."""
+    theirs = [version for version in versions_of(review.path, submission.case) if version.reviewer == who]
+    same = next((version for version in reversed(theirs) if version.submission == digest), None)
+    if same is None or (same is not theirs[-1] and same.decided >= theirs[-1].decided):
+        return None
+    is_of_another = submission.is_of_prediction and submission.prediction not in ("", same.prediction)
+    return None if is_of_another else same
+
+
+def _check_judged(submission: Submission, case: ReviewCase) -> None:
+    """Refuse a verdict on another scan or prediction than the review holds now."""
+    if submission.source not in ("", case.source):
+        raise ReviewError(
+            Refusal.CHANGED_SCAN, f"{case.case}: its scan has been replaced since this verdict; review the new one"
+        )
+    if submission.is_of_prediction and submission.prediction not in ("", case.prediction):
+        raise ReviewError(
+            Refusal.CHANGED_PREDICTION,
+            f"{case.case}: it has been segmented again since this verdict; give one on the new mask",
+        )
 
 
 def _judged(

@@ -160,7 +160,7 @@ class Panel:
         """Show the current case and what is known of it."""
         self.views.show(self.session)
         case = self.session.current
-        decision = self.session.own_decision(case.case)
+        decision = self.session.own_decision(case)
         lines = [
             f"Case {self.session.position + 1} of {len(self.session.cases)}: {case.case}",
             f"priority {case.priority:.2f}, {self.session.finished} of {len(self.session.cases)} done",

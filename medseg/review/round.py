@@ -173,25 +173,24 @@ def gather_corrections(review: ReviewFolder, original: Dataset) -> Corrections:
             f"{review.path}: none of its {len(review.manifest.cases)} cases is accepted or corrected yet "
             f"({len(conflicts)} in conflict); review them in 3D Slicer, then run medseg review import"
         )
-    sources = {review.case(case.id).source: case.id for case in reviewed}
     held_out = (*original.validation, *original.test)
-    leaks = _same(reviewed, held_out, sources, original)
+    leaks = _same(reviewed, original.select(held_out), review)
     if leaks:
         raise DatasetError(
             f"{len(leaks)} reviewed cases are held out for measuring: {shown(leaks)}; a model that learns from them "
             "can't be measured on them: take them off the lists validation and test, or reject them in the review"
         )
-    known = _same(reviewed, original.train, sources, original)
+    known = _same(reviewed, original.select(original.train), review)
     new = tuple(_with_patient(case, original) for case in reviewed if case.id not in known)
     if not new:
         raise DatasetError(f"all {len(known)} reviewed cases are labelled in the dataset already: {shown(known)}")
     return Corrections(new, tuple(known), conflicts)
 
 
-def _same(reviewed: Iterable[Case], ids: Sequence[str], sources: dict[str, str], original: Dataset) -> list[str]:
-    """Return the reviewed cases that are among cases of the dataset, by name or by the contents of their scans."""
-    copies = {sources.get(_source(case)) for case in original.select(ids)}
-    return [case.id for case in reviewed if case.id in ids or case.id in copies]
+def _same(reviewed: Iterable[Case], others: Sequence[Case], review: ReviewFolder) -> list[str]:
+    """Return the reviewed cases that are among others, by name or by the contents of their scans."""
+    names, contents = {case.id for case in others}, {_source(case) for case in others}
+    return [case.id for case in reviewed if case.id in names or review.case(case.id).source in contents]
 
 
 def _source(case: Case) -> str:

@@ -63,11 +63,16 @@ class SessionCase:
     focus_mm: tuple[float, float, float]
     priority: float
     findings: tuple[str, ...]
+    source: str
+    prediction: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A reviewer's verdict on a case; `mask` is the name of the file beside it, "" if there is none."""
+    """A reviewer's verdict on a case; `mask` is the name of the file beside it, "" if there is none.
+
+    `source` and `prediction` are the digests of the scan and the model's mask that were shown; "" where unknown.
+    """
 
     case: str
     status: str
@@ -75,6 +80,14 @@ class Decision:
     decided: str
     comment: str = ""
     mask: str = ""
+    source: str = ""
+    prediction: str = ""
+
+    def is_about(self, case: SessionCase) -> bool:
+        """Whether it still says something: any mask of its scan does, a rejection or flag is of one prediction."""
+        if self.source not in ("", case.source):
+            return False
+        return self.status in (ACCEPTED, CORRECTED_STATUS) or self.prediction in ("", case.prediction)
 
 
 def clean_code(text: str) -> str:
@@ -130,7 +143,7 @@ class Session:
     @property
     def finished(self) -> int:
         """How many cases this reviewer has a verdict on."""
-        return sum(self.own_decision(case.case) is not None for case in self.cases)
+        return sum(self.own_decision(case) is not None for case in self.cases)
 
     def sign_in(self, code: str) -> None:
         """Say who reviews, and go where that reviewer stopped.
@@ -143,7 +156,7 @@ class Session:
         last = self._last_case()
         start = names.index(last) if last in names else 0
         order = [*range(start, len(names)), *range(start)]
-        self.position = next((n for n in order if self.own_decision(names[n]) is None), start)
+        self.position = next((n for n in order if self.own_decision(self.cases[n]) is None), start)
         self._remember()
 
     def check_signed_in(self) -> None:
@@ -159,12 +172,12 @@ class Session:
         self._remember()
         return moved
 
-    def own_decision(self, case: str) -> Decision | None:
-        """Return this reviewer's verdict on a case; None while there is none."""
-        for stem in self._stems(case):
+    def own_decision(self, case: SessionCase) -> Decision | None:
+        """Return this reviewer's verdict on a case as it is now; None while there is none."""
+        for stem in self._stems(case.case):
             decision = _decision_in(self.folder / CORRECTED / (stem + ".json"))
             if decision and decision.reviewer == self.reviewer and decision.status != IN_PROGRESS:
-                return decision
+                return decision if decision.is_about(case) else None
         return None
 
     def mask_to_show(self) -> Path:
@@ -172,7 +185,7 @@ class Session:
         work = self.work_path()
         if work.is_file():
             return work
-        decision = self.own_decision(self.current.case)
+        decision = self.own_decision(self.current)
         if decision and decision.mask:
             return self.folder / CORRECTED / decision.mask
         return self.folder / self.current.mask
@@ -191,14 +204,15 @@ class Session:
         self.check_signed_in()
         if status not in STATUSES:
             raise SessionError(f"{status!r} is no verdict; they are {', '.join(STATUSES)}")
-        case = self.current.case
-        stem = self._claim(case)
+        case = self.current
+        stem = self._claim(case.case)
         name = ""
         if status in SEGMENT_STATUS:
             name = stem + ENDING
             self._save(self.folder / CORRECTED / name, write)
         decided = (now or datetime.now(timezone.utc)).isoformat(timespec="seconds")
-        decision = Decision(case, status, self.reviewer, decided, comment.strip(), name)
+        shown = {"source": case.source, "prediction": case.prediction}
+        decision = Decision(case.case, status, self.reviewer, decided, comment.strip(), name, **shown)
         _write_json(self.folder / CORRECTED / (stem + ".json"), asdict(decision))
         if self.work_path().is_file():
             self.work_path().unlink()
@@ -277,6 +291,8 @@ def _case(values: dict[str, Any]) -> SessionCase:
         focus_mm=(x, y, z),
         priority=values["priority"],
         findings=tuple(values["findings"]),
+        source=values["source"],
+        prediction=values["prediction"],
     )
 
 

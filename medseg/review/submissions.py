@@ -5,15 +5,15 @@ A mask is called after its case, ``<case>.seg.nrrd``; ``<case>~<reviewer>.seg.nr
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import OutputError
 from medseg.review.corrected import ENDINGS
-from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder
+from medseg.review.folder import CORRECTED, MANIFEST, WORKLIST, ReviewFolder, open_review
 from medseg.review.refusal import Refusal, ReviewError
-from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, read_decision
+from medseg.review.session import IN_PROGRESS, SEPARATOR, STATUSES, SessionError, clean_code, read_decision
 from medseg.review.worklist import Row, read_worklist
 from medseg.text import printable
 
@@ -30,6 +30,7 @@ class Submission:
     reviewer : a code, as it was entered.
     decided : when, ISO 8601, by the reviewer's clock; "" where unknown.
     comment : free text, which may name a patient.
+    source, prediction : digests of the scan and of the model's mask that the verdict is about; "" where unknown.
     """
 
     case: str
@@ -38,6 +39,13 @@ class Submission:
     reviewer: str = ""
     decided: str = ""
     comment: str = ""
+    source: str = ""
+    prediction: str = ""
+
+    @property
+    def is_of_prediction(self) -> bool:
+        """Whether it says something of the model's mask, instead of handing in one that stands for itself."""
+        return self.mask is None or self.status in ("rejected", "flagged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +67,63 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
     Raises
     ------
     OutputError
-        If `place` isn't there.
+        If `place` isn't there, or is a review folder whose record can't be read.
     """
     place = place or review.path
     if not place.exists():
         raise OutputError(f"{place}: there is no such file or folder; give what the reviewers saved")
+    shown = _shown(review, place)
     files = _files(place / CORRECTED if (place / MANIFEST).is_file() else place)
     verdicts = {path.stem: path for path in files if path.suffix == ".json"}
-    masks = {stem: path for path in files if (stem := _stem(path))}
+    masks = _masks(files)
     found: dict[str, Submission] = {}
     refused = [
         Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}")
         for path in files
-        if path not in verdicts.values() and path not in masks.values()
+        if path not in verdicts.values() and not _stem(path)
     ]
     for stem in sorted({*verdicts, *masks}):
         case, _, reviewer = stem.partition(SEPARATOR)
         try:
+            mask = _only(masks.get(stem, []))
             if stem in verdicts:
-                found[stem] = _from_decision(verdicts[stem], masks.get(stem))
+                found[stem] = _from_decision(verdicts[stem], mask)
             else:
-                found[stem] = Submission(case, mask=masks[stem], reviewer=reviewer)
+                found[stem] = replace(shown.get(case, Submission(case)), mask=mask, reviewer=reviewer)
         except ReviewError as error:
             refused.append(Refused(case, error.code, str(error)))
     spoken_for = {one.case for one in refused}
-    refused += _add_rows(place / WORKLIST, found, spoken_for)
+    refused += _add_rows(place / WORKLIST, found, spoken_for, shown)
     return [found[stem] for stem in sorted(found)], refused
+
+
+def _shown(review: ReviewFolder, place: Path) -> dict[str, Submission]:
+    """Return what each case showed there: a copy may be older than the folder."""
+    if not (place / MANIFEST).is_file():
+        return {}
+    cases = (review if place == review.path else open_review(place)).manifest.cases
+    return {case.case: Submission(case.case, source=case.source, prediction=case.prediction) for case in cases}
 
 
 def _files(place: Path) -> list[Path]:
     paths = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
     return [path for path in paths if path.is_file() and not path.name.startswith(".") and path.name != WORKLIST]
+
+
+def _masks(files: list[Path]) -> dict[str, list[Path]]:
+    """Return the masks among files, by their names without endings."""
+    masks: dict[str, list[Path]] = {}
+    for path in files:
+        if stem := _stem(path):
+            masks.setdefault(stem, []).append(path)
+    return masks
+
+
+def _only(masks: list[Path]) -> Path | None:
+    if len(masks) > 1:
+        names = " and ".join(printable(path.name) for path in masks)
+        raise ReviewError(Refusal.REPEATED_MASK, f"{names} are masks of the same case; keep the one that is meant")
+    return masks[0] if masks else None
 
 
 def _from_decision(path: Path, mask: Path | None) -> Submission:
@@ -110,10 +144,14 @@ def _from_decision(path: Path, mask: Path | None) -> Submission:
         decision.reviewer,
         decision.decided,
         decision.comment,
+        decision.source,
+        decision.prediction,
     )
 
 
-def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[str]) -> Iterator[Refused]:
+def _add_rows(
+    path: Path, found: dict[str, Submission], spoken_for: Container[str], shown: Mapping[str, Submission]
+) -> Iterator[Refused]:
     """Join the verdicts of the worklist to what was handed in; a case's own files say more than its row.
 
     A case of which a file was refused stays refused: its row alone would take the unedited mask for the verdict.
@@ -127,21 +165,43 @@ def _add_rows(path: Path, found: dict[str, Submission], spoken_for: Container[st
         return
     yield from (Refused(bad.case, Refusal.WORKLIST, bad.message) for bad in problems)
     for row in rows:
-        there = found.get(row.case)
         if row.case in spoken_for:
             continue
-        if there is None or not there.status:
-            found[row.case] = _from_row(row, there)
+        where = f"{path.name}, line {row.line}"
+        stem = _stem_of(row, found)
+        there = found.get(stem)
+        if not stem:
+            message = (
+                f"{where}: several people handed in {row.case}; write into the column reviewer whose verdict it is"
+            )
+            yield Refused(row.case, Refusal.WORKLIST, message)
+        elif there is None or not there.status:
+            found[stem] = _from_row(row, there or shown.get(row.case, Submission(row.case)))
         elif there.status != row.status:
-            found.pop(row.case)
-            where = f"{path.name}, line {row.line}"
+            found.pop(stem)
             message = f"{where}: {row.status}, but elsewhere {row.case} is {there.status}; make them agree"
             yield Refused(row.case, Refusal.WORKLIST, message)
 
 
-def _from_row(row: Row, there: Submission | None) -> Submission:
-    base = there or Submission(row.case)
-    reviewer = row.reviewer or base.reviewer
+def _stem_of(row: Row, found: Mapping[str, Submission]) -> str:
+    """Return the name of the hand-in that a row is about, be it new; "" if nobody can know.
+
+    A row with a code is about its reviewer's hand-in, or one without a code. A row without a code is about the one
+    that is called after the case alone, or the only one.
+    """
+    of_case = {stem: one for stem, one in found.items() if one.case == row.case}
+    if row.reviewer:
+        code = clean_code(row.reviewer)
+        mine = [stem for stem, one in of_case.items() if clean_code(one.reviewer).casefold() == code.casefold()]
+        unsigned = [stem for stem, one in of_case.items() if not one.reviewer]
+        return (*mine, *unsigned, row.case + SEPARATOR + code)[0]
+    if row.case in of_case or not of_case:
+        return row.case
+    return next(iter(of_case)) if len(of_case) == 1 else ""
+
+
+def _from_row(row: Row, base: Submission) -> Submission:
+    reviewer = base.reviewer or row.reviewer
     return replace(base, status=row.status, reviewer=reviewer, decided=row.decided, comment=row.comment)
 
 

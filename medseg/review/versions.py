@@ -6,7 +6,10 @@
     REVIEW/reviews/<case>/chosen.json        which version holds, where reviewers disagree
 
 A newer version of the same reviewer takes the place of the older. Two reviewers whose versions differ are a
-conflict, and neither holds until a person chooses; a version that comes after the choice is a new conflict.
+conflict, and neither holds until a person chooses; a version that comes after the choice is a new conflict. A flag
+asks that somebody else look, and a later verdict of somebody else answers it; a flag that comes later is a conflict.
+A version holds for the scan that it is of, not for another one that has come under the same name; a rejection or a
+flag is of one prediction, and says nothing of a later one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -157,7 +161,10 @@ def versions_of(folder: Path, case: str) -> tuple[Version, ...]:
 
 
 def standing(review: ReviewFolder, case: str) -> Standing:
-    """Return what holds of a case."""
+    """Return what holds of a case: of its present scan, because its name may have gone to another one."""
+    shown = next((known for known in review.manifest.cases if known.case == case), None)
+    if shown is None:
+        return Standing(None)
     versions = versions_of(review.path, case)
     choice = _read_choice(review, case)
     considered = versions
@@ -166,10 +173,19 @@ def standing(review: ReviewFolder, case: str) -> Standing:
         if not chosen:
             raise OutputError(f"{case}: {CHOICE} names version {choice.version}, which is not there; choose again")
         considered = (*chosen, *(version for version in versions if version.number > choice.among))
-    latest = tuple({version.reviewer: version for version in considered}.values())  # of each reviewer the last
+    of_scan = [version for version in considered if version.source == shown.source]
+    latest_by_reviewer = {version.reviewer: version for version in of_scan}.values()
+    latest = _unanswered(one for one in latest_by_reviewer if one.is_usable or one.prediction == shown.prediction)
     if len({version.mask or version.status for version in latest}) > 1:
         return Standing(None, latest)
     return Standing(max(latest, key=lambda version: version.number, default=None))
+
+
+def _unanswered(versions: Iterable[Version]) -> tuple[Version, ...]:
+    """Return versions but the flags, which ask that somebody else look, after which somebody else gave a verdict."""
+    versions = tuple(versions)
+    last = max((version.number for version in versions if version.status != "flagged"), default=0)
+    return tuple(version for version in versions if version.status != "flagged" or version.number > last)
 
 
 def choose(review: ReviewFolder, case: str, number: int) -> None:

@@ -15,7 +15,7 @@ from medseg.config import BatchConfig
 from medseg.errors import ConfigError, OutputError
 from medseg.io.dicom_seg import Algorithm, write_dicom_seg
 from medseg.io.dicom_write import write_series
-from medseg.io.nifti import read_nifti, write_mask
+from medseg.io.nifti import read_mask, read_nifti, write_mask, write_volume
 from medseg.io.scan import read_scan, source_files
 from medseg.io.slicer import read_seg_nrrd
 from medseg.provenance import digest_files
@@ -24,6 +24,9 @@ from medseg.review.export import Selection, export_review
 from medseg.review.folder import CASE_TAG, open_review
 from medseg.review.importing import import_review
 from medseg.review.refusal import Refusal
+from medseg.review.session import Session
+from medseg.review.versions import mask_path, standing
+from medseg.review.worklist import entered_verdicts
 from medseg.volume import Mask, Source, Volume
 
 from ..quality.results import record, write_results
@@ -107,15 +110,39 @@ def test_a_mask_that_was_changed_is_not_exported(results):
     assert [case for case, _ in export(results).problems] == ["beta"]
 
 
+def segment_again(results, case: str, mask: Mask, scan: Volume | None = None) -> None:
+    """Act as a later run in the same folder does, perhaps on another scan of the same name."""
+    path, place = results.parent / "scans" / f"{case}.nii.gz", results / "cases" / case
+    if scan is not None:
+        write_volume(path, scan)
+    write_mask(place / MASK, mask, Source("nifti", (path,)), LABELS)
+    told = json.loads((place / "case.json").read_text())
+    told["outputs"] = {MASK: digest_files([place / MASK])}
+    told["inputs"]["source"] = digest_files([path])
+    (place / "case.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("seed", [0, 2], ids=["same mask", "other mask"])
+def test_a_verdict_does_not_move_to_another_scan_of_the_name(results, seed):
+    review = export(results).review
+    verdict(review, "alpha", "accepted")
+    take(review)
+    other = Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid)
+    segment_again(results, "alpha", make_mask(seed), other)
+    again = export(results)
+    assert again.problems == ()
+    entry = again.review.case("alpha")
+    assert np.array_equal(read_nifti(review.path / entry.images[0]).array, other.array)
+    assert standing(again.review, "alpha").version is None
+    assert reviewed_cases(again.review) == ()
+    assert [one.was_taken for one in take(again.review).taken] == [True]
+    assert standing(again.review, "alpha").version is None
+
+
 def test_a_correction_is_not_lost_when_the_case_is_segmented_again(results):
     review = export(results).review
     verdict(review, "alpha", "corrected", corrected_of(make_mask(0)))
-    scan = results.parent / "scans" / "alpha.nii.gz"
-    place = results / "cases" / "alpha"
-    write_mask(place / MASK, make_mask(1), Source("nifti", (scan,)), LABELS)
-    text = json.loads((place / "case.json").read_text())
-    text["outputs"] = {MASK: digest_files([place / MASK])}
-    (place / "case.json").write_text(json.dumps(text))
+    segment_again(results, "alpha", make_mask(1))
     summary = export(results)
     assert [case for case, _ in summary.problems] == ["alpha"]
     assert "run medseg review import first" in summary.problems[0][1]
@@ -125,6 +152,119 @@ def test_a_correction_is_not_lost_when_the_case_is_segmented_again(results):
     entry = again.review.case("alpha")
     assert np.array_equal(again.review.prediction(entry).array, make_mask(1).array)
     assert len(reviewed_cases(again.review)) == 1  # the correction stands
+
+
+def enter(review, *rows: str) -> None:
+    (review.path / "worklist.csv").write_text("\n".join(["case,status,reviewer", *rows]) + "\n")
+
+
+def mask_that_holds(review, case: str) -> np.ndarray:
+    return read_mask(mask_path(review, standing(review, case).version)).array
+
+
+def test_a_verdict_in_the_worklist_stays_with_the_mask_that_was_seen(results):
+    review = export(results).review
+    enter(review, "alpha,accepted,")
+    segment_again(results, "alpha", make_mask(1))
+    summary = export(results)
+    assert [case for case, _ in summary.problems] == ["alpha"]
+    assert "run medseg review import first" in summary.problems[0][1]
+    assert take(review).exit_code == 0
+    again = export(results)
+    assert again.problems == ()
+    assert entered_verdicts(review.path / "worklist.csv") == {}  # the new mask has no verdict
+    assert take(again.review).taken == ()
+    assert np.array_equal(mask_that_holds(again.review, "alpha"), make_mask(0).array)
+
+    enter(review, "alpha,accepted,")
+    assert not take(again.review).taken[0].was_taken
+    assert np.array_equal(mask_that_holds(again.review, "alpha"), make_mask(1).array)
+    segment_again(results, "alpha", make_mask(2))
+    assert export(results).problems == ()
+
+
+def test_a_verdict_waits_though_somebody_elses_is_imported(results):
+    review = export(results).review
+    verdict(review, "alpha", "accepted", who="anna")
+    take(review)
+    enter(review, "alpha,rejected,bob")
+    segment_again(results, "alpha", make_mask(1))
+    assert [case for case, _ in export(results).problems] == ["alpha"]
+
+
+def test_imported_work_never_blocks_later_masks(results):
+    review = export(results).review
+    verdict(review, "alpha", "corrected", corrected_of(make_mask(0)))
+    take(review)
+    for seed in (1, 2):
+        segment_again(results, "alpha", make_mask(seed))
+        assert export(results).problems == ()
+
+
+def test_verdicts_of_a_copy_that_is_older_than_the_masks_are_refused(results, tmp_path):
+    review = export(results).review
+    shutil.copytree(review.path, tmp_path / "copy")
+    copy = open_review(tmp_path / "copy")
+    enter(copy, "alpha,accepted,", "beta,accepted,")
+    verdict(copy, "gamma.2", "flagged")
+    for case in ("alpha", "gamma.2"):
+        segment_again(results, case, make_mask(1))
+    scan = Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid)
+    segment_again(results, "beta", make_mask(0), scan)
+    summary = take(export(results).review, copy.path)
+    assert summary.taken == ()
+    assert {one.case: one.code for one in summary.refused} == {
+        "alpha": Refusal.CHANGED_PREDICTION,
+        "beta": Refusal.CHANGED_SCAN,
+        "gamma.2": Refusal.CHANGED_PREDICTION,
+    }
+
+
+def test_edits_without_a_verdict_keep_their_case_and_its_mask(results):
+    review = export(results).review
+    session = Session(review.path)
+    session.sign_in("ab")
+    session.position = [case.case for case in session.cases].index("alpha")
+    session.save_work(lambda path: bool(path.write_bytes(b"edits")))
+    enter(review, "beta,accepted,")
+    first = export(results, selection=Selection(first=1)).review
+    assert [case.case for case in first.manifest.cases] == ["gamma.2", "beta", "alpha"]
+    assert set(entered_verdicts(review.path / "worklist.csv")) == {"beta"}
+    segment_again(results, "alpha", make_mask(1))
+    ((case, problem),) = export(results).problems
+    assert case == "alpha"
+    assert "session/ holds edits of the older mask" in problem
+    session.work_path().unlink()
+    assert export(results).problems == ()
+
+
+def test_a_session_asks_again_where_a_rejected_mask_was_drawn_anew(results):
+    review = export(results).review
+    verdict(review, "alpha", "rejected")
+    verdict(review, "beta", "corrected", corrected_of(make_mask(1)))
+    take(review)
+    for case in ("alpha", "beta"):
+        segment_again(results, case, make_mask(2))
+    assert export(results).problems == ()
+    session = Session(review.path)
+    session.sign_in("ab")
+    assert session.finished == 1
+    by_case = {case.case: session.own_decision(case) for case in session.cases}
+    assert by_case["alpha"] is None
+    assert by_case["beta"].status == "corrected"  # this mask of the scan stands
+
+
+def test_a_session_asks_again_where_the_scan_was_replaced(results):
+    review = export(results).review
+    verdict(review, "alpha", "accepted")
+    take(review)
+    segment_again(results, "alpha", make_mask(0), Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid))
+    assert export(results).problems == ()
+    session = Session(review.path)
+    session.sign_in("ab")
+    assert session.finished == 0
+    session.position = [case.case for case in session.cases].index("alpha")
+    assert session.mask_to_show() == review.path / "masks" / "alpha.seg.nrrd"
 
 
 def test_sheared_scans_open_in_itk(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.io.nifti import read_mask, write_mask, write_volume
 from medseg.provenance import digest_files
 from medseg.review.dataset import reviewed_cases, write_dataset
-from medseg.review.folder import ReviewFolder
+from medseg.review.folder import ReviewFolder, write_manifest
 from medseg.review.importing import ImportSummary, import_review
 from medseg.review.refusal import Refusal
 from medseg.review.results import evaluation, standing_versions, write_reviews
@@ -128,6 +129,26 @@ def test_the_same_again_is_not_a_new_version(review):
     assert len(versions_of(review.path, "alpha")) == 1
 
 
+def test_going_back_to_an_earlier_verdict_is_a_new_version(review):
+    for status in ("accepted", "rejected", "accepted"):
+        (review.path / "worklist.csv").write_text(f"case,status,decided\nalpha,{status},2026-11-20\n")
+        assert not take(review).taken[0].was_taken
+        assert take(review).taken[0].was_taken
+    assert standing(review, "alpha").version.name == "v003"
+
+
+def test_an_older_verdict_that_still_lies_there_stays_the_older_one(review, tmp_path):
+    verdict(review, "alpha", "accepted")
+    shutil.copytree(review.path / "corrected", tmp_path / "usb")
+    take(review)
+    path = review.path / "corrected" / "alpha.json"
+    later = {**json.loads(path.read_text()), "status": "rejected", "mask": "", "decided": "2999-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(later))
+    take(review)
+    assert take(review, tmp_path / "usb").taken[0].was_taken
+    assert standing(review, "alpha").version.status == "rejected"
+
+
 def test_versions_are_never_written_over(review):
     verdict(review, "alpha", "accepted")
     take(review)
@@ -177,6 +198,34 @@ def test_two_reviewers_who_agree_are_no_conflict(review):
     assert standing(review, "alpha").version is not None
 
 
+def test_a_flag_is_answered_by_a_colleagues_later_verdict(review):
+    verdict(review, "alpha", "flagged", who="anna")
+    take(review)
+    verdict(review, "alpha", "corrected", corrected_of(make_mask(0)), who="bob")
+    summary = take(review)
+    assert (summary.exit_code, summary.conflicts) == (0, {})
+    assert standing(review, "alpha").version.status == "corrected"
+
+
+def test_a_flag_on_a_colleagues_verdict_is_a_conflict(review):
+    verdict(review, "alpha", "accepted", who="bob")
+    take(review)
+    verdict(review, "alpha", "flagged", who="anna")
+    assert [version.status for version in take(review).conflicts["alpha"]] == ["accepted", "flagged"]
+
+
+def test_a_rejection_says_nothing_of_a_later_prediction(review):
+    verdict(review, "alpha", "rejected", who="anna")
+    take(review)
+    entry, others = review.case("alpha"), [case for case in review.manifest.cases if case.case != "alpha"]
+    redrawn = entry.model_copy(update={"prediction": "another"})
+    later = write_manifest(review.path, review.manifest.model_copy(update={"cases": (redrawn, *others)}))
+    assert standing(later, "alpha").version is None
+    verdict(later, "alpha", "accepted", who="bob")
+    assert take(later).conflicts == {}
+    assert standing(later, "alpha").version.status == "accepted"
+
+
 def test_one_bad_file_costs_only_itself(review, hand_in):
     hand_in("alpha", corrected_of(make_mask(0)))
     hand_in("beta", make_mask(1), segments=segments_of(status="inprogress"))
@@ -196,6 +245,18 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
     }
     assert summary.exit_code == 1
     assert [path.name for path in (review.path / "reviews").iterdir()] == ["alpha"]
+
+
+def test_two_masks_of_one_name_are_refused_and_named(review, hand_in):
+    hand_in("alpha", corrected_of(make_mask(0)))
+    scan = Source("nifti", (review.path / "scans" / "alpha.nii.gz",))
+    write_mask(review.path / "corrected" / "alpha.nii.gz", make_mask(0), scan)
+    (review.path / "worklist.csv").write_text("case,status\nalpha,corrected\n")
+    summary = take(review)
+    assert summary.taken == ()
+    (refused,) = summary.refused
+    assert refused.code == Refusal.REPEATED_MASK
+    assert refused.message.startswith("alpha.nii.gz and alpha.seg.nrrd are masks of the same case")
 
 
 def test_what_a_session_left_unfinished_is_refused(review):

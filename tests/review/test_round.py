@@ -17,7 +17,7 @@ from medseg.errors import DatasetError, OutputError
 from medseg.labels import LabelMap
 from medseg.networks.model import load_model, save_model
 from medseg.review.export import export_review
-from medseg.review.folder import open_review
+from medseg.review.folder import open_review, write_manifest
 from medseg.review.importing import ImportTerms, import_submission
 from medseg.review.round import Corrections, RoundOptions, RoundResult, gather_corrections, review_round
 from medseg.review.submissions import Submission
@@ -204,6 +204,19 @@ def test_a_held_out_case_is_refused_by_name_and_by_contents(root):
         (root / "data" / kind / "u0.nii.gz").rename(root / "data" / kind / "renamed.nii.gz")
     with pytest.raises(DatasetError, match="held out for measuring: u0"):
         go(root, experiment(root, validation=["renamed"]))
+
+
+def test_every_copy_of_a_held_out_scan_is_refused(root):
+    folder = open_review(root / "review")
+    source = folder.case("u0").source
+    copies = tuple(case.model_copy(update={"source": source}) for case in folder.manifest.cases)
+    write_manifest(folder.path, folder.manifest.model_copy(update={"cases": copies}))
+    accept(root, "u0", "u1")
+    for kind, name in (("images", "u0"), ("labels", "a0")):
+        shutil.copy(root / "data" / kind / f"{name}.nii.gz", root / "data" / kind / "renamed.nii.gz")
+    original = read_dataset(experiment(root, validation=["renamed"]).dataset)
+    with pytest.raises(DatasetError, match="2 reviewed cases are held out for measuring: u0, u1"):
+        gather_corrections(open_review(root / "review"), original)
 
 
 def test_a_mask_that_the_dataset_has_stays(root):

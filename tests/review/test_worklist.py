@@ -106,6 +106,52 @@ def test_verdicts_in_the_table_are_taken(review, hand_in):
     }
 
 
+@pytest.mark.parametrize("name", ["alpha~anna", "alpha~Anna"])
+@pytest.mark.parametrize("reviewer", ["anna", ""])
+def test_a_row_finishes_the_mask_of_its_reviewer(review, hand_in, name, reviewer):
+    from .conftest import make_mask, segments_of
+    from .test_corrected import corrected_of
+
+    hand_in("alpha", corrected_of(make_mask(0)), name=name, segments=segments_of(status="inprogress"))
+    (review.path / "worklist.csv").write_text(f"case,status,reviewer\nalpha,accepted,{reviewer}\n")
+    summary = take(review)
+    assert summary.refused == ()
+    assert [one.version.status for one in summary.taken] == ["corrected"]
+
+
+def test_a_row_without_a_reviewer_says_nothing_of_several_peoples_masks(review, hand_in):
+    from .conftest import make_mask, segments_of
+
+    for name in ("alpha~anna", "alpha~bob"):
+        hand_in("alpha", make_mask(0), name=name, segments=segments_of(status="inprogress"))
+    (review.path / "worklist.csv").write_text("case,status\nalpha,accepted\n")
+    summary = take(review)
+    assert summary.taken == ()
+    assert [one.code for one in summary.refused] == [Refusal.WORKLIST, Refusal.UNFINISHED, Refusal.UNFINISHED]
+    assert "line 2: several people handed in alpha; write into the column reviewer" in summary.refused[0].message
+
+
+def test_a_row_of_somebody_without_a_file_is_that_persons_own(review, hand_in):
+    from .conftest import make_mask
+    from .test_corrected import corrected_of
+
+    hand_in("alpha", corrected_of(make_mask(0)), name="alpha~anna")
+    (review.path / "worklist.csv").write_text("case,status,reviewer\nalpha,accepted,bob\n")
+    summary = take(review)
+    assert sorted(one.version.status for one in summary.taken) == ["accepted", "corrected"]
+    assert list(summary.conflicts) == ["alpha"]
+
+
+def test_a_row_of_another_reviewer_than_the_sessions_is_no_contradiction_in_the_table(review):
+    from .test_import import verdict
+
+    verdict(review, "alpha", "rejected", who="anna")
+    (review.path / "worklist.csv").write_text("case,status,reviewer\nalpha,accepted,bob\nbeta,accepted,\n")
+    summary = take(review)
+    assert summary.refused == ()
+    assert list(summary.conflicts) == ["alpha"]
+
+
 def test_a_row_that_contradicts_a_session_is_refused(review):
     from .test_import import verdict
 
