@@ -249,6 +249,32 @@ def test_pages_of_other_sites_are_not_served_without_a_token(client):
     http = client()
     assert http.get("/info/", headers={"Host": "evil.example:8000"}).status_code == 403
     assert http.get("/info/", headers={"Host": "localhost:8000"}).status_code == 200
+    script = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, script):
+        for path in (f"/batch/infer/{NAME}", "/train/", "/activelearning/random"):
+            answer = http.post(path, headers=headers)
+            assert answer.status_code == 403
+            assert "open the server's own address" in answer.json()["detail"]
+    assert http.post("/activelearning/random", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 200
+    link = {**script, "Sec-Fetch-Mode": "navigate"}  # in a report, which is a file
+    assert http.get("/", headers=link).status_code == 200
+
+
+def test_the_address_that_is_shown_leads_to_where_links_begin(client):
+    tokens = Tokens(bytes(range(32)))
+    http = client(tokens)
+    page = http.get(f"/key/{tokens.token}")
+    assert page.status_code == 200
+    assert page.url.path == f"/key/{tokens.token}/"
+    assert http.get(f"/key/{tokens.token}", follow_redirects=False).headers["location"] == f"{tokens.token}/"
+    assert http.get("/key/wrong").status_code == 401
+
+
+def test_strangers_may_send_a_password_and_no_more(client):
+    http = client(Tokens(bytes(range(32))))
+    answer = http.post("/auth/token", files={"password": ("a.bin", bytes(20_000))})
+    assert answer.status_code == 413
+    assert "larger than 0.01 MB" in answer.json()["detail"]
 
 
 def test_uploads_are_bounded(client, no_model):
