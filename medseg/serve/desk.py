@@ -15,6 +15,7 @@ from medseg.batch.record import CaseRecord
 from medseg.errors import ConfigError
 from medseg.io.nifti import read_mask
 from medseg.io.scan import read_case
+from medseg.io.slicer import claimed_sizes
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
@@ -24,7 +25,6 @@ from medseg.review.folder import MANIFEST, REVIEWS, Manifest, ReviewCase, Review
 from medseg.review.importing import ImportTerms, Taken, import_submission
 from medseg.review.submissions import Submission
 from medseg.review.versions import Version, mask_path, standing, versions_of
-from medseg.serve.files import claimed_sizes
 from medseg.serve.numbering import check_size, write_named
 from medseg.serve.studies import digest_of
 from medseg.volume import Case, Mask
@@ -150,8 +150,9 @@ class Desk:
             if hand_in.file.name.endswith(NIFTI_ENDINGS):
                 named = hand_in.file.with_name(f"named{SLICER_ENDING}")
                 write_named(named, hand_in.file, hand_in.names, entry, self.labels)
-            elif sizes := claimed_sizes(hand_in.file):
-                check_size(sizes, entry, layers=len(self.labels.labels) + SPARE_LAYERS)
+            else:
+                layers = len(self.labels.labels) + SPARE_LAYERS
+                check_size(claimed_sizes(hand_in.file), entry, layers)
             submission = Submission(case.id, "corrected", named, hand_in.reviewer)
             taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
         self._judged.add(case.id)

@@ -301,10 +301,13 @@ def test_a_bomb_in_a_label_is_not_inflated(client, no_model):
     bomb = gzip.compress(header.binaryblock + bytes(4 + 10_000_000), 1)
     answer = submit(http, "alpha", bomb)
     assert answer.status_code == 422
-    seg = b"NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 2000 1000 1000\nencoding: gzip\n\n" + bomb
-    answer = submit(http, "alpha", seg, file="x.seg.nrrd")
-    assert answer.status_code == 422
-    assert "draw it on the scan itself" in answer.json()["detail"]
+    for sizes in (b"sizes: 2000 1000 1000", b"SIZES:\t2000\t1000\t1000", b"sizes: 1 1 1\nsizes: 2000 1000 1000"):
+        seg = b"NRRD0004\ntype: unsigned char\ndimension: 3\n" + sizes + b"\nencoding: gzip\n\n" + bomb
+        answer = submit(http, "alpha", seg, file="x.seg.nrrd")
+        assert answer.status_code == 422
+        assert "draw it on the scan itself" in answer.json()["detail"]
+    answer = submit(http, "alpha", b"NRRD0004\nsizes: many\n\n", file="x.seg.nrrd")
+    assert "does not say how many voxels" in answer.json()["detail"]
 
 
 def test_many_clients_at_once_get_right_answers(client):
