@@ -12,7 +12,8 @@ from threading import Lock
 import numpy as np
 
 from medseg.batch.record import CaseRecord
-from medseg.errors import ConfigError
+from medseg.catalog.anonymous import without_file_names
+from medseg.errors import ConfigError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.io.scan import read_case
 from medseg.io.slicer import claimed_sizes
@@ -26,8 +27,8 @@ from medseg.review.importing import ImportTerms, Taken, import_submission
 from medseg.review.submissions import Submission
 from medseg.review.versions import Version, mask_path, standing, versions_of
 from medseg.serve.numbering import check_size, write_named
-from medseg.serve.studies import digest_of
-from medseg.volume import Case, Mask
+from medseg.serve.studies import digest_of, files_of
+from medseg.volume import Case, Mask, Volume
 
 SPARE_LAYERS = 8
 """Layers that a segmentation may have beside one a label, for segments that a reviewer added."""
@@ -175,7 +176,7 @@ class Desk:
             return known
         source = digest_of(case)
         if not known or known.source != source or not self._is_whole(known):
-            volume, _ = read_case(case)
+            volume = _read(case)
             empty = Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid)
             known = self._keep(self._writer.write(case, volume, empty, Origin(source)))
         self._fresh.add(case.id)
@@ -194,3 +195,10 @@ class Desk:
     def _manifest(self) -> Manifest:
         cases = sorted(self._entries.values(), key=lambda case: (-case.priority, case.case))
         return Manifest(exported=timestamp(), model=self.model, labels=self.labels, cases=tuple(cases))
+
+
+def _read(case: Case) -> Volume:
+    try:
+        return read_case(case)[0]
+    except ScanError as error:
+        raise ScanError(error.code, without_file_names(str(error), files_of(case), case.id)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from medseg.batch.intake import open_catalog
 from medseg.batch.listing import list_cases
@@ -55,6 +56,11 @@ def open_studies(settings: ServeSettings, channels: int) -> Iterator[Studies]:
         yield Studies(cases, len(listing.rejected))
 
 
+def files_of(case: Case) -> list[Path]:
+    """Return every file of a scan."""
+    return [file for source in case.images for file in source_files(source)]
+
+
 def digest_of(case: Case) -> str:
     """Return the digest of the files of a scan; raises `OSError` if one can't be read."""
-    return digest_files([file for source in case.images for file in source_files(source)])
+    return digest_files(files_of(case))

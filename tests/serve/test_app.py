@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
+from shutil import copyfile
 from threading import Event
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medseg.config import BatchConfig
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask
 from medseg.io.slicer import read_seg_nrrd
@@ -369,6 +371,25 @@ def test_a_server_that_starts_again_knows_what_was_labelled(client, no_model):
     again = client(**no_model)
     assert again.get("/datastore/").json()["completed"] == 1
     assert set(again.get("/datastore/?output=all").json()["objects"]["gamma"]["labels"]) == {"final"}
+
+
+@pytest.fixture
+def own_studies(studies, tmp_path):
+    """A studies folder of one scan, which may be replaced."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    copyfile(studies / "alpha.nii.gz", folder / "alpha.nii.gz")
+    return folder
+
+
+def test_a_scan_that_cannot_be_read_is_called_by_its_pseudonym(client, no_model, own_studies, tmp_path):
+    content = gzip.decompress((own_studies / "alpha.nii.gz").read_bytes())
+    (own_studies / "Muster_Anna_1950.nii.gz").write_bytes(gzip.compress(content[: len(content) // 2]))
+    http = client(studies=own_studies, batch=BatchConfig(key=tmp_path / "key", pseudonymize=True), **no_model)
+    answers = [http.get("/datastore/image/info", params={"image": case}) for case in http.service.studies.cases]
+    (detail,) = [answer.json()["detail"] for answer in answers if answer.status_code == 422]
+    assert detail.startswith("case-")
+    assert "Muster" not in detail
 
 
 def test_the_log_names_no_path_and_no_person(client, studies, no_model):
