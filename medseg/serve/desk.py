@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -22,12 +22,13 @@ from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
 from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
 from medseg.review.entry import EntryWriter, Origin, with_priority
-from medseg.review.folder import MANIFEST, REVIEWS, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
+from medseg.review.folder import MANIFEST, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
 from medseg.review.importing import ImportTerms, Taken, import_submission
 from medseg.review.submissions import Submission
 from medseg.review.versions import Version, mask_path, standing, versions_of
 from medseg.serve.numbering import check_size, write_named
-from medseg.serve.studies import digest_of, files_of
+from medseg.serve.refusal import UNPROCESSABLE, RequestError
+from medseg.serve.studies import Stamp, digest_of, files_of, stamp_of
 from medseg.volume import Case, Mask, Volume
 
 SPARE_LAYERS = 8
@@ -68,7 +69,7 @@ class Desk:
     model: str = ""
     _entries: dict[str, ReviewCase] = field(default_factory=dict)
     _review: ReviewFolder = field(init=False)
-    _fresh: set[str] = field(default_factory=set)
+    _fresh: dict[str, Stamp | None] = field(default_factory=dict)
     _judged: set[str] = field(default_factory=set)
     _all: Lock = field(default_factory=Lock)
     _each: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
@@ -83,7 +84,6 @@ class Desk:
                 )
             self._entries = {case.case: case for case in manifest.cases}
         self._review = ReviewFolder(self.folder, self._manifest())
-        self._judged = {path.name for path in (self.folder / REVIEWS).glob("*") if versions_of(self.folder, path.name)}
 
     @property
     def review(self) -> ReviewFolder:
@@ -91,7 +91,7 @@ class Desk:
         return self._review
 
     def is_judged(self, case: str) -> bool:
-        """Whether somebody has handed in a label."""
+        """Whether somebody has handed in a label of the scan as it is."""
         return case in self._judged
 
     def prediction(self, case: str) -> Path | None:
@@ -105,8 +105,18 @@ class Desk:
 
     def final(self, case: str) -> tuple[Version, Path] | None:
         """Return the version that holds, and its mask; None without one, or where reviewers disagree."""
-        version = standing(self.review, case).version if self.is_judged(case) else None
-        return (version, mask_path(self.review, version)) if version and version.is_usable else None
+        entry = self._entries.get(case)
+        version = standing(self.review, case).version if entry and self.is_judged(case) else None
+        if not entry or not version or not version.is_usable or version.source != entry.source:
+            return None
+        return version, mask_path(self.review, version)
+
+    def recall(self, cases: Iterable[Case]) -> None:
+        """Find the labels of earlier runs; those of a scan that was replaced since count no more."""
+        for case in cases:
+            if versions_of(self.folder, case.id):
+                with suppress(ScanError):  # told when somebody asks for it
+                    self.entry(case)
 
     def entry(self, case: Case) -> ReviewCase:
         """Return the record of a case, whose scan is written if it is not there or has changed.
@@ -127,10 +137,19 @@ class Desk:
         Parameters
         ----------
         mask : the file of the mask that `record` is of.
+
+        Raises
+        ------
+        RequestError
+            422 if the mask is of another scan than the case has now.
         """
         origin = Origin(record.inputs.source, digest_files([mask]), record.inputs.model)
         with self._of(case):
             entry = self._entry(case)
+            if entry.source != origin.source:
+                raise RequestError(
+                    UNPROCESSABLE, f"{case.id}: the scan changed while it was segmented; segment it again"
+                )
             if (entry.prediction, entry.model) != (origin.prediction, origin.model):
                 entry = self._writer.redraw(entry, read_mask(mask), origin)
             return self._keep(with_priority(entry, reviewed))
@@ -156,7 +175,7 @@ class Desk:
                 check_size(claimed_sizes(hand_in.file), entry, layers)
             submission = Submission(case.id, "corrected", named, hand_in.reviewer)
             taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
-        self._judged.add(case.id)
+            self._find_labels(entry)
         return taken
 
     @property
@@ -171,16 +190,24 @@ class Desk:
             yield
 
     def _entry(self, case: Case) -> ReviewCase:
-        known = self._entries.get(case.id)
-        if known and case.id in self._fresh:
+        known, stamp = self._entries.get(case.id), stamp_of(case)
+        if known and case.id in self._fresh and stamp in (None, self._fresh[case.id]):
             return known
         source = digest_of(case)
         if not known or known.source != source or not self._is_whole(known):
             volume = _read(case)
             empty = Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid)
             known = self._keep(self._writer.write(case, volume, empty, Origin(source)))
-        self._fresh.add(case.id)
+        self._find_labels(known)
+        self._fresh[case.id] = stamp
         return known
+
+    def _find_labels(self, entry: ReviewCase) -> None:
+        """Note whether there is a label of the scan as it is."""
+        if any(version.source == entry.source for version in versions_of(self.folder, entry.case)):
+            self._judged.add(entry.case)
+        else:
+            self._judged.discard(entry.case)
 
     def _is_whole(self, entry: ReviewCase) -> bool:
         return all((self.folder / path).is_file() for path in (*entry.images, entry.shown, entry.mask))

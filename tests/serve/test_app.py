@@ -20,6 +20,7 @@ from medseg.review.entry import EntryWriter
 from medseg.review.folder import open_review
 from medseg.review.versions import versions_of
 from medseg.serve import desk
+from medseg.serve.refusal import RequestError
 from medseg.serve.settings import Limits
 from medseg.serve.tokens import Tokens
 from medseg.volume import Mask
@@ -380,6 +381,46 @@ def own_studies(studies, tmp_path):
     folder.mkdir()
     copyfile(studies / "alpha.nii.gz", folder / "alpha.nii.gz")
     return folder
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_label_counts_only_while_the_scan_is_the_one_that_it_is_of(
+    client, no_model, studies, own_studies, is_running
+):
+    http = client(studies=own_studies, **no_model)
+    submit(http, "alpha", label_file(as_slicer_numbers()))
+    assert http.post("/activelearning/random").json() == {}
+    for scan, is_labelled in (("delta", False), ("alpha", True)):
+        copyfile(studies / f"{scan}.nii.gz", own_studies / "alpha.nii.gz")
+        if is_running:
+            http.get("/datastore/image/info?image=alpha")
+        else:
+            http = client(studies=own_studies, **no_model)
+        assert http.get("/datastore/").json()["completed"] == is_labelled
+        assert http.post("/activelearning/random").json().get("id") == (None if is_labelled else "alpha")
+        assert http.get("/datastore/label?label=alpha").status_code == (200 if is_labelled else 404)
+        shown = gzip.decompress(http.get("/datastore/image?image=alpha").content)
+        expected = nib.load(own_studies / "alpha.nii.gz").get_fdata()
+        assert np.array_equal(nib.Nifti1Image.from_bytes(shown).get_fdata(), expected)
+
+
+def test_a_scan_that_is_out_of_reach_for_a_while_is_taken_as_unchanged(client, no_model, own_studies):
+    http = client(studies=own_studies, **no_model)
+    http.get("/datastore/image?image=alpha")
+    (own_studies / "alpha.nii.gz").unlink()
+    assert submit(http, "alpha", label_file(as_slicer_numbers())).status_code == 200
+    assert http.get("/datastore/image?image=alpha").status_code == 200
+
+
+def test_a_mask_of_a_scan_that_changed_meanwhile_is_not_kept(client, studies, own_studies):
+    http = client(studies=own_studies)
+    service, case = http.service, http.service.studies.case("alpha")
+    record = service.segmenter.segment(case)
+    copyfile(studies / "delta.nii.gz", own_studies / "alpha.nii.gz")
+    with pytest.raises(RequestError, match="alpha: the scan changed while it was segmented; segment it again"):
+        service.desk.draw(case, record, service.segmenter.mask(case), service.segmenter.review(record))
+    assert http.post(f"/infer/{NAME}?image=alpha&output=json").status_code == 200
+    assert service.desk.known("alpha").prediction
 
 
 def test_a_scan_that_cannot_be_read_is_called_by_its_pseudonym(client, no_model, own_studies, tmp_path):
