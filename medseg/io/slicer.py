@@ -211,6 +211,18 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     return Segmentation(values.reshape((count, *grid.shape), order="F"), grid, segments)
 
 
+def claimed_sizes(path: Path) -> tuple[int, ...]:
+    """Return the sizes that a segmentation file's header claims, without its voxels; raises as `read_seg_nrrd`."""
+    with path.open("rb") as stream:
+        fields, _ = _header(stream.read(HEADER_LIMIT), path.name)
+    try:
+        return tuple(map(int, fields["sizes"].split()))
+    except (KeyError, ValueError):
+        raise UnsupportedScanError(
+            ReasonCode.UNREADABLE, f"{path.name} does not say how many voxels it has; save it again"
+        ) from None
+
+
 def segment_name(label: Label) -> str:
     """Return what a label's segment is called."""
     return printable(label.name) or f"label_{label.value}"

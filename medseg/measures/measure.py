@@ -104,14 +104,16 @@ def measure_mask(volume: Volume, mask: Mask, labels: LabelMap, slice_axis: int |
 def likely_slice_axis(grid: Grid) -> int:
     """Return the axis along which the slices of a scan lie, as far as a grid tells.
 
-    It is the axis that is clearly coarser than both others; where none is, the one closest to the body's
-    long axis, because RECIST measures axial slices.
+    It is the only axis of one voxel, or else the one that is clearly coarser than both others; where none is, the one
+    closest to the body's long axis, because RECIST measures axial slices.
 
     Examples
     --------
     >>> likely_slice_axis(Grid((256, 20, 256), np.diag([1, 4, 1, 1])))
     1
     """
+    if grid.shape.count(1) == 1:
+        return grid.shape.index(1)
     order = np.argsort(grid.spacing)
     if grid.spacing[order[2]] > ANISOTROPY * grid.spacing[order[1]]:
         return int(order[2])

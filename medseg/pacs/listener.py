@@ -84,8 +84,7 @@ class Work:
 
     def recover(self) -> None:
         """Take up what another process left: a study that was being segmented is segmented again."""
-        for study in self.spool.listed("segmenting"):
-            self.spool.move(study, "complete")
+        self._take_back()
         if self.config.retry_failed:
             for study in self.spool.listed("failed"):
                 again: State = study.record.failed_in or "complete"
@@ -111,6 +110,7 @@ class Work:
 
     def step(self, segmenter: Segmenter, stop: Event) -> None:
         """Do once what is to be done, except sending."""
+        self._take_back()  # where the disk was full, the last step may have left a study behind
         for study in self.spool.complete(self.config.quiet_seconds):
             count = len(list(study.scans.iterdir()))
             self.journal.write(
@@ -130,6 +130,11 @@ class Work:
                 )
 
     # ---- segmenting
+
+    def _take_back(self) -> None:
+        """Let a study wait again that was begun and is in nobody's hands."""
+        for study in self.spool.listed("segmenting"):
+            self.spool.move(study, "complete")
 
     def segment(self, segmenter: Segmenter, study: Study) -> None:
         """Segment a study; it is tried again where the fault may pass."""
@@ -195,6 +200,10 @@ class Work:
     def send(self, study: Study) -> None:
         """Send a study's results to each destination that lacks them; what fails is tried again, with longer pauses."""
         record = study.record
+        if not record.send:
+            self.spool.move(study, "complete")
+            self._tell(study, "recovered", "what is to be sent is not known any more, it is segmented again")
+            return
         try:
             for destination in self.destinations:
                 if destination.name not in record.sent:

@@ -195,10 +195,12 @@ class Spool:
             for scan in earlier.scans.glob("*.dcm"):
                 _link(scan, received.scans / scan.name)
         flush_folder(received.scans)
+        for earlier in waiting:  # all it has is received; no half of it may wait after a crash
+            aside = self.root / INCOMING / earlier.folder.name
+            _rename(earlier.folder, aside)
+            shutil.rmtree(aside)
         study = Study(self.root / "complete" / f"{name}.{time_ns():x}")
         _rename(received.folder, study.folder)
-        for earlier in waiting:  # all it has is in the new one
-            shutil.rmtree(earlier.folder)
         return study
 
     def _all(self, name: str) -> list[Study]:

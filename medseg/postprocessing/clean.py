@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.boxes import Box, label_boxes, united
+from medseg.boxes import label_boxes, united
 from medseg.errors import LabelError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
@@ -94,7 +94,7 @@ def apply(array: NDArray, grid: Grid, rules: PostprocessingRules, labels: LabelM
     for structure, rule in reversed(active):
         box = united(boxes.get(value) for value in structure.values)
         if box is not None and rule.fill_holes:
-            _fill_holes(cleaned[box], structure, box, array.shape)
+            _fill_holes(cleaned[box], structure, array.shape)
     return cleaned
 
 
@@ -124,7 +124,7 @@ def _remove_components(view: NDArray, structure: Structure, rule: StructureRule,
         view[unwanted[components]] = structure.beneath
 
 
-def _fill_holes(view: NDArray, structure: Structure, box: Box, shape: tuple[int, ...]) -> None:
+def _fill_holes(view: NDArray, structure: Structure, shape: tuple[int, ...]) -> None:
     """Paint in `view`, the structure's box, the background that the structure encloses.
 
     Every hole lies inside the bounding box, and what reaches the box's side is open. Along an axis

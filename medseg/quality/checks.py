@@ -190,13 +190,18 @@ def _check_ingest(record: CaseRecord) -> Iterator[Finding]:
 
 
 def _check_presence(structures: dict[str, StructureFeatures], reference: Reference) -> Iterator[Finding]:
-    expected = [name for name, known in reference.structures.items() if known.share >= ALWAYS]
-    missing = [name for name in expected if name not in structures]
+    expected = {name: known.share for name, known in reference.structures.items() if known.share >= ALWAYS}
     if not structures and expected:
-        yield Finding(Flag.EMPTY, "", f"Nothing was found, though every training case has {' and '.join(expected)}.")
+        having = f"{_how_many(min(expected.values()))} has {' and '.join(expected)}"
+        yield Finding(Flag.EMPTY, "", f"Nothing was found, though {having}.")
         return
-    for name in missing:
-        yield Finding(Flag.MISSING, name, f"No {name} was found, though every training case has it.")
+    for name, share in expected.items():
+        if name not in structures:
+            yield Finding(Flag.MISSING, name, f"No {name} was found, though {_how_many(share)} has it.")
+
+
+def _how_many(share: float) -> str:
+    return "every training case" if share == 1 else "nearly every training case"
 
 
 def _check_suspicion(features: CaseFeatures, reference: Reference) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg.batch.summary import DONE
 from medseg.errors import DatasetError, GeometryError, LabelError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
@@ -89,7 +90,8 @@ def evaluate_folder(
     """Compare every true mask of a folder with the prediction of the same case.
 
     A folder of ``medseg segment`` knows which scans it was given: those that it could not segment count as
-    missed, and true masks of others are only named. In a plain folder every true mask counts.
+    missed, also where an earlier run left a mask, and true masks of others are only named. In a plain folder
+    every true mask counts.
 
     Parameters
     ----------
@@ -104,12 +106,15 @@ def evaluate_folder(
         If a folder is missing, there are no true masks, or no case of both folders matches.
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
-    if not set(true_masks) & set(predicted_masks):
+    statuses = run_statuses(predictions)
+    if statuses:
+        predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
+    if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
             f"{_some(true_masks)}); name each prediction after its true mask"
         )
-    given = given_cases(predictions) or set(true_masks)
+    given = set(statuses) or set(true_masks)
     pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items() if case in given]
     evaluation = evaluate_pairs(pairs, labels, tolerance_mm)
     unmatched = tuple(sorted(set(predicted_masks) - set(true_masks)))
@@ -135,13 +140,13 @@ def evaluate_pairs(
     )
 
 
-def given_cases(predictions: Path) -> set[str]:
-    """Return the cases that ``medseg segment`` was given, done or not; empty for a plain folder of masks."""
+def run_statuses(predictions: Path) -> dict[str, str]:
+    """Return how each case that ``medseg segment`` was given ended; empty for a plain folder of masks."""
     table = predictions / "cases.csv"
     if not table.is_file():
-        return set()
+        return {}
     with table.open(encoding="utf-8", newline="") as file:
-        return {row["case"] for row in csv.DictReader(file) if row.get("case")}
+        return {row["case"]: row["status"] for row in csv.DictReader(file) if row.get("case") and row.get("status")}
 
 
 def find_masks(folder: Path) -> dict[str, Path]:

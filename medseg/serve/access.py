@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 from fastapi import HTTPException  # starlette's own would become a 400 while a form is parsed
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 
 from medseg.serve.settings import Limits
 from medseg.serve.tokens import Tokens
@@ -29,6 +30,10 @@ PREFIX = "/key/"
 OPEN = ("/auth/", "/auth/token")
 """Paths that everybody may ask: whether a token is needed, and one for a password."""
 
+OPEN_MB = 0.01
+"""Largest body of a request for one of them, MB: a name and a password, of whoever it is."""
+
+NO_TOKEN = "the token is missing or wrong"
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 USER, ENTERED = "medseg.user", "medseg.entered"
 """Keys of a request's scope: a reviewer's code, and whether the address held the token."""
@@ -63,44 +68,66 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        entered = self._enter(scope, headers)
-        if entered is None:
-            status, message = (
-                (401, "the token is missing or wrong") if self._tokens else (403, "ask by a local address")
-            )
-            await self._refuse(status, message, scope, receive, send)
-            return
-        bounded = _Bounded(receive, headers, self._limits)
         sent = _Watched(send)
         try:
+            entered = self._enter(scope, headers)
+            if not entered["path"]:
+                await _with_slash(scope)(scope, receive, sent)
+                return
+            bounded = _Bounded(receive, headers, self._limits_of(entered))
             bounded.check_announced()
             await self._app(entered, bounded, sent)
         except HTTPException as error:
             if not sent.has_begun:
                 await self._refuse(error.status_code, error.detail, scope, receive, send)
 
-    def _enter(self, scope: Scope, headers: dict[bytes, bytes]) -> Scope | None:
-        """Return the scope of a request that may come in, its path without the token; None if it may not."""
+    def _enter(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
+        """Return the scope of a request that may come in, its path without the token; raises `HTTPException`."""
         path: str = scope["path"]
         if self._tokens is None:
-            host = headers.get(b"host", b"").decode("latin-1")
-            name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            return {**scope, ENTERED: True, USER: ""} if name in LOCAL else None
+            _check_site(headers)
+            return {**scope, ENTERED: True, USER: ""}
         if path.startswith(PREFIX):
             token, slash, rest = path.removeprefix(PREFIX).partition("/")
             if not self._tokens.is_right(token):
-                return None
-            inner = slash + rest or "/"
+                raise HTTPException(401, NO_TOKEN)
+            inner = slash + rest
             return {**scope, "path": inner, "raw_path": inner.encode(), ENTERED: True, USER: ""}
         user = self._tokens.user_of(headers.get(b"authorization", b"").decode("latin-1"))
         if user is None and path not in OPEN:
-            return None
+            raise HTTPException(401, NO_TOKEN)
         return {**scope, ENTERED: False, USER: user or ""}
+
+    def _limits_of(self, entered: Scope) -> Limits:
+        if entered["path"] not in OPEN:
+            return self._limits
+        return replace(self._limits, upload_mb=min(OPEN_MB, self._limits.upload_mb))
 
     async def _refuse(self, status: int, message: str, scope: Scope, receive: Receive, send: Send) -> None:
         logger.info("refused a request: %s", message)
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         await JSONResponse({"detail": message}, status, {**headers, "Connection": "close"})(scope, receive, send)
+
+
+def _check_site(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse what a page of another site asks, by the name that it has for this machine or by what the browser says.
+
+    A link of another page, such as a report's, may lead here: the browser does not show that page the answer.
+    """
+    host = headers.get(b"host", b"").decode("latin-1")
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if name not in LOCAL:
+        raise HTTPException(403, "ask by a local address")
+    origin = headers.get(b"origin", b"http://" + headers[b"host"]).decode("latin-1")
+    is_asked_by_script = headers.get(b"sec-fetch-mode", b"navigate") != b"navigate"
+    is_own_page = headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+    if origin.partition("://")[2] != host or (is_asked_by_script and not is_own_page):
+        raise HTTPException(403, "a page of another site asks; open the server's own address")
+
+
+def _with_slash(scope: Scope) -> RedirectResponse:
+    """Return the way to the same address with a slash at its end, which the links of pages start from."""
+    return RedirectResponse(f"{scope['path'].rpartition('/')[2]}/")
 
 
 class _Bounded:

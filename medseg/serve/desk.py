@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -12,22 +12,24 @@ from threading import Lock
 import numpy as np
 
 from medseg.batch.record import CaseRecord
-from medseg.errors import ConfigError
+from medseg.catalog.anonymous import without_file_names
+from medseg.errors import ConfigError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.io.scan import read_case
+from medseg.io.slicer import claimed_sizes
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
 from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
 from medseg.review.entry import EntryWriter, Origin, with_priority
-from medseg.review.folder import MANIFEST, REVIEWS, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
+from medseg.review.folder import MANIFEST, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
 from medseg.review.importing import ImportTerms, Taken, import_submission
 from medseg.review.submissions import Submission
 from medseg.review.versions import Version, mask_path, standing, versions_of
-from medseg.serve.files import claimed_sizes
 from medseg.serve.numbering import check_size, write_named
-from medseg.serve.studies import digest_of
-from medseg.volume import Case, Mask
+from medseg.serve.refusal import UNPROCESSABLE, RequestError
+from medseg.serve.studies import Stamp, digest_of, files_of, stamp_of
+from medseg.volume import Case, Mask, Volume
 
 SPARE_LAYERS = 8
 """Layers that a segmentation may have beside one a label, for segments that a reviewer added."""
@@ -67,7 +69,7 @@ class Desk:
     model: str = ""
     _entries: dict[str, ReviewCase] = field(default_factory=dict)
     _review: ReviewFolder = field(init=False)
-    _fresh: set[str] = field(default_factory=set)
+    _fresh: dict[str, Stamp | None] = field(default_factory=dict)
     _judged: set[str] = field(default_factory=set)
     _all: Lock = field(default_factory=Lock)
     _each: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
@@ -82,7 +84,6 @@ class Desk:
                 )
             self._entries = {case.case: case for case in manifest.cases}
         self._review = ReviewFolder(self.folder, self._manifest())
-        self._judged = {path.name for path in (self.folder / REVIEWS).glob("*") if versions_of(self.folder, path.name)}
 
     @property
     def review(self) -> ReviewFolder:
@@ -90,7 +91,7 @@ class Desk:
         return self._review
 
     def is_judged(self, case: str) -> bool:
-        """Whether somebody has handed in a label."""
+        """Whether somebody has handed in a label of the scan as it is."""
         return case in self._judged
 
     def prediction(self, case: str) -> Path | None:
@@ -104,8 +105,18 @@ class Desk:
 
     def final(self, case: str) -> tuple[Version, Path] | None:
         """Return the version that holds, and its mask; None without one, or where reviewers disagree."""
-        version = standing(self.review, case).version if self.is_judged(case) else None
-        return (version, mask_path(self.review, version)) if version and version.is_usable else None
+        entry = self._entries.get(case)
+        version = standing(self.review, case).version if entry and self.is_judged(case) else None
+        if not entry or not version or not version.is_usable or version.source != entry.source:
+            return None
+        return version, mask_path(self.review, version)
+
+    def recall(self, cases: Iterable[Case]) -> None:
+        """Find the labels of earlier runs; those of a scan that was replaced since count no more."""
+        for case in cases:
+            if versions_of(self.folder, case.id):
+                with suppress(ScanError):  # told when somebody asks for it
+                    self.entry(case)
 
     def entry(self, case: Case) -> ReviewCase:
         """Return the record of a case, whose scan is written if it is not there or has changed.
@@ -126,10 +137,19 @@ class Desk:
         Parameters
         ----------
         mask : the file of the mask that `record` is of.
+
+        Raises
+        ------
+        RequestError
+            422 if the mask is of another scan than the case has now.
         """
         origin = Origin(record.inputs.source, digest_files([mask]), record.inputs.model)
         with self._of(case):
             entry = self._entry(case)
+            if entry.source != origin.source:
+                raise RequestError(
+                    UNPROCESSABLE, f"{case.id}: the scan changed while it was segmented; segment it again"
+                )
             if (entry.prediction, entry.model) != (origin.prediction, origin.model):
                 entry = self._writer.redraw(entry, read_mask(mask), origin)
             return self._keep(with_priority(entry, reviewed))
@@ -150,11 +170,12 @@ class Desk:
             if hand_in.file.name.endswith(NIFTI_ENDINGS):
                 named = hand_in.file.with_name(f"named{SLICER_ENDING}")
                 write_named(named, hand_in.file, hand_in.names, entry, self.labels)
-            elif sizes := claimed_sizes(hand_in.file):
-                check_size(sizes, entry, layers=len(self.labels.labels) + SPARE_LAYERS)
+            else:
+                layers = len(self.labels.labels) + SPARE_LAYERS
+                check_size(claimed_sizes(hand_in.file), entry, layers)
             submission = Submission(case.id, "corrected", named, hand_in.reviewer)
             taken = import_submission(self.review, submission, ImportTerms(self.key, {}))
-        self._judged.add(case.id)
+            self._find_labels(entry)
         return taken
 
     @property
@@ -169,16 +190,24 @@ class Desk:
             yield
 
     def _entry(self, case: Case) -> ReviewCase:
-        known = self._entries.get(case.id)
-        if known and case.id in self._fresh:
+        known, stamp = self._entries.get(case.id), stamp_of(case)
+        if known and case.id in self._fresh and stamp in (None, self._fresh[case.id]):
             return known
         source = digest_of(case)
         if not known or known.source != source or not self._is_whole(known):
-            volume, _ = read_case(case)
+            volume = _read(case)
             empty = Mask(np.zeros(volume.grid.shape, np.uint8), volume.grid)
             known = self._keep(self._writer.write(case, volume, empty, Origin(source)))
-        self._fresh.add(case.id)
+        self._find_labels(known)
+        self._fresh[case.id] = stamp
         return known
+
+    def _find_labels(self, entry: ReviewCase) -> None:
+        """Note whether there is a label of the scan as it is."""
+        if any(version.source == entry.source for version in versions_of(self.folder, entry.case)):
+            self._judged.add(entry.case)
+        else:
+            self._judged.discard(entry.case)
 
     def _is_whole(self, entry: ReviewCase) -> bool:
         return all((self.folder / path).is_file() for path in (*entry.images, entry.shown, entry.mask))
@@ -193,3 +222,10 @@ class Desk:
     def _manifest(self) -> Manifest:
         cases = sorted(self._entries.values(), key=lambda case: (-case.priority, case.case))
         return Manifest(exported=timestamp(), model=self.model, labels=self.labels, cases=tuple(cases))
+
+
+def _read(case: Case) -> Volume:
+    try:
+        return read_case(case)[0]
+    except ScanError as error:
+        raise ScanError(error.code, without_file_names(str(error), files_of(case), case.id)) from None

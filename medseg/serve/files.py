@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ TAKEN = (SLICER_ENDING, *NIFTI_ENDINGS)
 
 OFFERED = (SLICER_ENDING, NRRD_ENDING, *NIFTI_ENDINGS)
 DEFAULT_ENDING = ".nii.gz"
-HEADER_BYTES = 1 << 16
 
 
 @contextmanager
@@ -99,13 +97,6 @@ def received(stream: BinaryIO, name: str, folder: Path) -> Path:
     with path.open("wb") as target:
         shutil.copyfileobj(stream, target)
     return path
-
-
-def claimed_sizes(path: Path) -> tuple[int, ...]:
-    """Return the sizes that the header of an NRRD file claims; empty if it says none."""
-    with path.open("rb") as stream:
-        found = re.search(rb"^sizes:\s*([0-9 ]{1,100})\r?$", stream.read(HEADER_BYTES), re.MULTILINE)
-    return tuple(map(int, found[1].split())) if found else ()
 
 
 def checksum(path: Path) -> str:

@@ -210,10 +210,10 @@ def _found(tags: dict[str, dict[str, Any]], tag: str) -> dict[str, Any]:
 
 def _label_file(service: Service, label: str, tag: str) -> tuple[str, bytes]:
     case = service.studies.case(label)
+    entry = service.desk.entry(case)
     _found(_tags(service, case.id), tag)
-    entry, review = service.desk.entry(case), service.desk.review
     final = service.desk.final(case.id) if tag == FINAL else None
-    mask = read_mask(final[1]) if final else review.prediction(entry)
+    mask = read_mask(final[1]) if final else service.desk.review.prediction(entry)
     return f"{case.id}{DEFAULT_ENDING}", service.rendering.file(mask, entry, DEFAULT_ENDING)
 
 

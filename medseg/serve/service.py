@@ -183,6 +183,7 @@ def open_service(settings: ServeSettings) -> Iterator[Service]:
     with open_studies(settings, segmenter.facts.channels if segmenter else 1) as studies:
         key = load_key(settings.batch.key)
         desk = Desk(settings.output / REVIEW, labels, key, segmenter.facts.name if segmenter else "")
+        desk.recall(studies.cases.values())
         service = Service(settings, studies, desk, Ranking(studies, desk), segmenter)
         if segmenter:
             (settings.output / LESSONS).mkdir(exist_ok=True)

@@ -138,7 +138,7 @@ class Teacher:
 
     def _lesson(self, review: ReviewFolder, wishes: Mapping[str, Any]) -> Lesson:
         training = self._training(wishes)
-        write_dataset(review, self._settings.dataset, self.pupil.channels)
+        reviewed = {case.id for case in write_dataset(review, self._settings.dataset, self.pupil.channels)}
         source = DatasetConfig(
             folder=review.path / DATASET,
             ingest=self._settings.batch.ingest,
@@ -149,6 +149,8 @@ class Teacher:
         except DatasetError as error:
             raise RequestError(BAD_REQUEST, f"{error}; label more") from None
         train, held_out = self._divided((*dataset.labelled, *dataset.select(dataset.validation)), dataset.validation)
+        if self.pupil.learnt - reviewed >= set(train):
+            raise RequestError(BAD_REQUEST, "all labels but those held out are known to the model: label more")
         source = source.model_copy(update={"train": train, "validation": held_out})
         changes = {"name": self.pupil.name, "dataset": source, "training": training}
         experiment = self._settings.experiment.model_copy(update=changes)
@@ -167,8 +169,7 @@ class Teacher:
         held = {case.patient for case in labelled if case.id in set(listed)}
         unseen = sorted({case.patient for case in labelled} - known - held, key=_drawn)
         if not held:
-            count = max(1, math.ceil(len({case.patient for case in labelled}) / HELD_OUT_SHARE))
-            held = set(unseen[:count])
+            held = set(unseen[: math.ceil(len(unseen) / HELD_OUT_SHARE)])
         train = [case.id for case in labelled if case.patient not in held]
         if not held or not train:
             raise RequestError(

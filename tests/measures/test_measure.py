@@ -183,6 +183,16 @@ def test_slices_lie_along_the_coarse_axis_or_the_body():
     assert plane_name(grid((1, 1, 5), tipped), 0) == "sagittal"
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scan_of_one_slice_is_measured_within_it(axis):
+    array = np.zeros((30, 30), np.uint8)
+    array[5:25, 10:20] = 1
+    found = measured(*case(np.expand_dims(array, axis), affine=np.eye(4)), LABELS)[0]
+    usual = measured(*case(array[..., None], affine=np.eye(4)), LABELS, slice_axis=2)[0]
+    assert (found.long_mm, found.short_mm) == pytest.approx((usual.long_mm, usual.short_mm))
+    assert (found.plane, found.slice) == (("sagittal", "coronal", "axial")[axis], 0)
+
+
 def test_the_given_slice_axis_counts():
     array = np.zeros((12, 12, 12), np.uint8)
     array[2:4, 3:10, 5] = 1

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from threading import Event
 
 import pytest
 from pydicom import dcmread
@@ -11,7 +16,10 @@ from pydicom import dcmread
 from medseg.batch.places import check_writable
 from medseg.errors import ConfigError, ModelError, OutputError
 from medseg.inference.predictor import Predictor
-from medseg.pacs.study import Study
+from medseg.pacs.journal import Journal
+from medseg.pacs.listener import Work
+from medseg.pacs.spool import Spool
+from medseg.pacs.study import Study, StudyRecord
 from medseg.pacs.tls import client_context, server_context
 
 from .conftest import PATIENT, SEG, SR, Running, call, listen_config, make_series, push, until
@@ -208,6 +216,72 @@ def test_a_full_disk_postpones_a_study(listen, store, tmp_path, monkeypatch):
         until(lambda: any(line["event"] == "postponed" for line in history(node)))
         full[0] = False
         until(lambda: node.state_of() == {"done": 1})
+
+
+@pytest.fixture
+def work(tmp_path):
+    """The steps of a node that has neither a port nor a model."""
+    config = listen_config(tmp_path / "queue", tmp_path, retry_seconds=0.01)
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        yield Work(config, spool, Journal(config.queue, lambda line: None), ())
+
+
+def put(place: Path, *scans: str) -> None:
+    """Put a study into a queue."""
+    (place / "scans").mkdir(parents=True)
+    for scan in scans:
+        (place / "scans" / scan).write_bytes(b"x")
+
+
+def test_a_study_whose_fault_could_not_be_noted_is_begun_again_when_there_is_room(work, monkeypatch):
+    put(work.spool.root / "complete" / "study-1.1", "a.dcm")
+
+    def full(path: Path) -> None:
+        raise OutputError(f"can't write {path}: the disk is full; free some space")
+
+    class OnceFull:
+        begun = 0
+
+        def segment(self, study: Study) -> StudyRecord:
+            self.begun += 1
+            if self.begun == 1:
+                monkeypatch.setattr("medseg.pacs.study.atomic_file", full)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return StudyRecord(send=("mask.dcm",))
+
+    segmenter, stop = OnceFull(), Event()
+    work.surely(partial(work.step, segmenter, stop), stop)
+    monkeypatch.undo()
+    work.surely(partial(work.step, segmenter, stop), stop)
+    assert segmenter.begun == 2
+    assert [study.name for study in work.spool.listed("sending")] == ["study-1"]
+
+
+def test_a_study_that_lost_its_record_before_it_was_sent_is_segmented_again(work):
+    put(work.spool.root / "sending" / "study-1.1", "a.dcm")
+    (study,) = work.spool.listed("sending")
+    work.send(study)
+    assert [study.name for study in work.spool.listed("complete")] == ["study-1"]
+
+
+def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, monkeypatch):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "complete" / "study-1.1", "a.dcm", "b.dcm")
+    put(config.queue / "received" / "study-1", "c.dcm")
+
+    def crash(folder: Path) -> None:
+        (folder / "scans" / "a.dcm").unlink()
+        raise KeyboardInterrupt
+
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool, monkeypatch.context() as patch:
+        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            spool.complete(0)
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        spool.complete(0)
+        (study,) = spool.listed("complete")
+    assert sorted(scan.name for scan in study.scans.iterdir()) == ["a.dcm", "b.dcm", "c.dcm"]
 
 
 def test_one_queue_one_listener(listen, tmp_path, model):

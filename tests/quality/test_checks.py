@@ -69,6 +69,16 @@ def test_an_empty_mask_is_one_flag_not_four():
     assert flags(features(**dict.fromkeys(VOLUMES))) == [(Flag.EMPTY, "")]
 
 
+@pytest.mark.parametrize(("share", "words"), [(1.0, "though every training case"), (0.96, "though nearly every")])
+def test_what_is_missing_is_said_to_be_in_every_training_case_only_where_it_is(share, words):
+    known = reference()
+    liver = known.structures["liver"].model_copy(update={"share": share})
+    usual = known.model_copy(update={"structures": {**known.structures, "liver": liver}})
+    for found in (features(liver=None), features(**dict.fromkeys(VOLUMES))):
+        (finding,) = check_case(record("a", found), LABELS, usual)
+        assert words in finding.sentence
+
+
 def test_what_reading_noticed_is_said_in_words():
     (finding,) = check_case(record("a", flags=("GANTRY_TILT",)), LABELS, reference())
     assert finding.flag is Flag.INGEST

@@ -193,3 +193,13 @@ def test_a_run_is_compared_on_the_scans_it_was_given(tmp_path):
     assert [case for case, _ in evaluation.problems] == ["failed"]
     assert evaluation.not_run == ("other",)
     assert evaluation.mean_dice == pytest.approx(0.5)
+
+
+def test_a_mask_of_an_earlier_run_is_no_prediction_of_a_case_that_failed_since(tmp_path):
+    for case in ("done", "failed"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", organ())
+        write(tmp_path / "run" / "cases" / case / "mask.nii.gz", organ())
+    (tmp_path / "run" / "cases.csv").write_text("case,status\ndone,done_with_flags\nfailed,timeout\n")
+    evaluation = evaluate_folder(tmp_path / "run", tmp_path / "truth")
+    assert states(evaluation) == {("done", "label_1"): State.SCORED, ("failed", "label_1"): State.MISSED}
+    assert [case for case, _ in evaluation.problems] == ["failed"]

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
+from shutil import copyfile
 from threading import Event
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medseg.config import BatchConfig
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask
 from medseg.io.slicer import read_seg_nrrd
@@ -18,6 +20,7 @@ from medseg.review.entry import EntryWriter
 from medseg.review.folder import open_review
 from medseg.review.versions import versions_of
 from medseg.serve import desk
+from medseg.serve.refusal import RequestError
 from medseg.serve.settings import Limits
 from medseg.serve.tokens import Tokens
 from medseg.volume import Mask
@@ -249,6 +252,32 @@ def test_pages_of_other_sites_are_not_served_without_a_token(client):
     http = client()
     assert http.get("/info/", headers={"Host": "evil.example:8000"}).status_code == 403
     assert http.get("/info/", headers={"Host": "localhost:8000"}).status_code == 200
+    script = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, script):
+        for path in (f"/batch/infer/{NAME}", "/train/", "/activelearning/random"):
+            answer = http.post(path, headers=headers)
+            assert answer.status_code == 403
+            assert "open the server's own address" in answer.json()["detail"]
+    assert http.post("/activelearning/random", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 200
+    link = {**script, "Sec-Fetch-Mode": "navigate"}  # in a report, which is a file
+    assert http.get("/", headers=link).status_code == 200
+
+
+def test_the_address_that_is_shown_leads_to_where_links_begin(client):
+    tokens = Tokens(bytes(range(32)))
+    http = client(tokens)
+    page = http.get(f"/key/{tokens.token}")
+    assert page.status_code == 200
+    assert page.url.path == f"/key/{tokens.token}/"
+    assert http.get(f"/key/{tokens.token}", follow_redirects=False).headers["location"] == f"{tokens.token}/"
+    assert http.get("/key/wrong").status_code == 401
+
+
+def test_strangers_may_send_a_password_and_no_more(client):
+    http = client(Tokens(bytes(range(32))))
+    answer = http.post("/auth/token", files={"password": ("a.bin", bytes(20_000))})
+    assert answer.status_code == 413
+    assert "larger than 0.01 MB" in answer.json()["detail"]
 
 
 def test_uploads_are_bounded(client, no_model):
@@ -275,10 +304,13 @@ def test_a_bomb_in_a_label_is_not_inflated(client, no_model):
     bomb = gzip.compress(header.binaryblock + bytes(4 + 10_000_000), 1)
     answer = submit(http, "alpha", bomb)
     assert answer.status_code == 422
-    seg = b"NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 2000 1000 1000\nencoding: gzip\n\n" + bomb
-    answer = submit(http, "alpha", seg, file="x.seg.nrrd")
-    assert answer.status_code == 422
-    assert "draw it on the scan itself" in answer.json()["detail"]
+    for sizes in (b"sizes: 2000 1000 1000", b"SIZES:\t2000\t1000\t1000", b"sizes: 1 1 1\nsizes: 2000 1000 1000"):
+        seg = b"NRRD0004\ntype: unsigned char\ndimension: 3\n" + sizes + b"\nencoding: gzip\n\n" + bomb
+        answer = submit(http, "alpha", seg, file="x.seg.nrrd")
+        assert answer.status_code == 422
+        assert "draw it on the scan itself" in answer.json()["detail"]
+    answer = submit(http, "alpha", b"NRRD0004\nsizes: many\n\n", file="x.seg.nrrd")
+    assert "does not say how many voxels" in answer.json()["detail"]
 
 
 def test_many_clients_at_once_get_right_answers(client):
@@ -340,6 +372,65 @@ def test_a_server_that_starts_again_knows_what_was_labelled(client, no_model):
     again = client(**no_model)
     assert again.get("/datastore/").json()["completed"] == 1
     assert set(again.get("/datastore/?output=all").json()["objects"]["gamma"]["labels"]) == {"final"}
+
+
+@pytest.fixture
+def own_studies(studies, tmp_path):
+    """A studies folder of one scan, which may be replaced."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    copyfile(studies / "alpha.nii.gz", folder / "alpha.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_label_counts_only_while_the_scan_is_the_one_that_it_is_of(
+    client, no_model, studies, own_studies, is_running
+):
+    http = client(studies=own_studies, **no_model)
+    submit(http, "alpha", label_file(as_slicer_numbers()))
+    assert http.post("/activelearning/random").json() == {}
+    for scan, is_labelled in (("delta", False), ("alpha", True)):
+        copyfile(studies / f"{scan}.nii.gz", own_studies / "alpha.nii.gz")
+        if is_running:
+            http.get("/datastore/image/info?image=alpha")
+        else:
+            http = client(studies=own_studies, **no_model)
+        assert http.get("/datastore/").json()["completed"] == is_labelled
+        assert http.post("/activelearning/random").json().get("id") == (None if is_labelled else "alpha")
+        assert http.get("/datastore/label?label=alpha").status_code == (200 if is_labelled else 404)
+        shown = gzip.decompress(http.get("/datastore/image?image=alpha").content)
+        expected = nib.load(own_studies / "alpha.nii.gz").get_fdata()
+        assert np.array_equal(nib.Nifti1Image.from_bytes(shown).get_fdata(), expected)
+
+
+def test_a_scan_that_is_out_of_reach_for_a_while_is_taken_as_unchanged(client, no_model, own_studies):
+    http = client(studies=own_studies, **no_model)
+    http.get("/datastore/image?image=alpha")
+    (own_studies / "alpha.nii.gz").unlink()
+    assert submit(http, "alpha", label_file(as_slicer_numbers())).status_code == 200
+    assert http.get("/datastore/image?image=alpha").status_code == 200
+
+
+def test_a_mask_of_a_scan_that_changed_meanwhile_is_not_kept(client, studies, own_studies):
+    http = client(studies=own_studies)
+    service, case = http.service, http.service.studies.case("alpha")
+    record = service.segmenter.segment(case)
+    copyfile(studies / "delta.nii.gz", own_studies / "alpha.nii.gz")
+    with pytest.raises(RequestError, match="alpha: the scan changed while it was segmented; segment it again"):
+        service.desk.draw(case, record, service.segmenter.mask(case), service.segmenter.review(record))
+    assert http.post(f"/infer/{NAME}?image=alpha&output=json").status_code == 200
+    assert service.desk.known("alpha").prediction
+
+
+def test_a_scan_that_cannot_be_read_is_called_by_its_pseudonym(client, no_model, own_studies, tmp_path):
+    content = gzip.decompress((own_studies / "alpha.nii.gz").read_bytes())
+    (own_studies / "Muster_Anna_1950.nii.gz").write_bytes(gzip.compress(content[: len(content) // 2]))
+    http = client(studies=own_studies, batch=BatchConfig(key=tmp_path / "key", pseudonymize=True), **no_model)
+    answers = [http.get("/datastore/image/info", params={"image": case}) for case in http.service.studies.cases]
+    (detail,) = [answer.json()["detail"] for answer in answers if answer.status_code == 422]
+    assert detail.startswith("case-")
+    assert "Muster" not in detail
 
 
 def test_the_log_names_no_path_and_no_person(client, studies, no_model):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import ConfigError
+from medseg.io.nifti import write_mask, write_volume
 from medseg.networks.model import load_model
 from medseg.serve import teacher as module
 from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
@@ -13,8 +14,9 @@ from medseg.serve.refusal import RequestError
 from medseg.serve.server import _welcome
 from medseg.serve.service import model_in_use
 from medseg.serve.settings import Address
+from medseg.volume import Case, Mask, Source
 
-from .conftest import NAME
+from .conftest import LABELS, NAME, scan_of, truth_of
 from .test_app import NAMES, as_slicer_numbers, label_file, submit
 
 
@@ -108,6 +110,33 @@ def test_cases_that_the_model_learnt_from_are_never_held_out(labelled):
     assert len(train) == 4
     with pytest.raises(RequestError, match="label more"):
         teacher._divided([case for case in cases if case.id != "epsilon"], ())
+
+
+def test_a_quarter_of_what_is_new_is_held_out_however_much_is_known(labelled):
+    teacher = labelled.service.teacher
+    old = [Case(f"old{number}", (), patient=f"old{number}") for number in range(40)]
+    new = [Case(f"new{number}", (), patient=f"new{number}") for number in range(8)]
+    object.__setattr__(teacher.pupil, "learnt", frozenset(case.id for case in old))
+    train, held_out = teacher._divided([*old, *new], ())
+    assert len(held_out) == 2
+    assert set(train) == {case.id for case in (*old, *new)} - set(held_out)
+
+
+def test_a_training_needs_something_new_to_learn_from(client, tmp_path, monkeypatch):
+    image, label = (tmp_path / "dataset" / folder / "old.nii.gz" for folder in ("images", "labels"))
+    for path in (image, label):
+        path.parent.mkdir(parents=True)
+    write_volume(image, scan_of(4))
+    write_mask(label, Mask(truth_of(4), scan_of(4).grid), Source("nifti", (image,)), LABELS)
+    http = client(dataset=tmp_path / "dataset")
+    object.__setattr__(http.service.teacher.pupil, "learnt", frozenset({"old"}))
+    play(monkeypatch, "")
+    submit(http, "alpha", label_file(as_slicer_numbers(0)), NAMES)
+    answer = http.post(f"/train/{NAME}")
+    assert answer.status_code == 400
+    assert "label more" in answer.json()["detail"]
+    submit(http, "beta", label_file(as_slicer_numbers(1)), NAMES)
+    assert http.post(f"/train/{NAME}").json()["details"] == ["learning from 2 cases, 1 held out"]
 
 
 def test_a_lesson_compares_both_models_on_the_held_out_cases(labelled, monkeypatch, model_folder):
