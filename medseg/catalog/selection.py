@@ -50,7 +50,7 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     labelled = {case.id: case.mask is not None for case in cases}
     lists = {**own, **splits}
     validation = _wanted("validation", config.validation, lists, lists.get("validation", ()))
-    test = lists.get(TEST_LIST, ())
+    test = tuple(id_ for id_ in lists.get(TEST_LIST, ()) if id_ in labelled)  # others are apart already
     held_out = {*validation, *test}
     rest = tuple(id_ for id_ in labelled if id_ not in held_out)
     train = _wanted("train", config.train, lists, lists.get("train", rest))

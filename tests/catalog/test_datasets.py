@@ -61,6 +61,10 @@ class TestSelection:
         assert (dataset.train, dataset.validation) == (("a",), ("b",))
         assert [case.id for case in dataset.unlabelled] == ["c", "d"]
 
+    def test_test_cases_may_lie_elsewhere(self, paired: Path) -> None:
+        dataset = read(paired, **splits(paired, test=["c", "elsewhere"]))
+        assert [case.id for case in dataset.set_apart] == ["c"]
+
     def test_a_test_case_is_not_trained_on(self, paired: Path) -> None:
         wishes = splits(paired, train=["a", "c"], test=["c"])
         with pytest.raises(DatasetError, match=r"1 cases are both in train and in test: c; keep each in one"):
