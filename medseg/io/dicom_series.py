@@ -35,6 +35,9 @@ SPACING_TOLERANCE = 1e-4
 UNIT_TOLERANCE = 1e-3
 """Largest deviation of a direction's length from 1 (cosines printed with few decimals)."""
 
+EVEN_STEPS = 0.01
+"""Relative difference of slice distances up to which slices of several frames of reference seem to be one volume."""
+
 Key = TypeVar("Key")
 
 
@@ -120,12 +123,54 @@ def arrange(
     policy = policy or IngestConfig()
     results: list[Series | Refusal] = []
     groups = _grouped(sorted(headers, key=lambda header: (str(header.path), header.frame)), _series_key)
+    volumes: list[list[SliceHeader]] = []
     for slices in groups.values():
         results += _skip_non_images(slices)
         images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
         if images:
-            results += _arrange_series(images, same_pixels, Findings(policy))
+            volumes.append(images)
+    for parts in _of_one_series(volumes):
+        if _is_torn(parts):
+            results.append(_torn([header for part in parts for header in part]))
+        else:
+            for images in parts:
+                results += _arrange_series(images, same_pixels, Findings(policy))
     return results
+
+
+def _of_one_series(volumes: Iterable[list[SliceHeader]]) -> Iterable[list[list[SliceHeader]]]:
+    """Return volumes that share a series together: its slices have several frames of reference."""
+    groups: dict[tuple[str, ...], list[list[SliceHeader]]] = defaultdict(list)
+    for images in volumes:
+        study, series, _, folder = _series_key(images[0])
+        groups[study, series, folder].append(images)
+    return groups.values()
+
+
+def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
+    """Whether one evenly spaced volume seems to be torn to pieces by frames of reference that a program made up.
+
+    Every second slice would pass for a volume of twice the spacing.
+    """
+    slices = [header for part in parts for header in part]
+    if len(parts) < 2 or len(slices) < 3 or any(not (header.position and header.orientation) for header in slices):
+        return False
+    normal = slice_normal(np.array(slices[0].orientation).reshape(2, 3))
+    along = np.array([header.position for header in slices]) @ normal
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    if steps.min() <= SAME_POSITION_MM or np.abs(steps / np.median(steps) - 1).max() > EVEN_STEPS:
+        return False
+    of_part = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[order]
+    return bool(np.count_nonzero(np.diff(of_part)) > len(parts) - 1 or len(parts) == len(slices))
+
+
+def _torn(slices: Sequence[SliceHeader]) -> Refusal:
+    error = SeriesError(
+        ReasonCode.CONFLICT,
+        "states several frames of reference for the slices of what looks like one volume; export the series again",
+    )
+    return _refusal(error, slices, _identity(slices))
 
 
 def _series_key(header: SliceHeader) -> tuple[str, ...]:

@@ -261,6 +261,15 @@ def one_uid_two_positions(series):
     series.edit(lambda data, _: setattr(data, "SOPInstanceUID", uid), slice(1, 2))
 
 
+def frames_of_reference_in_turn(series):
+    """Every second slice would pass for a volume of twice the spacing."""
+    series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number % 2}"))
+
+
+def a_frame_of_reference_for_each_slice(series):
+    series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number}"))
+
+
 def phases_without_a_name(series):
     for path in series.files:
         data = pydicom.dcmread(path)
@@ -379,6 +388,7 @@ REFUSALS = {
     vary_spacing: ReasonCode.VARIABLE_SPACING, bend: ReasonCode.VARIABLE_SPACING,
     other_pixels_at_a_position: ReasonCode.CONFLICT,
     one_uid_two_images: ReasonCode.CONFLICT, one_uid_two_positions: ReasonCode.CONFLICT,
+    frames_of_reference_in_turn: ReasonCode.CONFLICT, a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
     phases_without_a_name: ReasonCode.PHASES, every_second_slice_named: ReasonCode.PHASES,
     other_matrix: ReasonCode.MIXED_MATRIX, other_spacing: ReasonCode.MIXED_MATRIX,
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
@@ -402,6 +412,17 @@ def test_unsound_series_is_refused_with_its_reason(phantom, damage, code):
     assert "CANARY" not in str(caught.value)
     with pytest.raises(ScanError):
         inspect_series(series.source)
+
+
+def test_a_patient_who_was_moved_within_a_series_makes_two_scans(phantom):
+    series = phantom()
+    for path in series.files:
+        data = pydicom.dcmread(path)
+        data.SOPInstanceUID, data.FrameOfReferenceUID = generate_uid(), "1.2.3"
+        data.ImagePositionPatient = [*data.ImagePositionPatient[:2], float(data.ImagePositionPatient[2]) + 0.7]
+        data.save_as(series.folder / f"moved_{path.name}")
+    results = arrange([h for path in series.folder.iterdir() for h in read_headers(path)], same_pixels)
+    assert [len(result.slices) for result in results] == [8, 8]
 
 
 def test_missing_slice_message_says_where(phantom):
