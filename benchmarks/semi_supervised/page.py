@@ -58,7 +58,7 @@ def main() -> None:
 
 def page() -> str:
     """Return the whole page."""
-    others = (sabotage(), next_scans(), pretraining())
+    others = (similarity(), sabotage(), next_scans(), pretraining())
     parts = (*map(choices, STUDIES), cost(), *map(dataset_section, DATA), *others)
     sections = [section for section in parts if section]
     return (HERE / "introduction.md").read_text(encoding="utf-8") + "\n" + "\n".join(sections)
@@ -87,6 +87,25 @@ def cost() -> str:
     rows = [f"| {arm.replace('_', ' ')} | {ratio:.2f} |" for arm, ratio in ratios.items()]
     head = "## Cost\n\nA step against the supervised step on the same batch, processor time (`step_cost.py`)."
     return "\n".join([head, "", "| arm | ratio |", "| --- | --- |", *rows]) + "\n"
+
+
+def similarity() -> str:
+    """Return what similarity does to pseudo-labels (`similarity.py`); "" while it is not measured."""
+    path = RESULTS / "similarity.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text())
+    rows = [
+        f"| {share} | {record['labelled'][share]:.2%} | {right:.2%} |" for share, right in record["unlabelled"].items()
+    ]
+    head = """## Similarity in pseudo-labels
+
+Twelve labelled hippocampi, two teachers of the ablation's size. Share of similarity to class prototypes in the
+probabilities (`pseudo.prototype_share`), and how many voxels near structures get the right label (`similarity.py`).
+
+| share | held-out labelled scans | unlabelled scans |
+| --- | --- | --- |"""
+    return "\n".join([head, *rows, ""])
 
 
 def sabotage() -> str:

@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -87,10 +88,16 @@ def known_cases(data: Path, ids: list[str]) -> tuple[Case, ...]:
     return read_dataset(config.dataset.model_copy(update={"train": ids, "validation": []})).labelled
 
 
-def look_at_others(data: Path, teachers: Teachers) -> Iterator[Sample]:
-    """Yield what each teacher says of voxels of every other training scan, with the truth."""
+def look_at_others(data: Path, teachers: Teachers, prototypes: Sequence[Tensor] | None = None) -> Iterator[Sample]:
+    """Yield what each teacher says of voxels of every other training scan, with the truth.
+
+    With class prototypes, one a teacher, also how similar each voxel is to them.
+    """
     labelled, looks = {case.id for case in teachers.labelled}, applied(teachers, PseudoLabelConfig())
-    forwards = [TeachersForward(teachers.alone(number), looks, CPU) for number in range(len(teachers.members))]
+    forwards = [
+        TeachersForward(teachers.alone(number), looks, CPU, prototypes and prototypes[number : number + 1])
+        for number in range(len(teachers.members))
+    ]
     for case in known_cases(data, sorted(set(training_pool(data)) - labelled)):
         volume, mask = read_case(case)
         prepared = prepare_image(volume, teachers.plan)
