@@ -56,6 +56,7 @@ class CaseFingerprint(_Part):
     constant_channels: tuple[int, ...] = Field((), description="Channels (from 0) with one value everywhere")
     foreground: tuple[ForegroundIntensities, ...] = Field((), description="For each channel; empty without foreground")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="Volume of each label that is present, ml")
+    darkest: tuple[float, ...] = Field((), description="1st percentile of each whole channel")
     scan: tuple[Intensity, ...] = Field((), description="Intensities of the whole scan, one entry a channel")
     structures: dict[str, StructureFeatures] = Field(
         default_factory=dict, description="Each label that is present: size, components, place, intensities"
@@ -102,6 +103,11 @@ class Fingerprint(_Part):
         sizes = np.array([case.content_shape for case in self.cases]) * self.spacings() / np.array(spacing)
         x, y, z = (int(np.ceil(size)) for size in np.median(np.maximum(1, np.round(sizes)), axis=0))
         return x, y, z
+
+    def darkest(self, channel: int) -> float | None:
+        """Return how dark a usual scan's darkest voxels are in one channel; None if that was not measured."""
+        values = [case.darkest[channel] for case in self.cases if case.darkest]
+        return float(np.median(values)) if values else None
 
     def intensities(self, channel: int) -> Intensities | None:
         """Return the foreground's statistics of one channel; None if no case has any foreground.

@@ -67,6 +67,11 @@ class TestOneCase:
         image[5, 2, 4] = 0  # a hole within doesn't count
         assert examine_case(write_case("a", image, blob()), LABELS).content_shape == (5, 1, 2)
 
+    def test_the_darkest_voxels_of_the_whole_scan_are_measured(self, write_case: CaseWriter) -> None:
+        image = noise()
+        image[:2] = -1000
+        assert examine_case(write_case("a", image, blob()), LABELS).darkest == (-1000,)
+
     def test_foreground_statistics(self, write_case: CaseWriter) -> None:
         image, mask = noise(), blob()
         mask[0, 0, 0], mask[11, 9, 5] = 2, 9
@@ -93,7 +98,7 @@ class TestOneCase:
         image = np.linspace(0, 1, 40**3, dtype=np.float32).reshape(40, 40, 40)
         case = write_case("a", image, np.ones((40, 40, 40), np.uint8))
         whole = examine_case(case, LABELS).foreground[0]
-        monkeypatch.setattr(examine, "FOREGROUND_SAMPLE", 5000)
+        monkeypatch.setattr(examine, "SAMPLE", 5000)
         part = examine_case(case, LABELS).foreground[0]
         assert part != whole
         assert part.quantiles == pytest.approx(whole.quantiles, abs=0.01)

@@ -10,6 +10,8 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +89,18 @@ def test_another_configuration_in_the_same_folder_is_refused(experiment, tmp_pat
     with pytest.raises(ModelError, match="another configuration"):
         run_training(changed(experiment, training={"steps": 3}), tmp_path / "run", RunOptions(device="cpu"))
     assert load_config(tmp_path / "run" / "config.yaml").training.steps == 2, "it says what was trained"
+
+
+def test_scans_that_look_like_ct_but_state_no_modality_are_warned_of(experiment, tmp_path, blobs, caplog):
+    shutil.copytree(blobs, tmp_path / "ct")
+    for path in (tmp_path / "ct" / "images").iterdir():
+        scan = nib.load(path)
+        nib.save(nib.Nifti1Image(scan.get_fdata().astype(np.float32) - 1000, scan.affine), path)
+    for modality, warned in ((None, True), ("other", False)):
+        dataset = {"folder": str(tmp_path / "ct"), "modality": modality}
+        set_up(changed(experiment, dataset=dataset), tmp_path / f"run_{modality}")
+        assert ("give --set dataset.modality=ct" in caplog.text) is warned
+        caplog.clear()
 
 
 def test_wishes_that_a_plan_stands_against_are_refused(experiment, tmp_path):
