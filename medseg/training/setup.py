@@ -149,16 +149,21 @@ def _check_unchanged(config: ExperimentConfig, plan: Path) -> None:
     before = plan.with_name(CONFIG)
     if not before.is_file():
         return
-    old, new = (
-        {f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(c, section)}
-        for c in (load_config(before), config)
-    )
+    old, new = _wishes(load_config(before)), _wishes(config)
     changed = [f"{field}={old[field]}" for field in new if old[field] != new[field]]
     if changed:
         raise ConfigError(
             f"{plan} was made with {', '.join(changed)} and is used as it stands; delete it to plan anew, or leave "
             "these settings as they were"
         )
+
+
+def _wishes(config: ExperimentConfig) -> dict[str, object]:
+    """Return every field of a configuration that a plan follows from, by its name with the section."""
+    wishes = {
+        f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(config, section)
+    }
+    return {"dataset.modality": config.dataset.modality, **wishes}
 
 
 def _ids(cases: tuple[Case, ...]) -> list[str]:

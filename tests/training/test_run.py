@@ -110,6 +110,8 @@ def test_wishes_that_a_plan_stands_against_are_refused(experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"made with plan.spacing=None, network.features=8 .* delete it"):
         run_training(wishes, tmp_path / "run", RunOptions(device="cpu"))
     assert load_config(tmp_path / "run" / "config.yaml").network.features == 8
+    with pytest.raises(ConfigError, match="made with dataset.modality=mr"):
+        set_up(changed(config, dataset={"modality": "ct"}), tmp_path / "run")
     (tmp_path / "run" / "plan.yaml").unlink()
     assert run_training(wishes, tmp_path / "run", RunOptions(device="cpu")).plan.spacing == (2, 2, 2)
 
