@@ -84,6 +84,7 @@ def examine_case(case: Case, labels: LabelMap) -> CaseFingerprint:
         content_shape=(x, y, z),
         spacing=canonical.spacing,
         channels=volume.channels,
+        modality=volume.modality,
         constant_channels=_constant_channels(volume.array),
         foreground=_foreground(volume, mask, labels) if mask else (),
         volumes_ml=_volumes_ml(mask, labels) if mask else {},

@@ -53,6 +53,7 @@ class CaseFingerprint(_Part):
     content_shape: Sizes = Field(description="Voxels of the smallest box that holds all values other than 0")
     spacing: Triple = Field(description="Voxel spacing along x, y, z, mm")
     channels: int = Field(ge=1, description="Number of channels")
+    modality: str = Field("", description="DICOM modality in the scan's header, such as CT; empty: it states none")
     constant_channels: tuple[int, ...] = Field((), description="Channels (from 0) with one value everywhere")
     foreground: tuple[ForegroundIntensities, ...] = Field((), description="For each channel; empty without foreground")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="Volume of each label that is present, ml")
@@ -93,6 +94,19 @@ class Fingerprint(_Part):
         if missing or not wanted:
             raise DatasetError(f"the fingerprint has no entry for {', '.join(missing[:5]) or 'an empty list of cases'}")
         return Fingerprint(cases=tuple(by_id[id_] for id_ in wanted))
+
+    def modalities(self, kinds: Iterable[str]) -> tuple[str, ...]:
+        """Return the DICOM modalities of these scans; none where nothing states those of all of them.
+
+        Parameters
+        ----------
+        kinds : what the dataset says of its channels: "ct", "mr" or "other".
+        """
+        of_dataset = {kind.upper() for kind in kinds if kind != "other"}
+        of_headers = {case.modality for case in self.cases}
+        if "" in of_headers and not of_dataset:
+            return ()
+        return tuple(sorted(of_dataset | of_headers - {""}))
 
     def spacings(self) -> NDArray[np.float64]:
         """Return (cases, 3) spacings, mm."""

@@ -192,6 +192,18 @@ def test_two_channels_for_a_model_of_one_are_rejected(medseg, model, scans, tmp_
     assert [rows[case]["status"] for case in ("a_scan", "b_scan", "other")] == ["done"] * 3
 
 
+def test_a_scan_of_another_modality_costs_only_itself(medseg, model, scans, tmp_path):
+    write_dicom(scans / "dicom")
+    made_for_mr = tmp_path / "model"
+    shutil.copytree(model, made_for_mr)
+    record = json.loads((model / "model.json").read_text())
+    (made_for_mr / "model.json").write_text(json.dumps({**record, "modalities": ["MR"]}))
+    result = medseg("segment", scans, "-m", made_for_mr, "-o", tmp_path / "out", "--no-pictures")
+    assert result.exit_code == 1
+    reasons = [row["reason"] for row in table(tmp_path / "out" / "cases.csv")]
+    assert sorted(reasons) == ["", "", "", "MODALITY_MISMATCH"]
+
+
 def test_one_process_and_several_give_the_same_masks(medseg, model, scans, tmp_path):
     masks = {}
     for workers in (0, 2):

@@ -53,6 +53,7 @@ def test_round_trip(make_model, tmp_path, folds):
         inference=InferenceConfig(overlap=0.25),
         postprocessing=PostprocessingRules(structures={"liver": StructureRule(keep_largest=True)}),
         scores={"liver": 0.93, "tumour": None},
+        modalities=("CT",),
         provenance={"training_cases": ["a", "b"]},
     )
     save_model(model, tmp_path / "model")
@@ -233,6 +234,13 @@ def test_a_newer_format_is_told_from_a_wrong_one(folder, change_record):
     change_record(schema_version=1)
     with pytest.raises(ModelError, match="something_new"):
         load_model(folder)
+
+
+def test_a_model_of_an_earlier_medseg_names_no_modalities(folder):
+    record = json.loads((folder / "model.json").read_text())
+    del record["modalities"]
+    (folder / "model.json").write_text(json.dumps(record))
+    assert load_model(folder).modalities == ()
 
 
 def test_a_record_can_not_name_files_elsewhere(folder, change_record):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from medseg.errors import DatasetError
 from medseg.labels import LabelMap
 from medseg.planning import examine
 from medseg.planning.examine import examine_case, fingerprint_cases
-from medseg.planning.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint, save_fingerprint
 from medseg.volume import Case, Source
 
 LABELS = LabelMap.parse({"organ": 1, "tumour": 2, "ignore": 9})
@@ -53,6 +54,24 @@ def blob(value: int = 1, shape: tuple[int, ...] = (12, 10, 6)) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
     mask[2:8, 3:7, 1:5] = value
     return mask
+
+
+@pytest.mark.parametrize(
+    ("headers", "kinds", "known"),
+    [
+        (("CT", "CT"), ["other"], ("CT",)),
+        (("CT", "MR"), ["ct"], ("CT", "MR")),
+        (("", ""), ["mr"], ("MR",)),
+        (("", "CT"), ["other"], ()),  # nobody knows what the first one is
+        (("", ""), ["other"], ()),
+    ],
+)
+def test_modalities_are_known_if_the_dataset_or_every_header_states_them(
+    headers: tuple[str, ...], kinds: list[str], known: tuple[str, ...]
+) -> None:
+    sizes: dict[str, Any] = {"shape": (9, 9, 9), "content_shape": (9, 9, 9), "spacing": (1, 1, 1), "channels": 1}
+    cases = tuple(CaseFingerprint(id=f"{n}", modality=word, **sizes) for n, word in enumerate(headers))
+    assert Fingerprint(cases=cases).modalities(kinds) == known
 
 
 class TestOneCase:

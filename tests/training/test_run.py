@@ -44,6 +44,7 @@ def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp
     assert model.scores["mean"] == pytest.approx(run.mean_dice)
     assert model.reference.structures["dim"].volume_ml.cases == 4
     assert model.reference.soft_dice["dim"].cases == 2
+    assert model.modalities == ("MR",)
     assert model.reference.calibration is None
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.yaml", "plan.yaml", "fingerprint.json", "validation.csv", "model", "fit"} <= names
