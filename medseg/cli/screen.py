@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,13 @@ def show_error(message: str) -> None:
     """Print one sentence on stderr, red on a terminal."""
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
+
+
+def show_unread(unread: Mapping[str, int]) -> None:
+    """Print how many files of each ending are images that medseg doesn't read, if there are any, and what to do."""
+    if unread:
+        files = ", ".join(f"{count} {ending}" for ending, count in unread.items())
+        console().print(f"left out: {files}; medseg reads NIfTI and DICOM: convert them to NIfTI", style="yellow")
 
 
 def case_progress() -> AbstractContextManager[Watcher]:

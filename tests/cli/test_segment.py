@@ -166,6 +166,15 @@ def test_nothing_to_segment_says_so(medseg, model, tmp_path):
     assert "no scan was found" in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["segment", "convert", "index"])
+def test_scans_of_formats_that_are_not_read_are_not_passed_over_in_silence(medseg, model, scans, tmp_path, verb):
+    for name in ("one.nrrd", "two.NRRD", "three.mha", "notes.txt"):
+        (scans / name).write_text("")
+    wishes = {"segment": ["-m", model, "-o", tmp_path / "out"], "convert": ["-o", tmp_path / "out"], "index": []}
+    result = medseg(verb, scans, *wishes[verb])
+    assert "left out: 1 .mha, 2 .nrrd; medseg reads NIfTI and DICOM: convert them to NIfTI" in result.stdout
+
+
 def test_only_bad_scans_is_exit_code_3(medseg, model, tmp_path):
     break_file(write_scan(tmp_path / "scans" / "cut.nii.gz"))
     assert medseg("segment", tmp_path / "scans", "-m", model, "-o", tmp_path / "out").exit_code == 3
