@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 from medseg.text import printable
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from medseg.batch.run import Watcher
+
+UNFINISHED = 1
+"""Exit code of what is not done yet, so that a script can tell; 0 would say that there is a model."""
 
 
 def console() -> Console:
@@ -33,6 +39,12 @@ def show_unread(unread: Mapping[str, int]) -> None:
     if unread:
         files = ", ".join(f"{count} {ending}" for ending, count in unread.items())
         console().print(f"left out: {files}; medseg reads NIfTI and DICOM: convert them to NIfTI", style="yellow")
+
+
+def show_time_is_up(output: Path) -> NoReturn:
+    """Print how a training goes on that ``--max-seconds`` stopped, and end with `UNFINISHED`."""
+    console().print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
+    raise typer.Exit(UNFINISHED)
 
 
 def case_progress() -> AbstractContextManager[Watcher]:

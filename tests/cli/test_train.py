@@ -54,7 +54,7 @@ def test_the_whole_way(medseg, dataset, tmp_path):
     assert "3 cases prepared" in prepared.stdout
 
     stopped = medseg("train", *shared, "--max-seconds", "0.01")
-    assert stopped.exit_code == 0
+    assert stopped.exit_code == 1  # not done yet, as of the pipelines
     assert "goes on" in stopped.stdout
     assert not (run / "model").exists()
 
