@@ -63,6 +63,4 @@ def experiment(
     from medseg.config import load_config
 
     loaded = load_config(config, overrides or (), base)
-    if data is None:
-        return loaded
-    return loaded.model_copy(update={"dataset": loaded.dataset.model_copy(update={"folder": data})})
+    return loaded if data is None else loaded.with_data(data)

@@ -182,6 +182,8 @@ def is_empty_folder(folder: Path) -> bool:
 
 def _read_record(folder: Path) -> ModelRecord:
     path = folder / RECORD
+    if folder.is_file():
+        raise ModelError(f"{folder}: this is a file; give the model's folder, {folder.parent}")
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such model folder")
     try:

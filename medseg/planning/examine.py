@@ -164,7 +164,10 @@ def _volumes_ml(mask: Mask, labels: LabelMap) -> dict[str, float]:
     known = {0, *labels.values, labels.ignore}
     unknown = sorted(set(counts) - known)
     if unknown:
-        raise LabelError(f"the mask holds values {unknown[:8]} that the label map doesn't know ({labels.describe()})")
+        raise LabelError(
+            f"the mask holds values {unknown[:8]} that the label map doesn't know ({labels.describe()}); name them, "
+            "too, in dataset.labels"
+        )
     return {label.name: counts[label.value] * mask.grid.voxel_ml for label in labels.labels if label.value in counts}
 
 

@@ -249,11 +249,11 @@ def test_a_record_can_not_name_files_elsewhere(folder, change_record):
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_no_folder(tmp_path, name):
-    (tmp_path / "file").write_text("")
+def test_no_folder(tmp_path, folder):
     with pytest.raises(ModelError, match="there is no such model folder"):
-        load_model(tmp_path / name)
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=f"this is a file; give the model's folder, {folder}"):
+        load_model(folder / "weights.safetensors")
 
 
 def test_reading_a_model_loads_neither_monai_nor_a_scan_library(folder):

@@ -167,7 +167,8 @@ class TestAllCases:
         message = str(caught.value)
         assert message.startswith("4 of 5 cases can't be used: ")
         assert "case nan: nan_image.nii holds voxels that are NaN or infinite" in message
-        assert "; case values: the mask holds values [5] that the label map doesn't know (1 organ, 2 tumour)" in message
+        unknown = "the mask holds values [5] that the label map doesn't know (1 organ, 2 tumour); name them, too"
+        assert f"; case values: {unknown}, in dataset.labels; " in message
         assert "; case grid: the mask is on another grid" in message
         assert "; case gone: gone.nii " in message
         assert "sound" not in message
