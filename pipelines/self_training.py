@@ -82,7 +82,7 @@ if __name__ == "__main__":
     wanted = arguments()
     rounds_options = RoundsOptions(wanted.device, wanted.max_seconds, wanted.pause, screen=True, progress=tell)
     try:
-        experiment = load_config(wanted.config, [f"dataset.folder={wanted.data}", *wanted.overrides])
+        experiment = load_config(wanted.config, wanted.overrides).with_data(wanted.data)
         sys.exit(main(experiment, wanted.output, rounds_options))
     except MedsegError as error:
         sys.exit(f"Error: {error}")

@@ -25,7 +25,7 @@ screen = Console(highlight=False, markup=False)
 
 def main(config_file: Path, data: Path, run_folder: Path) -> TrainingRun:
     """Train on `data` as `config_file` says; everything made lies in `run_folder`."""
-    config = load_config(config_file, [f"dataset.folder={data}"])
+    config = load_config(config_file).with_data(data)
 
     show_dataset(config)
     show_plan(config, run_folder)

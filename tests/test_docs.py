@@ -7,9 +7,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
 from medseg.config import ExperimentConfig, load_config
 
@@ -27,6 +29,11 @@ def load(path: Path):
 def test_the_configuration_page_is_up_to_date():
     generator = load(ROOT / "docs" / "make_configuration.py")
     assert generator.PAGE.read_text(encoding="utf-8") == generator.page(), "run `make docs`"
+
+
+def test_a_narrowed_kind_is_in_words_with_its_limits():
+    generator = load(ROOT / "docs" / "make_configuration.py")
+    assert generator.kind(Annotated[int, Field(ge=0)] | Literal["auto"]) == "whole number (≥ 0) or `auto`"
 
 
 def test_the_page_of_costs_says_what_was_measured():

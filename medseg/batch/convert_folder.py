@@ -56,11 +56,13 @@ class ConversionSummary:
     output : the folder that holds the volumes, their records and the tables.
     results : one a scan, ordered by case id.
     left_out : files that are no scan, by reason code.
+    unread : those of them that are images of formats that medseg doesn't read, by ending.
     """
 
     output: Path
     results: tuple[Conversion, ...]
     left_out: dict[str, int]
+    unread: dict[str, int]
 
     @property
     def exit_code(self) -> int:
@@ -107,7 +109,8 @@ def convert_folder(
             if watcher:
                 watcher(result)
         write_selection(catalog, output)
-    summary = ConversionSummary(output, tuple(sorted(results, key=lambda result: result.case)), listing.left_out)
+    ordered = tuple(sorted(results, key=lambda result: result.case))
+    summary = ConversionSummary(output, ordered, listing.left_out, listing.unread)
     write_csv(output / TABLE, HEADER, map(_row, summary.results))
     sources = [(case, str(path)) for case, path in sorted(listing.sources.items())]
     write_csv(output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)

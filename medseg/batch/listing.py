@@ -29,12 +29,14 @@ class Listing:
     sources : where each of both is found below the scan folder: the file, or a series' folder; of
         several channels the first.
     left_out : files that are no scan, by reason code.
+    unread : those of them that are images of formats that medseg doesn't read, by ending.
     """
 
     cases: tuple[Case, ...]
     rejected: tuple[CaseResult, ...]
     sources: dict[str, Path]
     left_out: dict[str, int]
+    unread: dict[str, int]
 
 
 def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
@@ -57,7 +59,8 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
     for case, entry in _named(catalog.with_status("refused")):
         rejected.append(CaseResult(case, "rejected", str(entry.reason or ""), entry.message))
         sources[case] = entry.path
-    return Listing(tuple(cases), tuple(rejected), sources, _count_files(catalog.with_status("skipped")))
+    left_out = _count_files(catalog.with_status("skipped"))
+    return Listing(tuple(cases), tuple(rejected), sources, left_out, catalog.unread)
 
 
 def _grouped(

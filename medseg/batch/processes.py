@@ -186,9 +186,11 @@ class Processes:
         if not post.flights:
             post.deaths += 1
             if post.deaths >= MOST_DEATHS:
+                limit = self._crew.job.config.memory_limit_gb
+                within = f" within {limit:g} GB of memory, which may be too little" if limit else ""
                 raise WorkerError(
-                    f"a worker process ended {post.deaths} times before it could work, the last time by {ending}; "
-                    "`medseg --debug segment ... --workers 0` shows more"
+                    f"a worker process ended {post.deaths} times before it could work{within}, the last time by "
+                    f"{ending}; `medseg --debug segment ... --workers 0` shows more"
                 )
         for flight in self._replace(post, post.suspects):
             yield _crash(flight, ending)

@@ -70,6 +70,7 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
         results=tuple(sorted(results, key=lambda result: result.case)),
         sources=listing.sources,
         left_out=listing.left_out,
+        unread=listing.unread,
         seconds=perf_counter() - began,
         elsewhere=len(everything.sources) - len(listing.sources),
     )

@@ -84,6 +84,7 @@ class RunSummary:
     results : one a case, ordered by case id.
     sources : where each case is found below the scan folder: the file, or a series' folder.
     left_out : files that are no scan to segment, by reason code.
+    unread : those of them that are images of formats that medseg doesn't read, by ending.
     seconds : time of the whole run, s.
     elsewhere : number of cases that are other shards'.
     """
@@ -93,6 +94,7 @@ class RunSummary:
     results: tuple[CaseResult, ...]
     sources: dict[str, Path]
     left_out: dict[str, int]
+    unread: dict[str, int]
     seconds: float
     elsewhere: int = 0
 

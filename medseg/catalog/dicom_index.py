@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from medseg.catalog.entries import CatalogEntry
+from medseg.catalog.entries import UNREAD_ENDINGS, CatalogEntry
 from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
 from medseg.catalog.index_run import IndexRun
 from medseg.catalog.memory import Kind
@@ -31,7 +31,7 @@ DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
 UNREAD_FORMATS = {
     ARCHIVE_ENDINGS: "an archive; unpack it to have its scans read",
-    (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"): "an image format that is not read; convert it to NIfTI",
+    UNREAD_ENDINGS: "an image format that is not read; convert it to NIfTI",
 }
 
 HEADERS = Kind("dicom", TypeAdapter(tuple[SliceHeader, ...]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from medseg.text import printable
 from medseg.volume import Case, Repair, Source
 
 __all__ = ["Catalog", "CatalogEntry", "Status", "printable"]
+
+UNREAD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".gipl", ".gipl.gz")
+"""Volumes that medseg doesn't read; passing over them in silence would lose cases."""
 
 Status = Literal["accepted", "refused", "skipped"]
 
@@ -102,6 +106,13 @@ class Catalog:
     def with_status(self, status: Status) -> tuple[CatalogEntry, ...]:
         """Return the entries of one status."""
         return tuple(entry for entry in self.entries if entry.status == status)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Number of files of each image format that medseg doesn't read, by ending."""
+        names = (path.name.lower() for entry in self.with_status("skipped") for path in entry.files)
+        endings = (ending for name in names for ending in UNREAD_ENDINGS if name.endswith(ending))
+        return dict(sorted(Counter(endings).items()))
 
     def cases(self) -> tuple[Case, ...]:
         """Return the accepted scans as cases without masks."""

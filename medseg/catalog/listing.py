@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg.catalog.documents import DatasetJson
+from medseg.catalog.entries import UNREAD_ENDINGS
 from medseg.errors import DatasetError
 from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.volume import Case
-
-UNREAD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".gipl", ".gipl.gz")
-"""Volumes that medseg doesn't read; passing over them in silence would lose cases."""
 
 SLICE_ENDINGS = (".dcm", ".ima")
 """Endings of DICOM files, for those that have one."""

@@ -1,6 +1,6 @@
 """The program: its verbs, and how it ends when something is wrong.
 
-Exit codes: 0 all done; 1 some cases failed; 2 the command, configuration, data or model is wrong;
+Exit codes: 0 all done; 1 some cases failed, or time was up; 2 the command, configuration, data or model is wrong;
 3 no case could be done; 130 stopped by the user.
 """
 

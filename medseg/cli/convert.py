@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli.options import Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir
-from medseg.cli.screen import console, show_error
+from medseg.cli.screen import console, show_error, show_unread
 
 if TYPE_CHECKING:
     from medseg.batch.convert_folder import Conversion, ConversionSummary
@@ -65,6 +65,7 @@ def show_summary(summary: ConversionSummary) -> None:
     screen = console()
     for reason, count in summary.left_out.items():
         screen.print(f"left out: {count} files, {reason}")
+    show_unread(summary.unread)
     if not summary.results:
         show_error("no scan was found; give a folder with NIfTI or DICOM scans somewhere in it")
         return

@@ -48,9 +48,10 @@ def demo(
     summary = segment_scans(output)
     evaluation = evaluate_masks(output, unseen, summary)
     console().print(result_table(output, run, summary, evaluation))
-    console().print(f"All of this took {perf_counter() - began:.0f} s. Now your own scans; docs/tutorial.md tells how:")
+    console().print(f"All of this took {perf_counter() - began:.0f} s. Now your own scans; docs/tutorial.md tells how,")
+    console().print("for CT (of MR: mr in place of ct):")
     console().print(
-        "  medseg train --data YOUR_DATASET --output runs/yours\n  medseg segment YOUR_SCANS "
+        "  medseg train --data YOUR_DATASET --output runs/yours --set dataset.modality=ct\n  medseg segment YOUR_SCANS "
         "--model runs/yours/model --output results"
     )
 

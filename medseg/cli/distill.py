@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Device, Overrides, experiment
+from medseg.cli.options import ConfigFile, Device, MaxSeconds, Overrides, experiment
 from medseg.cli.train import show_training
 
 
@@ -26,7 +26,7 @@ def distill(
     ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    max_seconds: MaxSeconds = None,
     device: Device = "auto",
 ) -> None:
     """Teach a narrower network what a trained one answers; writes the model folder OUTPUT/model.

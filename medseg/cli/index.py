@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli.options import Key, Policies, Scans, SeriesRule, Workdir
-from medseg.cli.screen import console
+from medseg.cli.screen import console, show_unread
 from medseg.text import printable
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def show_catalog(catalog: Catalog, note: str = "") -> None:
         left_out[str(entry.reason)] += [path.name for path in entry.files]
     for reason, names in sorted(left_out.items(), key=lambda item: -len(item[1])):
         screen.print(f"left out: {len(names)} files, {reason}: {printable(shown(names))}")
+    show_unread(catalog.unread)
 
 
 def scan_table(scans: Sequence[CatalogEntry]) -> Table:

@@ -31,6 +31,9 @@ Policies = Annotated[
         "repeated; docs/ingest.md lists the codes.",
     ),
 ]
+MaxSeconds = Annotated[
+    float | None, typer.Option(help="Stop after this time, with exit code 1; the same command goes on.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 Scans = Annotated[
     Path, typer.Argument(metavar="SCANS", help="A scan, a zip archive, a DICOM folder, or any tree of these.")
@@ -60,6 +63,4 @@ def experiment(
     from medseg.config import load_config
 
     loaded = load_config(config, overrides or (), base)
-    if data is None:
-        return loaded
-    return loaded.model_copy(update={"dataset": loaded.dataset.model_copy(update={"folder": data})})
+    return loaded if data is None else loaded.with_data(data)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, DataFolder, Device, Overrides, experiment
-from medseg.cli.screen import console
+from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.screen import console, show_time_is_up
 
 if TYPE_CHECKING:
     from medseg.training.pretraining import PretrainingRun
@@ -19,7 +19,7 @@ def pretrain(
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    max_seconds: MaxSeconds = None,
     device: Device = "auto",
 ) -> None:
     """Let a network learn what scans look like, before it learns what is drawn in them.
@@ -38,11 +38,10 @@ def pretrain(
 
 
 def show_pretraining(run: PretrainingRun, output: Path) -> None:
-    """Print where the weights are and how well they restore, or how to go on."""
+    """Print where the weights are and how well they restore; ends with `UNFINISHED` where there are none yet."""
     screen = console()
     if run.folder is None or run.explained is None:
-        screen.print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
-        return
+        show_time_is_up(output)
     screen.print(f"Pre-trained weights: {run.folder} ({run.scans} scans)")
     screen.print(f"Of the hidden voxels' variance, {run.explained:.0%} is explained.")
     screen.print(f"Next: medseg train --init {run.folder} --output RUN, with the same --config and --data")

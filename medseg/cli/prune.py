@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Device, Overrides, experiment
+from medseg.cli.options import ConfigFile, Device, MaxSeconds, Overrides, experiment
 from medseg.cli.screen import console
 from medseg.cli.train import show_training
 from medseg.errors import ConfigError
@@ -24,7 +24,7 @@ def prune(
     steps: Annotated[int | None, typer.Option(help="Steps of the fine-tuning; default: 500.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    max_seconds: MaxSeconds = None,
     device: Device = "auto",
 ) -> None:
     """Cut the feature maps that matter least out of a trained network, and fine-tune what is left.

@@ -41,8 +41,8 @@ def pseudo_label(
     label.nii.gz by hand. Then let a student learn from all of them.
 
     Example: `medseg pseudo-label --run runs/teacher --output runs/pseudo --set pseudo.precision=0.97`, then
-    `medseg train --config configs/hippocampus.yaml --set unlabelled.method=pseudo-labels
-    --set unlabelled.pseudo_labels=runs/pseudo --output runs/student`
+    `medseg train --config configs/hippocampus.yaml --data my_dataset --output runs/student
+    --set unlabelled.method=pseudo-labels --set unlabelled.pseudo_labels=runs/pseudo`
     """
     from medseg.inference.hardware import choose_device
     from medseg.pseudo.label import Labeller

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 from medseg.text import printable
 
@@ -12,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from medseg.batch.run import Watcher
+
+UNFINISHED = 1
+"""Exit code of what is not done yet, so that a script can tell; 0 would say that there is a model."""
 
 
 def console() -> Console:
@@ -25,6 +32,19 @@ def show_error(message: str) -> None:
     """Print one sentence on stderr, red on a terminal."""
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
+
+
+def show_unread(unread: Mapping[str, int]) -> None:
+    """Print how many files of each ending are images that medseg doesn't read, if there are any, and what to do."""
+    if unread:
+        files = ", ".join(f"{count} {ending}" for ending, count in unread.items())
+        console().print(f"left out: {files}; medseg reads NIfTI and DICOM: convert them to NIfTI", style="yellow")
+
+
+def show_time_is_up(output: Path) -> NoReturn:
+    """Print how a training goes on that ``--max-seconds`` stopped, and end with `UNFINISHED`."""
+    console().print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
+    raise typer.Exit(UNFINISHED)
 
 
 def case_progress() -> AbstractContextManager[Watcher]:

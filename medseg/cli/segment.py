@@ -9,7 +9,7 @@ import typer
 
 from medseg.cli.options import Device, Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir, split
 from medseg.cli.report import show_review
-from medseg.cli.screen import case_progress, console, show_error
+from medseg.cli.screen import case_progress, console, show_error, show_unread
 
 if TYPE_CHECKING:
     from medseg.batch.summary import RunSummary
@@ -182,6 +182,7 @@ def segment(
 def show_summary(summary: RunSummary) -> None:
     """Print how many cases ended how, and where the results are."""
     screen = console()
+    show_unread(summary.unread)
     if not summary.results and summary.elsewhere:
         screen.print(f"all {summary.elsewhere} cases are other shards'")
         return

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, DataFolder, Device, Overrides, experiment
-from medseg.cli.screen import console
+from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.screen import console, show_time_is_up
 from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train(
             "pretrain: pre-train first, in this run.",
         ),
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on.")] = None,
+    max_seconds: MaxSeconds = None,
     device: Device = "auto",
 ) -> None:
     """Train a network on a folder of scans and masks; writes the model folder OUTPUT/model.
@@ -85,11 +85,10 @@ def _of_unlabelled(method: str | None, labelled_weight: str | None) -> list[str]
 
 
 def show_training(run: TrainingRun, output: Path) -> None:
-    """Print where the model is and how good, or how to go on."""
+    """Print where the model is and how good; ends with `UNFINISHED` where there is none yet."""
     screen = console()
     if run.model is None:
-        screen.print(f"Time is up: the checkpoint is in {output}; the same command goes on from it.")
-        return
+        show_time_is_up(output)
     if run.weight is not None:
         for trial in run.weight.trials:
             screen.print(f"lambda {trial.weight:g}: out-of-fold Dice {trial.mean:.4f}")

@@ -49,6 +49,10 @@ class ExperimentConfig(Stage):
         default_factory=lambda: InferenceConfig(), description="Application and validation"
     )
 
+    def with_data(self, folder: Path) -> ExperimentConfig:
+        """Return the same run with another dataset folder."""
+        return self.model_copy(update={"dataset": self.dataset.model_copy(update={"folder": folder})})
+
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:
         if self.distillation.teachers and self.unlabelled.method != "supervised":
@@ -79,7 +83,8 @@ def load_config(
     try:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'the configuration'}: {describe_problems(error)}") from None
+        problems = describe_problems(error, ExperimentConfig)
+        raise ConfigError(f"{path or 'the configuration'}: {problems}; see docs/configuration.md") from None
 
 
 def save_config(config: BaseModel, path: Path) -> None:

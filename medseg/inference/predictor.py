@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
+from medseg.errors import ReasonCode, ScanError
 from medseg.inference.forward import EnsembleForward, stream_scan, streamed_axis, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
@@ -97,8 +98,10 @@ class Predictor:
         Raises
         ------
         ScanError
-            If the scan's channels are not the model's, or it holds voxels that are not numbers.
+            If the scan states another modality than those that the model learnt from, its channels are not the
+            model's, or it holds voxels that are not numbers.
         """
+        self._check_modality(volume)
         return prepare_image(volume, self.model.plan)
 
     def infer(self, prepared: Prepared) -> Prediction:
@@ -117,6 +120,15 @@ class Predictor:
         if not rules:
             return prediction
         return replace(prediction, mask=Mask(apply(mask.array, mask.grid, rules, self.model.labels), mask.grid))
+
+    def _check_modality(self, volume: Volume) -> None:
+        known = self.model.modalities
+        if known and volume.modality and volume.modality not in known:
+            raise ScanError(
+                ReasonCode.MODALITY_MISMATCH,
+                f"the scan is {volume.modality}, but the model learnt from {' and '.join(known)}; take a model for "
+                f"{volume.modality}, or, if the header is wrong, segment what `medseg convert` makes of the scan",
+            )
 
     def _segment(self, prepared: Prepared, watch: Stopwatch, rung: Rung) -> Restored:
         model, agreement = self.model, Agreement(self.model.labels)

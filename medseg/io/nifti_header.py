@@ -30,6 +30,9 @@ PIXEL_TYPES = {
 UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres in NIfTI's spatial units metre, millimetre, micrometre; unknown counts as millimetre."""
 
+DICOM_MARK, DICOM_MARK_AT = b"DICM", 128
+"""What a DICOM file says at which byte: some programs name all files alike."""
+
 MAX_VALUES = 1 << 31
 """Most voxel values of one scan (8 GiB as float32; a whole-body CT of 512x512x2000 has a quarter)."""
 
@@ -184,6 +187,10 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
                 )
             break
     else:
+        if raw[DICOM_MARK_AT:].startswith(DICOM_MARK):
+            raise UnsupportedScanError(
+                ReasonCode.NOT_A_SCAN, f"{name} is a DICOM file that is named like NIfTI; rename it, such as to .dcm"
+            )
         code = ReasonCode.TRUNCATED if 0 < len(raw) < 348 else ReasonCode.NOT_A_SCAN
         raise UnsupportedScanError(code, f"{name} has no NIfTI header in its first {len(raw)} bytes")
     _check_voxel_sizes(fields, name)

@@ -56,6 +56,7 @@ class Model:
     postprocessing : clean-up of the masks, chosen by cross-validation; None: none was chosen.
     scores : mean Dice on held-out cases by target, and "mean"; None where nothing could be scored.
     reference : what the training cases were like, which segmented cases are checked against; None: not known.
+    modalities : DICOM modalities of the training cases, such as "CT"; empty: not known.
     provenance : what the model was made from and by, as JSON values.
     """
 
@@ -67,6 +68,7 @@ class Model:
     postprocessing: PostprocessingRules | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     reference: Reference | None = None
+    modalities: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,6 +86,7 @@ class ModelRecord(BaseModel):
     postprocessing: PostprocessingRules | None = Field(None, description="Clean-up of the masks")
     scores: dict[str, float | None] = Field(default_factory=dict, description="Mean Dice on held-out cases")
     reference: Reference | None = Field(None, description="What training cases were like; for checks without truth")
+    modalities: tuple[str, ...] = Field((), description="DICOM modalities of the training cases; empty: not known")
     provenance: dict[str, Any] = Field(default_factory=dict, description="What it was made from and by")
 
 
@@ -109,6 +112,7 @@ def save_model(model: Model, folder: Path) -> None:
         postprocessing=model.postprocessing,
         scores=dict(model.scores),
         reference=model.reference,
+        modalities=model.modalities,
         provenance=dict(model.provenance),
     )
     with atomic_folder(folder) as temporary:
@@ -140,6 +144,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", backend: Backen
         postprocessing=record.postprocessing,
         scores=record.scores,
         reference=record.reference,
+        modalities=record.modalities,
         provenance=record.provenance,
     )
 
@@ -177,6 +182,8 @@ def is_empty_folder(folder: Path) -> bool:
 
 def _read_record(folder: Path) -> ModelRecord:
     path = folder / RECORD
+    if folder.is_file():
+        raise ModelError(f"{folder}: this is a file; give the model's folder, {folder.parent}")
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such model folder")
     try:

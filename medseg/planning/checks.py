@@ -13,6 +13,7 @@ from typing import Literal
 
 from medseg.errors import DatasetError
 from medseg.labels import LabelMap
+from medseg.planning.choices import looks_like_ct
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
 
 SHOWN = 5
@@ -50,6 +51,24 @@ def check_training_data(
         *_absent_targets(labels, learnt, measured),
         *_empty_masks(learnt, measured),
         *_constant_images((*learnt, *measured)),
+    )
+
+
+def check_unstated(fingerprint: Fingerprint, channels: Sequence[str], modalities: Sequence[str]) -> tuple[Finding, ...]:
+    """Return a warning for each channel that looks like CT though nothing says so: it would be normalised like MR.
+
+    Parameters
+    ----------
+    channels, modalities : name and kind ("ct", "mr" or "other") of each input channel.
+    """
+    return tuple(
+        Finding(
+            "warning",
+            f"{channel} states no modality and looks like CT, with air near {fingerprint.darkest(number):.0f}, but is "
+            "normalised like MR: give --set dataset.modality=ct if it is CT, or dataset.modality=other if not",
+        )
+        for number, (channel, modality) in enumerate(zip(channels, modalities, strict=True))
+        if modality == "other" and looks_like_ct(fingerprint, number)
     )
 
 

@@ -25,7 +25,7 @@ EQUAL_SPACING = 1.1
 """Axes within this factor of the coarsest count as equally coarse when the slice axis is chosen."""
 
 HOUNSFIELD_HINT = -500.0
-"""Foreground below this in scans of unstated modality looks like CT: only lung and air lie there."""
+"""Scans of unstated modality with voxels below this look like CT: only lung and air lie there."""
 
 AXES = "xyz"
 
@@ -82,8 +82,15 @@ def choose_normalisation(
             )
         else:
             chosen.append(ChannelNormalisation(kind="zscore"))
-            reasons.append(f"{channel} is {_kind(modality, found)}: each scan to mean 0 and standard deviation 1")
+            kind = _kind(modality, is_ct=looks_like_ct(fingerprint, number))
+            reasons.append(f"{channel} is {kind}: each scan to mean 0 and standard deviation 1")
     return tuple(chosen), "; ".join(reasons)
+
+
+def looks_like_ct(fingerprint: Fingerprint, channel: int) -> bool:
+    """Whether a usual scan has values that only air in Hounsfield units has."""
+    darkest = fingerprint.darkest(channel)
+    return darkest is not None and darkest < HOUNSFIELD_HINT
 
 
 def choose_mirror(wishes: PlanConfig, labels: LabelMap) -> tuple[tuple[bool, bool, bool], str]:
@@ -114,12 +121,10 @@ def _clip(found: Intensities) -> ChannelNormalisation:
     )
 
 
-def _kind(modality: str, found: Intensities | None) -> str:
+def _kind(modality: str, *, is_ct: bool) -> str:
     if modality == "mr":
         return "MR, whose units are arbitrary"
-    if found is not None and found.low < HOUNSFIELD_HINT:
-        return f"of no stated modality (its {found.low:.4g} looks like CT: then set dataset.modality to ct)"
-    return "of no stated modality"
+    return "of no stated modality" + (" (it looks like CT: then set dataset.modality to ct)" if is_ct else "")
 
 
 def _rounded(value: float) -> float:

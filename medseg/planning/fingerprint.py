@@ -53,9 +53,11 @@ class CaseFingerprint(_Part):
     content_shape: Sizes = Field(description="Voxels of the smallest box that holds all values other than 0")
     spacing: Triple = Field(description="Voxel spacing along x, y, z, mm")
     channels: int = Field(ge=1, description="Number of channels")
+    modality: str = Field("", description="DICOM modality in the scan's header, such as CT; empty: it states none")
     constant_channels: tuple[int, ...] = Field((), description="Channels (from 0) with one value everywhere")
     foreground: tuple[ForegroundIntensities, ...] = Field((), description="For each channel; empty without foreground")
     volumes_ml: dict[str, float] = Field(default_factory=dict, description="Volume of each label that is present, ml")
+    darkest: tuple[float, ...] = Field((), description="1st percentile of each whole channel")
     scan: tuple[Intensity, ...] = Field((), description="Intensities of the whole scan, one entry a channel")
     structures: dict[str, StructureFeatures] = Field(
         default_factory=dict, description="Each label that is present: size, components, place, intensities"
@@ -93,6 +95,19 @@ class Fingerprint(_Part):
             raise DatasetError(f"the fingerprint has no entry for {', '.join(missing[:5]) or 'an empty list of cases'}")
         return Fingerprint(cases=tuple(by_id[id_] for id_ in wanted))
 
+    def modalities(self, kinds: Iterable[str]) -> tuple[str, ...]:
+        """Return the DICOM modalities of these scans; none where nothing states those of all of them.
+
+        Parameters
+        ----------
+        kinds : what the dataset says of its channels: "ct", "mr" or "other".
+        """
+        of_dataset = {kind.upper() for kind in kinds if kind != "other"}
+        of_headers = {case.modality for case in self.cases}
+        if "" in of_headers and not of_dataset:
+            return ()
+        return tuple(sorted(of_dataset | of_headers - {""}))
+
     def spacings(self) -> NDArray[np.float64]:
         """Return (cases, 3) spacings, mm."""
         return np.array([case.spacing for case in self.cases])
@@ -102,6 +117,11 @@ class Fingerprint(_Part):
         sizes = np.array([case.content_shape for case in self.cases]) * self.spacings() / np.array(spacing)
         x, y, z = (int(np.ceil(size)) for size in np.median(np.maximum(1, np.round(sizes)), axis=0))
         return x, y, z
+
+    def darkest(self, channel: int) -> float | None:
+        """Return how dark a usual scan's darkest voxels are in one channel; None if that was not measured."""
+        values = [case.darkest[channel] for case in self.cases if case.darkest]
+        return float(np.median(values)) if values else None
 
     def intensities(self, channel: int) -> Intensities | None:
         """Return the foreground's statistics of one channel; None if no case has any foreground.

@@ -109,7 +109,7 @@ def read_run(
         raise ModelError(f"{folder}: the run has no model yet; let medseg train finish it")
     config = load_config(path, overrides)
     if data is not None:
-        config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"folder": data})})
+        config = config.with_data(data)
     dataset = read_dataset(config.dataset)
     teachers = read_teachers(folder, dataset, config.training.seed, device)
     return Run(folder, config, dataset, teachers)

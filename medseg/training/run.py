@@ -317,6 +317,7 @@ class _Run:
             inference=self.config.inference,
             postprocessing=self.start.postprocessing if self.start else None,
             reference=describe_training(self.setup.fingerprint, plan, names),
+            modalities=self.setup.fingerprint.modalities(self.setup.dataset.modalities),
             provenance=self._provenance(),
         )
 

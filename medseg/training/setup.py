@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
 from medseg.plan import Plan, load_plan, save_plan
 from medseg.planning import (
+    Finding,
     Fingerprint,
     check_training_data,
+    check_unstated,
     fingerprint_cases,
     plan_dataset,
     refuse_errors,
@@ -108,11 +111,15 @@ def _examine(dataset: Dataset, train: tuple[Case, ...], held_out: tuple[Case, ..
     fingerprint = fingerprint_cases((*train, *held_out), dataset.labels)
     findings = check_training_data(fingerprint, dataset.labels, _ids(train), _ids(held_out))
     refuse_errors(findings)
-    for finding in findings:
-        logger.warning(finding.message)
+    _warn(findings)
     with atomic_file(output / "fingerprint.json") as path:
         save_fingerprint(fingerprint, path)
     return fingerprint
+
+
+def _warn(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        logger.warning(finding.message)
 
 
 def _plan(
@@ -127,6 +134,8 @@ def _plan(
         _check_start(start, dataset)
         plan = start.plan
     else:
+        if config.dataset.modality is None:  # who says other means it
+            _warn(check_unstated(fingerprint, dataset.channels, dataset.modalities))
         plan = plan_dataset(
             fingerprint, config.plan, config.network, dataset.labels, dataset.channels, dataset.modalities
         )
@@ -140,16 +149,21 @@ def _check_unchanged(config: ExperimentConfig, plan: Path) -> None:
     before = plan.with_name(CONFIG)
     if not before.is_file():
         return
-    old, new = (
-        {f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(c, section)}
-        for c in (load_config(before), config)
-    )
+    old, new = _wishes(load_config(before)), _wishes(config)
     changed = [f"{field}={old[field]}" for field in new if old[field] != new[field]]
     if changed:
         raise ConfigError(
             f"{plan} was made with {', '.join(changed)} and is used as it stands; delete it to plan anew, or leave "
             "these settings as they were"
         )
+
+
+def _wishes(config: ExperimentConfig) -> dict[str, object]:
+    """Return every field of a configuration that a plan follows from, by its name with the section."""
+    wishes = {
+        f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(config, section)
+    }
+    return {"dataset.modality": config.dataset.modality, **wishes}
 
 
 def _ids(cases: tuple[Case, ...]) -> list[str]:

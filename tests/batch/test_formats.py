@@ -151,7 +151,7 @@ def test_classes_have_safe_and_different_names(names, expected):
 
 def test_unknown_formats_and_lesions_are_refused():
     with pytest.raises(
-        ConfigError, match=r"formats\.1: Input should be 'nifti', 'seg-nrrd', 'dicom-seg', 'rtstruct' or 'dicom-sr'"
+        ConfigError, match=r"formats\.1: '\w+' is none of 'nifti', 'seg-nrrd', 'dicom-seg', 'rtstruct' or 'dicom-sr'"
     ):
         make_segment_config(formats=("nifti", "stl"))
     with pytest.raises(LabelError, match="no label is called cyst"):

@@ -108,7 +108,11 @@ def test_several_workers_share_the_cases(job, tasks):
     ("model", "error", "words"),
     [
         ("broken", ModelError, "no model folder"),
-        ("deadly", WorkerError, "3 times before it could work.*EXIT_9"),
+        (
+            "deadly",
+            WorkerError,
+            "3 times before it could work within 0.7 GB of memory, which may be too little.*EXIT_9",
+        ),
         ("greedy", WorkerError, "can't work within 0.7 GB of memory: MemoryError in faulty.py, line"),
     ],
 )

@@ -226,5 +226,13 @@ def test_the_examples_are_sound(path):
     assert read_series_rules(path).rules
 
 
+def test_the_example_for_t1_prefers_contrast_agent_whatever_the_thickness(series, tmp_path):
+    thick = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR", "SliceThickness": 5}
+    series("plain", SeriesDescription="T1 ax", **thick)
+    series("contrast", SeriesDescription="T1 post", ContrastBolusAgent="Gd", **thick)
+    catalog = index_scans(tmp_path / "scans", key=tmp_path / "key", rules=read_series_rules(EXAMPLES / "mr_t1.yaml"))
+    assert [str(entry.path) for entry in catalog.with_status("accepted")] == ["contrast"]
+
+
 def test_there_are_examples():
     assert len(list(EXAMPLES.glob("*.yaml"))) >= 2

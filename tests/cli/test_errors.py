@@ -197,9 +197,23 @@ def test_a_splits_file_that_the_configuration_brought_along(medseg, dataset, tmp
     assert "--set dataset.splits=null" in said
 
 
-def test_an_unknown_field(medseg, tmp_path):
-    said = sentence(medseg("train", "--data", tmp_path, "-o", tmp_path / "run", "--set", "training.stps=3"))
-    assert "training.stps: there is no such field" in said
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("training.stps", ", but there is training.steps;"),
+        ("steps", ", but there is training.steps, pretraining.steps;"),
+        ("trainig.steps", ", but there is training;"),
+        ("training.zzz", ";"),
+    ],
+)
+def test_an_unknown_field_names_what_it_resembles(medseg, tmp_path, wrong, right):
+    said = sentence(medseg("train", "--data", tmp_path, "-o", tmp_path / "run", "--set", f"{wrong}=3"))
+    assert f"there is no such field{right} see docs/configuration.md" in said
+
+
+def test_a_wrong_word_is_named_with_the_right_ones(medseg, model, scans, tmp_path):
+    said = sentence(medseg("segment", scans, "-m", model, "-o", tmp_path / "out", "--formats", "dicomseg"))
+    assert "formats.0: 'dicomseg' is none of 'nifti', 'seg-nrrd'" in said
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", "taken"), ("no.such.host.invalid", 8123)])

@@ -166,6 +166,15 @@ def test_nothing_to_segment_says_so(medseg, model, tmp_path):
     assert "no scan was found" in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["segment", "convert", "index"])
+def test_scans_of_formats_that_are_not_read_are_not_passed_over_in_silence(medseg, model, scans, tmp_path, verb):
+    for name in ("one.nrrd", "two.NRRD", "three.mha", "notes.txt"):
+        (scans / name).write_text("")
+    wishes = {"segment": ["-m", model, "-o", tmp_path / "out"], "convert": ["-o", tmp_path / "out"], "index": []}
+    result = medseg(verb, scans, *wishes[verb])
+    assert "left out: 1 .mha, 2 .nrrd; medseg reads NIfTI and DICOM: convert them to NIfTI" in result.stdout
+
+
 def test_only_bad_scans_is_exit_code_3(medseg, model, tmp_path):
     break_file(write_scan(tmp_path / "scans" / "cut.nii.gz"))
     assert medseg("segment", tmp_path / "scans", "-m", model, "-o", tmp_path / "out").exit_code == 3
@@ -190,6 +199,18 @@ def test_two_channels_for_a_model_of_one_are_rejected(medseg, model, scans, tmp_
     rows = {row["case"]: row for row in table(tmp_path / "out" / "cases.csv")}
     assert rows["two"]["status"] == "rejected"
     assert [rows[case]["status"] for case in ("a_scan", "b_scan", "other")] == ["done"] * 3
+
+
+def test_a_scan_of_another_modality_costs_only_itself(medseg, model, scans, tmp_path):
+    write_dicom(scans / "dicom")
+    made_for_mr = tmp_path / "model"
+    shutil.copytree(model, made_for_mr)
+    record = json.loads((model / "model.json").read_text())
+    (made_for_mr / "model.json").write_text(json.dumps({**record, "modalities": ["MR"]}))
+    result = medseg("segment", scans, "-m", made_for_mr, "-o", tmp_path / "out", "--no-pictures")
+    assert result.exit_code == 1
+    reasons = [row["reason"] for row in table(tmp_path / "out" / "cases.csv")]
+    assert sorted(reasons) == ["", "", "", "MODALITY_MISMATCH"]
 
 
 def test_one_process_and_several_give_the_same_masks(medseg, model, scans, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -54,7 +56,7 @@ def test_the_whole_way(medseg, dataset, tmp_path):
     assert "3 cases prepared" in prepared.stdout
 
     stopped = medseg("train", *shared, "--max-seconds", "0.01")
-    assert stopped.exit_code == 0
+    assert stopped.exit_code == 1  # not done yet, as of the pipelines
     assert "goes on" in stopped.stdout
     assert not (run / "model").exists()
 
@@ -81,3 +83,13 @@ def test_a_missing_prediction_is_named_and_the_exit_code_is_1(medseg, dataset, t
     result = medseg("evaluate", tmp_path / "predictions", dataset)
     assert result.exit_code == 1
     assert "case_1" in result.stdout
+
+
+def test_a_dataset_folder_called_by_a_number_is_a_folder(tmp_path, monkeypatch):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "pipelines" / "train_model.py"))
+    seen = []
+    for step in ("show_dataset", "show_plan", "train"):
+        monkeypatch.setitem(script["main"].__globals__, step, lambda config, *_: seen.append(config.dataset.folder))
+    (tmp_path / "own.yaml").write_text("name: own")
+    script["main"](tmp_path / "own.yaml", Path("2025"), tmp_path / "run")
+    assert seen == [Path("2025")] * 3

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from medseg.config import InferenceConfig
-from medseg.errors import ScanError
+from medseg.errors import ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.inference.forward import EnsembleForward, mirrorings
 from medseg.inference.predictor import Predictor, Stopwatch, segment_prepared
@@ -108,6 +108,20 @@ def test_two_dimensional_plans_see_slices(make_plan, labels, threshold, slice_ax
     )
     np.testing.assert_array_equal(mask.mask.array, np.where(image > 0, 5, 0))
     assert all(len(shape) == 4 and shape[2:] == (8, 8) for shape in threshold.shapes)
+
+
+@pytest.mark.parametrize(("learnt", "scanned"), [(("MR",), "CT"), (("CT",), "PT")])
+def test_a_scan_that_states_another_modality_is_refused(make_plan, labels, threshold, learnt, scanned):
+    predictor = Predictor(Model((threshold,), make_plan(), labels, modalities=learnt), EXACT)
+    with pytest.raises(ScanError, match=f"the scan is {scanned}, but the model learnt from {learnt[0]}") as caught:
+        predictor.predict(Volume(np.ones((1, 8, 8, 8), np.float32), Grid((8, 8, 8), np.eye(4)), scanned))
+    assert caught.value.code == ReasonCode.MODALITY_MISMATCH
+
+
+@pytest.mark.parametrize(("learnt", "scanned"), [(("CT", "MR"), "MR"), (("MR",), ""), ((), "CT")])
+def test_a_modality_that_nothing_contradicts_is_segmented(make_plan, labels, threshold, learnt, scanned):
+    predictor = Predictor(Model((threshold,), make_plan(), labels, modalities=learnt), EXACT)
+    predictor.predict(Volume(np.ones((1, 8, 8, 8), np.float32), Grid((8, 8, 8), np.eye(4)), scanned))
 
 
 def test_flips_change_nothing_for_an_equivariant_network(make_plan, threshold):

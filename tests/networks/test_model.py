@@ -53,6 +53,7 @@ def test_round_trip(make_model, tmp_path, folds):
         inference=InferenceConfig(overlap=0.25),
         postprocessing=PostprocessingRules(structures={"liver": StructureRule(keep_largest=True)}),
         scores={"liver": 0.93, "tumour": None},
+        modalities=("CT",),
         provenance={"training_cases": ["a", "b"]},
     )
     save_model(model, tmp_path / "model")
@@ -235,17 +236,24 @@ def test_a_newer_format_is_told_from_a_wrong_one(folder, change_record):
         load_model(folder)
 
 
+def test_a_model_of_an_earlier_medseg_names_no_modalities(folder):
+    record = json.loads((folder / "model.json").read_text())
+    del record["modalities"]
+    (folder / "model.json").write_text(json.dumps(record))
+    assert load_model(folder).modalities == ()
+
+
 def test_a_record_can_not_name_files_elsewhere(folder, change_record):
     change_record(networks=2)
     with pytest.raises(ModelError, match=r"fold_0\.safetensors: the weights are missing"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_no_folder(tmp_path, name):
-    (tmp_path / "file").write_text("")
+def test_no_folder(tmp_path, folder):
     with pytest.raises(ModelError, match="there is no such model folder"):
-        load_model(tmp_path / name)
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=f"this is a file; give the model's folder, {folder}"):
+        load_model(folder / "weights.safetensors")
 
 
 def test_reading_a_model_loads_neither_monai_nor_a_scan_library(folder):

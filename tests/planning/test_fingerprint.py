@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from medseg.errors import DatasetError
 from medseg.labels import LabelMap
 from medseg.planning import examine
 from medseg.planning.examine import examine_case, fingerprint_cases
-from medseg.planning.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
+from medseg.planning.fingerprint import CaseFingerprint, Fingerprint, load_fingerprint, save_fingerprint
 from medseg.volume import Case, Source
 
 LABELS = LabelMap.parse({"organ": 1, "tumour": 2, "ignore": 9})
@@ -55,6 +56,24 @@ def blob(value: int = 1, shape: tuple[int, ...] = (12, 10, 6)) -> np.ndarray:
     return mask
 
 
+@pytest.mark.parametrize(
+    ("headers", "kinds", "known"),
+    [
+        (("CT", "CT"), ["other"], ("CT",)),
+        (("CT", "MR"), ["ct"], ("CT", "MR")),
+        (("", ""), ["mr"], ("MR",)),
+        (("", "CT"), ["other"], ()),  # nobody knows what the first one is
+        (("", ""), ["other"], ()),
+    ],
+)
+def test_modalities_are_known_if_the_dataset_or_every_header_states_them(
+    headers: tuple[str, ...], kinds: list[str], known: tuple[str, ...]
+) -> None:
+    sizes: dict[str, Any] = {"shape": (9, 9, 9), "content_shape": (9, 9, 9), "spacing": (1, 1, 1), "channels": 1}
+    cases = tuple(CaseFingerprint(id=f"{n}", modality=word, **sizes) for n, word in enumerate(headers))
+    assert Fingerprint(cases=cases).modalities(kinds) == known
+
+
 class TestOneCase:
     def test_shape_and_spacing_are_canonical(self, write_case: CaseWriter) -> None:
         found = examine_case(write_case("a", noise(), blob(), (0.5, 0.75, 3.0)), LABELS)
@@ -66,6 +85,11 @@ class TestOneCase:
         image[3:8, 2:3, 4:] = 5
         image[5, 2, 4] = 0  # a hole within doesn't count
         assert examine_case(write_case("a", image, blob()), LABELS).content_shape == (5, 1, 2)
+
+    def test_the_darkest_voxels_of_the_whole_scan_are_measured(self, write_case: CaseWriter) -> None:
+        image = noise()
+        image[:2] = -1000
+        assert examine_case(write_case("a", image, blob()), LABELS).darkest == (-1000,)
 
     def test_foreground_statistics(self, write_case: CaseWriter) -> None:
         image, mask = noise(), blob()
@@ -93,7 +117,7 @@ class TestOneCase:
         image = np.linspace(0, 1, 40**3, dtype=np.float32).reshape(40, 40, 40)
         case = write_case("a", image, np.ones((40, 40, 40), np.uint8))
         whole = examine_case(case, LABELS).foreground[0]
-        monkeypatch.setattr(examine, "FOREGROUND_SAMPLE", 5000)
+        monkeypatch.setattr(examine, "SAMPLE", 5000)
         part = examine_case(case, LABELS).foreground[0]
         assert part != whole
         assert part.quantiles == pytest.approx(whole.quantiles, abs=0.01)
@@ -143,7 +167,8 @@ class TestAllCases:
         message = str(caught.value)
         assert message.startswith("4 of 5 cases can't be used: ")
         assert "case nan: nan_image.nii holds voxels that are NaN or infinite" in message
-        assert "; case values: the mask holds values [5] that the label map doesn't know (1 organ, 2 tumour)" in message
+        unknown = "the mask holds values [5] that the label map doesn't know (1 organ, 2 tumour); name them, too"
+        assert f"; case values: {unknown}, in dataset.labels; " in message
         assert "; case grid: the mask is on another grid" in message
         assert "; case gone: gone.nii " in message
         assert "sound" not in message

@@ -28,6 +28,7 @@ def case(
     spacing: Triple = (1.0, 1.0, 1.0),
     low: float = 0.0,
     high: float = 100.0,
+    **measured: Any,
 ) -> CaseFingerprint:
     spread = tuple(low + (high - low) * p for p in PROBABILITIES)
     foreground = ForegroundIntensities(mean=(low + high) / 2, std=(high - low) / math.sqrt(12), quantiles=spread)
@@ -39,6 +40,7 @@ def case(
         channels=1,
         foreground=(foreground,),
         volumes_ml={"organ": 1.0, "tumour": 0.5},
+        **measured,
     )
 
 
@@ -116,9 +118,10 @@ class TestNormalisation:
     def test_everything_else_is_z_scored(self, modality: str) -> None:
         assert plan(dataset(), modality=modality).normalisation[0].kind == "zscore"
 
-    def test_unstated_ct_is_hinted_at(self) -> None:
-        assert "looks like CT" in plan(dataset(low=-900, high=0), modality="other").reasons["normalisation"]
-        assert "looks like CT" not in plan(dataset(low=0, high=900), modality="other").reasons["normalisation"]
+    def test_unstated_ct_is_hinted_at_by_the_air_around_the_body(self) -> None:
+        liver = dataset(low=0, high=150, darkest=(-1000.0,))
+        assert "looks like CT" in plan(liver, modality="other").reasons["normalisation"]
+        assert "looks like CT" not in plan(dataset(darkest=(-3.0,)), modality="other").reasons["normalisation"]
 
     def test_constant_foreground_does_not_divide_by_zero(self) -> None:
         assert plan(dataset(low=40, high=40), modality="ct").normalisation[0].std == 1.0

@@ -10,6 +10,8 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,7 @@ def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp
     assert model.scores["mean"] == pytest.approx(run.mean_dice)
     assert model.reference.structures["dim"].volume_ml.cases == 4
     assert model.reference.soft_dice["dim"].cases == 2
+    assert model.modalities == ("MR",)
     assert model.reference.calibration is None
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.yaml", "plan.yaml", "fingerprint.json", "validation.csv", "model", "fit"} <= names
@@ -89,6 +92,18 @@ def test_another_configuration_in_the_same_folder_is_refused(experiment, tmp_pat
     assert load_config(tmp_path / "run" / "config.yaml").training.steps == 2, "it says what was trained"
 
 
+def test_scans_that_look_like_ct_but_state_no_modality_are_warned_of(experiment, tmp_path, blobs, caplog):
+    shutil.copytree(blobs, tmp_path / "ct")
+    for path in (tmp_path / "ct" / "images").iterdir():
+        scan = nib.load(path)
+        nib.save(nib.Nifti1Image(scan.get_fdata().astype(np.float32) - 1000, scan.affine), path)
+    for modality, warned in ((None, True), ("other", False)):
+        dataset = {"folder": str(tmp_path / "ct"), "modality": modality}
+        set_up(changed(experiment, dataset=dataset), tmp_path / f"run_{modality}")
+        assert ("give --set dataset.modality=ct" in caplog.text) is warned
+        caplog.clear()
+
+
 def test_wishes_that_a_plan_stands_against_are_refused(experiment, tmp_path):
     config = changed(experiment, training={"steps": 2})
     set_up(config, tmp_path / "run")
@@ -96,6 +111,8 @@ def test_wishes_that_a_plan_stands_against_are_refused(experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"made with plan.spacing=None, network.features=8 .* delete it"):
         run_training(wishes, tmp_path / "run", RunOptions(device="cpu"))
     assert load_config(tmp_path / "run" / "config.yaml").network.features == 8
+    with pytest.raises(ConfigError, match="made with dataset.modality=mr"):
+        set_up(changed(config, dataset={"modality": "ct"}), tmp_path / "run")
     (tmp_path / "run" / "plan.yaml").unlink()
     assert run_training(wishes, tmp_path / "run", RunOptions(device="cpu")).plan.spacing == (2, 2, 2)
 
