@@ -29,8 +29,8 @@ DEFAULT_COLOURS = (
 )  # fmt: skip
 """RGB colours given in turn to labels that have none: distinct on grey scans."""
 
-SIDE = re.compile(r"(?<![^\W_])(?:(left|right)(?![^\W\d_])|(lt|rt|lh|rh|l|r)(?![^\W_]))", re.IGNORECASE)
-"""A word of its own, where underscores also part words; numbers may follow a whole word (left1), not a letter (L5)."""
+SIDE = re.compile(r"(?<![^\W\d_])(?:(left|right)(?![^\W\d_])|(lt|rt|lh|rh|l|r)(?![^\W_]))", re.IGNORECASE)
+"""A word of its own, where underscores and numbers also part words (M1L, left1); but L5 is a vertebra."""
 
 NEW_WORD = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])")
 """Where a capital begins a word, as in LeftKidney."""

@@ -18,7 +18,8 @@ from statistics import mean, stdev
 from medseg.config import ExperimentConfig
 from medseg.phantom.dataset import SampleCounts, make_sample_data
 from medseg.provenance import machine, package_versions
-from medseg.training.run import RunOptions, dice_by_target, run_training
+from medseg.training.held_out import dice_by_target
+from medseg.training.run import RunOptions, run_training
 
 HERE = Path(__file__).parent
 LOSSES, SEEDS, STEPS = ("dice_ce", "ga"), (0, 1, 2), 240

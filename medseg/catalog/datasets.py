@@ -151,12 +151,20 @@ def _with_patients(cases: Sequence[tuple[Case, str]], pattern: str | None) -> tu
 
 
 def _first_cases(cases: Sequence[tuple[Case, str]]) -> dict[str, str]:
-    """Return each patient's first case, whose name stands for theirs; one that all have is an anonymiser's."""
+    """Return how each patient of the headers is called: as a case of theirs says, or after their first case.
+
+    Labelled cases come first, so that scans that are added without masks don't change the folds. A patient whom all
+    cases have, or all labelled ones, is an anonymiser's.
+    """
     first: dict[str, str] = {}
-    for case, whose in sorted(cases, key=lambda one: one[0].id):
+    for case, whose in sorted(cases, key=lambda one: (not one[0].patient, one[0].mask is None, one[0].id)):
         if whose:
-            first.setdefault(whose, case.id)
-    return first if len(first) > 1 else {}
+            first.setdefault(whose, case.patient or case.id)
+    for group in (cases, [one for one in cases if one[0].mask]):
+        everybody = {whose for _, whose in group}
+        if len(group) > 1 and len(everybody) == 1:
+            first.pop(everybody.pop(), None)
+    return first
 
 
 def _check_unique(cases: Sequence[Case]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from medseg.catalog.listing import shown
 from medseg.catalog.sources import content_files, voxels_from
 from medseg.errors import DatasetError
-from medseg.io.streams import content_digest
+from medseg.io.streams import content_digest, is_blank
 from medseg.volume import Case
 
 START_BYTES = {"nifti": 1 << 20, "dicom": 1 << 15}
@@ -128,7 +128,7 @@ def _equal_files(train: Sequence[Case], held_out: Sequence[Case]) -> list[str]:
             owners = {content_digest(path, skip): case for case, path, skip in known[start]}
             for case, path, skip in tested[start]:
                 twin = owners.get(content_digest(path, skip))
-                if twin:
+                if twin and not is_blank(path, skip):  # a channel without anything is no copy of another one
                     found.setdefault(case, f"{case} and {twin}")
     except OSError as error:
         name = Path(error.filename).name if error.filename else "an image"

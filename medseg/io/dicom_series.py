@@ -157,12 +157,17 @@ def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
         return False
     normal = slice_normal(np.array(slices[0].orientation).reshape(2, 3))
     along = np.array([header.position for header in slices]) @ normal
-    order = np.argsort(along, kind="stable")
-    steps = np.diff(along[order])
-    if steps.min() <= SAME_POSITION_MM or np.abs(steps / np.median(steps) - 1).max() > EVEN_STEPS:
+    of_part = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order = np.lexsort((of_part, along))
+    along, of_part = along[order], of_part[order]
+    is_next = np.diff(along) > SAME_POSITION_MM  # not a copy of the slice before
+    if (~is_next & (np.diff(of_part) != 0)).any():  # each has a slice there: volumes of their own
         return False
-    of_part = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[order]
-    return bool(np.count_nonzero(np.diff(of_part)) > len(parts) - 1 or len(parts) == len(slices))
+    steps = np.diff(along)[is_next]
+    missed = np.rint(steps / np.median(steps)) if len(steps) else steps  # slices may be missing
+    if not len(steps) or (np.abs(steps / np.median(steps) - missed) > EVEN_STEPS * missed).any():
+        return False
+    return bool(np.count_nonzero(np.diff(of_part)) > len(parts) - 1 or len(parts) == len(steps) + 1)
 
 
 def _torn(slices: Sequence[SliceHeader]) -> Refusal:
@@ -302,7 +307,8 @@ def _without_copies(
 
 def _may_repeat(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether equal pixels make one slice a copy of the other; blank slices of two echoes are equal, too."""
-    return one.phase == other.phase or bool(one.instance and one.instance == other.instance)
+    is_same_phase = one.phase[:-1] == other.phase[:-1]  # the last is a time, which a copy may have of its own
+    return is_same_phase or bool(one.instance and one.instance == other.instance)
 
 
 def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:

@@ -102,6 +102,19 @@ def content_digest(path: Path, skip: int = 0, count: int | None = None) -> bytes
     return digest.digest()
 
 
+def is_blank(path: Path, skip: int = 0) -> bool:
+    """Whether a sound file's decompressed bytes from `skip` on are all zero."""
+    try:
+        with path.open("rb") as stream:
+            for piece in _pieces(stream, PIECE_BYTES):
+                if piece[skip:].strip(b"\0"):
+                    return False
+                skip = max(0, skip - len(piece))
+    except (CorruptFileError, ShortFileError):
+        return False
+    return True
+
+
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(2) == GZIP_MAGIC

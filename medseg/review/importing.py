@@ -6,7 +6,8 @@ masks from people is to call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,9 +100,10 @@ def import_review(
     review = open_review(folder)
     terms = ImportTerms(load_key(key), _checked(renamed or {}, review))
     submissions, refused = collect(review, place)
+    beside = frozenset(_digests(submissions, terms.key))
     taken: list[Taken] = []
     for submission in submissions:
-        result = _attempt(review, submission, terms)
+        result = _attempt(review, submission, terms, beside)
         if isinstance(result, Taken):
             taken.append(result)
         else:
@@ -110,11 +112,17 @@ def import_review(
     return ImportSummary(review, tuple(taken), tuple(refused), {name: found for name, found in rivals.items() if found})
 
 
-def import_submission(review: ReviewFolder, submission: Submission, terms: ImportTerms) -> Taken:
+def import_submission(
+    review: ReviewFolder, submission: Submission, terms: ImportTerms, beside: frozenset[str] = frozenset()
+) -> Taken:
     """Take one verdict: check it, compare its mask with the prediction, and keep it as a new version.
 
     The same again is recognised and not taken twice; after another verdict of the reviewer it is a change of mind,
-    unless its date says that it is the older one. The files that are handed in are not changed.
+    unless its date says that it is the older one, or both lie there. The files that are handed in are not changed.
+
+    Parameters
+    ----------
+    beside : digests of all that was handed in with it.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def import_submission(review: ReviewFolder, submission: Submission, terms: Impor
     case = review.case(submission.case)
     who = _reviewer(submission.reviewer, terms.key)
     digest = _digest(submission, who)
-    before = _taken_before(review, submission, who, digest)
+    before = _taken_before(review, submission, who, digest, beside)
     if before:
         return Taken(before, was_taken=True)
     _check_judged(submission, case)
@@ -155,11 +163,14 @@ def is_taken(review: ReviewFolder, submission: Submission, key: bytes) -> bool:
     return _taken_before(review, submission, who, _digest(submission, who)) is not None
 
 
-def _taken_before(review: ReviewFolder, submission: Submission, who: str, digest: str) -> Version | None:
+def _taken_before(
+    review: ReviewFolder, submission: Submission, who: str, digest: str, beside: frozenset[str] = frozenset()
+) -> Version | None:
     """Return the version that the same hand-in has become; None if it is new or said anew."""
     theirs = [version for version in versions_of(review.path, submission.case) if version.reviewer == who]
     same = next((version for version in reversed(theirs) if version.submission == digest), None)
-    if same is None or (same is not theirs[-1] and same.decided >= theirs[-1].decided):
+    is_said_anew = same is not None and same is not theirs[-1] and theirs[-1].submission not in beside
+    if same is None or (is_said_anew and same.decided >= theirs[-1].decided):
         return None
     is_of_another = submission.is_of_prediction and submission.prediction not in ("", same.prediction)
     return None if is_of_another else same
@@ -201,11 +212,13 @@ def _judged(
     return ("accepted" if is_same else "corrected"), mask, tuple(map(Change.of, scores))
 
 
-def _attempt(review: ReviewFolder, submission: Submission, terms: ImportTerms) -> Taken | Refused:
+def _attempt(
+    review: ReviewFolder, submission: Submission, terms: ImportTerms, beside: frozenset[str]
+) -> Taken | Refused:
     """Take a verdict, or say why not; a full disk ends the import, because nothing else would end better."""
     case = printable(submission.case)
     try:
-        return import_submission(review, submission, terms)
+        return import_submission(review, submission, terms, beside)
     except ReviewError as error:
         return Refused(case, error.code, str(error))
     except (ScanError, LabelError) as error:
@@ -233,6 +246,13 @@ def _reviewer(code: str, key: bytes) -> str:
     """Return a reviewer's pseudonym; upper and lower case and spaces make no difference."""
     folded = " ".join(code.split()).casefold()
     return pseudonym(key, f"reviewer|{folded}", "reviewer") if folded else ""
+
+
+def _digests(submissions: Iterable[Submission], key: bytes) -> Iterator[str]:
+    """Yield the digests of hand-ins; one that can't be read has none."""
+    for one in submissions:
+        with suppress(ReviewError):
+            yield _digest(one, _reviewer(one.reviewer, key))
 
 
 def _digest(submission: Submission, who: str) -> str:

@@ -118,7 +118,9 @@ def load_student(config: DistillationConfig) -> Start:
     def put_into(network: nn.Module) -> object:
         return network.load_state_dict({**network.state_dict(), **state})
 
-    return Start(plan, teacher.labels, put_into, model_digest(config.teachers[0]), teacher.postprocessing)
+    return Start(
+        plan, teacher.labels, put_into, model_digest(config.teachers[0]), teacher.postprocessing, teacher.modalities
+    )
 
 
 def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: int) -> None:

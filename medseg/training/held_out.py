@@ -22,7 +22,7 @@ def validated(model: Model, comparisons: Sequence[Comparison], scores: Sequence[
     reference = model.reference
     if reference is not None:
         reference = with_held_out(reference, [case.features for case in comparisons], None)
-    return replace(model, reference=reference, scores=_dice_by_target(scores))
+    return replace(model, reference=reference, scores=dice_by_target(scores))
 
 
 def cross_validated(model: Model, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Model:
@@ -51,7 +51,7 @@ def _held_out(comparisons: Sequence[Comparison], scores: Sequence[StructureScore
     return found
 
 
-def _dice_by_target(scores: Sequence[StructureScore]) -> dict[str, float | None]:
+def dice_by_target(scores: Sequence[StructureScore]) -> dict[str, float | None]:
     """Return the mean Dice of each target over the held-out cases, and their mean."""
     targets = summarise(scores)
     means: dict[str, float | None] = {target.target: target.dice.mean if target.dice else None for target in targets}

@@ -317,9 +317,14 @@ class _Run:
             inference=self.config.inference,
             postprocessing=self.start.postprocessing if self.start else None,
             reference=describe_training(self.setup.fingerprint, plan, names),
-            modalities=self.setup.fingerprint.modalities(self.setup.dataset.modalities),
+            modalities=self._modalities(),
             provenance=self._provenance(),
         )
+
+    def _modalities(self) -> tuple[str, ...]:
+        """Return the modalities that the cases state, or, where they state none, those of the model started from."""
+        stated = self.setup.fingerprint.modalities(self.setup.dataset.modalities)
+        return stated or (self.start.modalities if self.start else ())
 
     def _provenance(self) -> dict[str, Any]:
         return {

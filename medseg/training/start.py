@@ -26,6 +26,7 @@ class Start:
     put_into : copies the weights into a fresh network of the plan.
     digest : names what the weights come from, so that no checkpoint is continued with others.
     postprocessing : clean-up of the masks that was chosen for the model; what comes of it keeps that.
+    modalities : DICOM modalities that the model learnt from; empty: not known.
     """
 
     plan: Plan
@@ -33,6 +34,7 @@ class Start:
     put_into: Callable[[nn.Module], object]
     digest: str
     postprocessing: PostprocessingRules | None = None
+    modalities: tuple[str, ...] = ()
 
 
 def load_start(folder: Path) -> Start:
@@ -52,4 +54,4 @@ def load_start(folder: Path) -> Start:
     def put_into(network: nn.Module) -> object:
         return network.load_state_dict(state)
 
-    return Start(model.plan, model.labels, put_into, model_digest(folder), model.postprocessing)
+    return Start(model.plan, model.labels, put_into, model_digest(folder), model.postprocessing, model.modalities)

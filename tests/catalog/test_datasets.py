@@ -158,12 +158,32 @@ class TestPatients:
         for number in range(3):
             self._write(tmp_path, f"scan{number}", "ANONYMOUS", number, write_mask)
         assert [case.patient for case in read(tmp_path, validation=["scan2"]).cases] == ["scan0", "scan1", "scan2"]
+        self._write(tmp_path, "other", "Ann", 3)
+        assert [case.patient for case in read(tmp_path).labelled] == ["scan0", "scan1", "scan2"]
+
+    def test_scans_that_are_added_without_masks_change_no_patients_name(
+        self, tmp_path: Path, write_mask: ScanWriter
+    ) -> None:
+        for number, patient in enumerate(("Ann", "Ben", "Ann")):
+            self._write(tmp_path, f"visit{number}", patient, number, write_mask)
+        before = [case.patient for case in read(tmp_path).labelled]
+        self._write(tmp_path, "added", "Ann", 3)
+        assert [case.patient for case in read(tmp_path).labelled] == before == ["visit0", "visit1", "visit0"]
+        assert read(tmp_path).unlabelled[0].patient == "visit0"
+
+    def test_a_table_and_headers_speak_of_the_same_patients(self, tmp_path: Path, write_mask: ScanWriter) -> None:
+        for number, patient in enumerate(("Ann", "Ann", "Ben")):
+            self._write(tmp_path, f"visit{number}", patient, number, write_mask)
+        rows = [f"images/visit{n},labels/visit{n}.nii.gz,{p}" for n, p in enumerate(("", "p1", ""))]
+        (tmp_path / "t.csv").write_text("\n".join(["image,mask,patient", *rows]))
+        assert [case.patient for case in read(tmp_path / "t.csv").cases] == ["p1", "p1", "visit2"]
 
     @staticmethod
-    def _write(folder: Path, name: str, patient: str, seed: int, write_mask: ScanWriter) -> None:
+    def _write(folder: Path, name: str, patient: str, seed: int, write_mask: ScanWriter | None = None) -> None:
         volume = Volume(np.zeros((1, 4, 4, 4), np.float32), Grid((4, 4, 4), np.eye(4)))
         dicom_write.write_series(volume, folder / "images" / name, seed=seed, patient=patient)
-        write_mask(folder / "labels" / f"{name}.nii.gz")
+        if write_mask:
+            write_mask(folder / "labels" / f"{name}.nii.gz")
 
     @pytest.mark.parametrize(
         ("pattern", "message"),

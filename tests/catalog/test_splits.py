@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +108,12 @@ class TestLeakage:
         nibabel.save(image, tmp_path / "again.nii.gz")
         with pytest.raises(DatasetError, match=r"1 held-out cases hold the same image as a training case: c and a"):
             check_leakage([case("a", one)], [case("c", tmp_path / "again.nii.gz")])
+
+    def test_empty_channels_are_no_copies(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        for name in ("a", "b"):
+            nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / f"{name}_1.nii.gz")
+        one, other = write_scan(tmp_path / "a_0.nii", seed=1), write_scan(tmp_path / "b_0.nii", seed=2)
+        check_leakage([case("a", one, tmp_path / "a_1.nii.gz")], [case("b", other, tmp_path / "b_1.nii.gz")])
 
     def test_equal_checksums_alone_are_no_copies(self, tmp_path: Path, write_scan: ScanWriter) -> None:
         one = gzip.compress(write_scan(tmp_path / "one.nii", seed=1).read_bytes())

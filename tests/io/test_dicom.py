@@ -195,7 +195,7 @@ def test_copies_with_other_instance_uids_are_left_out(phantom, assert_in_place):
     series = phantom()
     for number in (0, 3):
         data = pydicom.dcmread(series.files[number])
-        data.SOPInstanceUID = generate_uid()
+        data.SOPInstanceUID, data.ContentTime = generate_uid(), "101500"
         data.save_as(series.folder / f"copy_{number}")
     assert_in_place(read_series(series.source), series.grid)
 
@@ -264,6 +264,12 @@ def one_uid_two_positions(series):
 def frames_of_reference_in_turn(series):
     """Every second slice would pass for a volume of twice the spacing."""
     series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number % 2}"))
+
+
+def frames_of_reference_in_turn_with_a_copy_and_a_gap(series):
+    frames_of_reference_in_turn(series)
+    (series.folder / "copy").write_bytes(series.files[2].read_bytes())
+    series.files[5].unlink()
 
 
 def a_frame_of_reference_for_each_slice(series):
@@ -388,7 +394,9 @@ REFUSALS = {
     vary_spacing: ReasonCode.VARIABLE_SPACING, bend: ReasonCode.VARIABLE_SPACING,
     other_pixels_at_a_position: ReasonCode.CONFLICT,
     one_uid_two_images: ReasonCode.CONFLICT, one_uid_two_positions: ReasonCode.CONFLICT,
-    frames_of_reference_in_turn: ReasonCode.CONFLICT, a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
+    frames_of_reference_in_turn: ReasonCode.CONFLICT,
+    frames_of_reference_in_turn_with_a_copy_and_a_gap: ReasonCode.CONFLICT,
+    a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
     phases_without_a_name: ReasonCode.PHASES, every_second_slice_named: ReasonCode.PHASES,
     other_matrix: ReasonCode.MIXED_MATRIX, other_spacing: ReasonCode.MIXED_MATRIX,
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
@@ -414,12 +422,13 @@ def test_unsound_series_is_refused_with_its_reason(phantom, damage, code):
         inspect_series(series.source)
 
 
-def test_a_patient_who_was_moved_within_a_series_makes_two_scans(phantom):
+@pytest.mark.parametrize("moved_mm", [0, 0.7])
+def test_a_patient_who_was_moved_within_a_series_makes_two_scans(phantom, moved_mm):
     series = phantom()
     for path in series.files:
         data = pydicom.dcmread(path)
         data.SOPInstanceUID, data.FrameOfReferenceUID = generate_uid(), "1.2.3"
-        data.ImagePositionPatient = [*data.ImagePositionPatient[:2], float(data.ImagePositionPatient[2]) + 0.7]
+        data.ImagePositionPatient = [*data.ImagePositionPatient[:2], float(data.ImagePositionPatient[2]) + moved_mm]
         data.save_as(series.folder / f"moved_{path.name}")
     results = arrange([h for path in series.folder.iterdir() for h in read_headers(path)], same_pixels)
     assert [len(result.slices) for result in results] == [8, 8]

@@ -137,6 +137,7 @@ def test_a_volume_twice_too_large_is_as_unusual_as_one_half_as_large():
         (["lung_L", "lung_R", "heart"], [("lung_L", "lung_R")]),
         (["LeftKidney", "RightKidney"], [("LeftKidney", "RightKidney")]),
         (["kidneyLeft", "kidneyRight"], [("kidneyLeft", "kidneyRight")]),
+        (["M1L", "M1R"], [("M1L", "M1R")]),
         (["lh_cortex", "rh_cortex"], [("lh_cortex", "rh_cortex")]),
         (["Lt kidney", "Rt kidney"], [("Lt kidney", "Rt kidney")]),
         (["kidney_left", "lung_right"], []),

@@ -226,6 +226,14 @@ def test_a_rejection_says_nothing_of_a_later_prediction(review):
     assert standing(later, "alpha").version.status == "accepted"
 
 
+def test_two_masks_of_one_reviewer_that_lie_there_are_taken_once(review, hand_in):
+    """Neither is newer, so the first is not said anew after the second at every import."""
+    hand_in("alpha", corrected_of(make_mask(0)), "alpha~ab")
+    hand_in("alpha", make_mask(0), "alpha~AB")
+    assert [one.was_taken for one in take(review).taken] == [False, False]
+    assert [one.was_taken for one in take(review).taken] == [True, True]
+
+
 def test_one_bad_file_costs_only_itself(review, hand_in):
     hand_in("alpha", corrected_of(make_mask(0)))
     hand_in("beta", make_mask(1), segments=segments_of(status="inprogress"))

@@ -199,13 +199,14 @@ def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_al
     def start(name: str, seed: int) -> Path:
         config = changed(experiment, training={"steps": 2, "seed": seed})
         model = run_training(config, tmp_path / name, RunOptions(device="cpu")).model
-        save_model(replace(load_model(model), postprocessing=PostprocessingRules()), model)
+        save_model(replace(load_model(model), postprocessing=PostprocessingRules(), modalities=("CT",)), model)
         return model
 
     one, other = start("one", 1), start("other", 2)
-    config = changed(experiment, training={"steps": 2})
+    config = changed(experiment, training={"steps": 2}, dataset={"modality": "other"})
     tuned = run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=one))
     assert load_model(tuned.model).postprocessing == PostprocessingRules()
+    assert load_model(tuned.model).modalities == ("CT",)  # the new scans state none
     with pytest.raises(ModelError, match="started with another configuration"):
         run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=other))
 
