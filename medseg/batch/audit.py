@@ -1,6 +1,7 @@
 """``audit.jsonl``: who did what to which case, when, and how it ended; a line of JSON each.
 
-Lines are only ever added, by every run into the same folder. The words follow the audit messages of DICOM
+Lines are only ever added, by every run into the same folder; what a run had no time to write, because it was killed
+between a result and its line, the next one adds. The words follow the audit messages of DICOM
 PS3.15 A.5 (IHE ATNA): `time` is EventDateTime; `event` the event's name; `action` EventActionCode (E execute,
 C create, R read); `outcome` EventOutcomeIndicator (0 success, 4 minor failure: this case; 8 serious failure: the
 run); `user` the UserID of the active participant; `case` the ParticipantObjectID. The messages themselves, XML to
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +48,7 @@ class Audit(AbstractContextManager["Audit"]):
 
     def __init__(self, folder: Path, facts: Facts, cases: int) -> None:
         self._path = folder / AUDIT
+        self._created: set[str] = set()
         self._start = {
             "model": facts.name,
             "model_digest": facts.digest,
@@ -55,6 +58,7 @@ class Audit(AbstractContextManager["Audit"]):
         }
 
     def __enter__(self) -> Audit:
+        self._created = set(self._read_created())
         self._write("Application Start", "E", SUCCESS, **self._start)
         return self
 
@@ -69,14 +73,22 @@ class Audit(AbstractContextManager["Audit"]):
 
     def case(self, result: CaseResult) -> None:
         """Write what became of a case."""
+        if result.is_done and not (result.was_done and result.case in self._created):
+            self._write("Result Created", "C", SUCCESS, case=result.case, status=result.status)
         if result.was_done:
             self._write("Result Verified", "R", SUCCESS, case=result.case, status=result.status)
-        elif result.is_done:
-            self._write("Result Created", "C", SUCCESS, case=result.case, status=result.status)
-        else:
+        elif not result.is_done:
             self._write(
                 "Result Not Created", "C", MINOR_FAILURE, case=result.case, status=result.status, reason=result.reason
             )
+
+    def _read_created(self) -> Iterator[str]:
+        """Yield the cases whose results are in the log; lines that are none are passed over."""
+        with suppress(FileNotFoundError), self._path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if '"Result Created"' in line:
+                    with suppress(ValueError, KeyError, TypeError):
+                        yield json.loads(line)["case"]
 
     def _write(self, event: str, action: str, outcome: int, **details: Any) -> None:
         user = os.getuid() if hasattr(os, "getuid") else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import DatasetError, ReasonCode
+from medseg.io.files import LEFTOVER
 
 MAX_FILES = 2_000_000
 MAX_DEPTH = 64
@@ -86,8 +87,8 @@ def _walk(root: Path) -> Iterator[Found]:
             path = Path(entry.path)
             if not _is_folder(entry):
                 yield _describe(path)
-            elif entry.name.startswith("."):  # what programs keep, or have not finished
-                yield Found(path, "a hidden folder")
+            elif entry.name.startswith(LEFTOVER):
+                yield Found(path, "a folder that was not finished")
             elif depth < MAX_DEPTH:
                 folders.append((path, depth + 1))
             else:

@@ -33,6 +33,9 @@ CAUSES = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
+LEFTOVER = ".tmp-"
+"""How the names of files and folders begin that are being written."""
+
 STALE_SECONDS = 24 * 3600
 """Age from which a leftover of another machine is taken away: nothing is written for that long."""
 
@@ -95,7 +98,7 @@ def remove_leftovers(folder: Path) -> None:
     Those of this machine are known by their process numbers. Other machines may be writing into the same
     folder, so what comes from them is deleted after a day only.
     """
-    for path in folder.glob(".tmp-*-*-*"):
+    for path in folder.glob(f"{LEFTOVER}*-*-*"):
         with suppress(OSError, ValueError):  # another process may be tidying up, too
             place, process = path.name.split("-")[1:3]
             is_dead = place == _place() and not _is_running(int(process))
@@ -105,7 +108,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _temporary_name(target: Path) -> Path:
     ending = "".join(target.suffixes[-2:]) if target.name.endswith(".gz") else target.suffix
-    return target.with_name(f".tmp-{_place()}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
+    return target.with_name(f"{LEFTOVER}{_place()}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -81,6 +82,16 @@ def test_the_log_is_only_added_to_and_names_no_path(request_of, worker):
     assert after.startswith(before)
     assert [line["event"] for line in lines(request_of)].count("Result Verified") == 3
     assert str(request_of.scans) not in after
+
+
+def test_a_result_whose_line_a_killed_run_did_not_write_is_in_the_log_of_the_next(request_of, worker):
+    run_batch(FakeEngine(worker), request_of)
+    log = request_of.output / "audit.jsonl"
+    kept = [line for line in log.read_text().splitlines(keepends=True) if '"case": "b"' not in line]
+    log.write_text("".join(kept) + '{"event": "Result Created", "ca')
+    run_batch(FakeEngine(worker), request_of)
+    created = re.findall(r'"Result Created".*"case": "(.)"', log.read_text())
+    assert created == ["a", "c", "b"]
 
 
 def test_a_full_disk_ends_the_run_at_once(request_of, worker, monkeypatch):

@@ -120,10 +120,12 @@ def test_a_root_that_cannot_be_opened_is_told(tree, monkeypatch):
         tree.index()
 
 
-def test_hidden_folders_hold_no_scans(tree):
+def test_folders_that_were_not_finished_hold_no_scans(tree):
     tree.nifti("brain.nii.gz")
+    tree.nifti(".hidden/brain.nii.gz")
     tree.nifti(".tmp-0123-4-abcd/brain.nii.gz")
     assert summary(tree.index()) == [
+        (".hidden/brain.nii.gz", "accepted", "", 1),
         (".tmp-0123-4-abcd", "skipped", "NOT_A_SCAN", 1),
         ("brain.nii.gz", "accepted", "", 1),
     ]
