@@ -9,12 +9,21 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HIGH = 20
 """File descriptors from here on, so that the numbers 3 and 4 that Chromium wants are free."""
+
+
+MOVED = "navigated or closed"
+"""What Chromium says of a script whose page gave way to another one meanwhile."""
+
+
+class PageMoved(Exception):
+    """The page gave way to another one before it answered."""
 
 
 class Browser:
@@ -66,6 +75,8 @@ class Browser:
         while True:
             answer = self.receive()
             if answer.get("id") == self.number:
+                if MOVED in answer.get("error", {}).get("message", ""):
+                    raise PageMoved
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
 
@@ -93,8 +104,7 @@ class Browser:
     def open(self, page: Path) -> None:
         """Load a file and wait until it is there."""
         self.send("Page.navigate", url=page.as_uri())
-        while self.run("document.readyState") != "complete" or self.run("location.protocol") != "file:":
-            time.sleep(0.05)
+        wait_until(self, "document.readyState === 'complete' && location.protocol === 'file:'")
 
     def run(self, script: str) -> Any:
         """Return the value of an expression in the page."""
@@ -122,8 +132,11 @@ def choose(browser: Browser, selector: str, value: str, event: str) -> None:
 
 
 def wait_until(browser: Browser, condition: str, seconds: float = 20) -> None:
-    """Wait until a condition holds in the page."""
+    """Wait until a condition holds in the page, which may be on its way to another one."""
     until = time.monotonic() + seconds
-    while not browser.run(condition):
+    while True:
+        with suppress(PageMoved):
+            if browser.run(condition):
+                return
         assert time.monotonic() < until, condition
         time.sleep(0.05)
