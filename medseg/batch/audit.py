@@ -48,7 +48,7 @@ class Audit(AbstractContextManager["Audit"]):
 
     def __init__(self, folder: Path, facts: Facts, cases: int) -> None:
         self._path = folder / AUDIT
-        self._created: set[str] = set()
+        self._created = frozenset(self._read_created())
         self._start = {
             "model": facts.name,
             "model_digest": facts.digest,
@@ -58,7 +58,6 @@ class Audit(AbstractContextManager["Audit"]):
         }
 
     def __enter__(self) -> Audit:
-        self._created = set(self._read_created())
         self._write("Application Start", "E", SUCCESS, **self._start)
         return self
 
@@ -83,8 +82,8 @@ class Audit(AbstractContextManager["Audit"]):
             )
 
     def _read_created(self) -> Iterator[str]:
-        """Yield the cases whose results are in the log; lines that are none are passed over."""
-        with suppress(FileNotFoundError), self._path.open(encoding="utf-8", errors="replace") as lines:
+        """Yield the cases whose results are in the log; what can't be read is passed over."""
+        with suppress(OSError), self._path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if '"Result Created"' in line:
                     with suppress(ValueError, KeyError, TypeError):

@@ -8,12 +8,16 @@ A repair puts regular planes between the first slice and the last; intensities a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ReasonCode
+
+SAME_POSITION_MM = 0.01
+"""Slices closer than this lie at one position (scanners print 0.001 mm and finer)."""
 
 GAP_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance from the median (contract of the ingest study)."""
@@ -178,3 +182,25 @@ def _bend(
         return None
     message = f"has slices up to {off:.3g} mm off the straight line through its positions"
     return Fault(ReasonCode.VARIABLE_SPACING, message, None)
+
+
+def are_torn(parts: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether parts of a series seem to be one evenly spaced volume: every second slice would pass for another one.
+
+    Parameters
+    ----------
+    parts : positions (mm) of each part's slices along their normal; a slice may be there twice.
+    """
+    along, part = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(one) for one in parts])
+    order = np.lexsort((part, along))
+    along, part = along[order], part[order]
+    steps, changes = np.diff(along), np.diff(part) != 0
+    is_copy = steps <= SAME_POSITION_MM
+    steps = steps[~is_copy]
+    if len(along) < 3 or not len(steps) or (is_copy & changes).any():  # both have a slice there: volumes of their own
+        return False
+    steps = steps / np.median(steps)
+    slices = np.rint(steps)  # more than 1 where some are missing
+    if (np.abs(steps - slices) > GAP_TOLERANCE * slices).any():
+        return False
+    return bool(np.count_nonzero(changes) >= len(parts) or len(parts) == len(steps) + 1)

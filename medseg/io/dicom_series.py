@@ -21,22 +21,16 @@ from numpy.typing import NDArray
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
-from medseg.io.dicom_geometry import Line, fit_line, slice_normal
+from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal
 from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, SliceHeader
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
-
-SAME_POSITION_MM = 0.01
-"""Slices closer than this lie at one position (scanners print 0.001 mm and finer)."""
 
 SPACING_TOLERANCE = 1e-4
 """Largest relative difference of pixel spacings within one series."""
 
 UNIT_TOLERANCE = 1e-3
 """Largest deviation of a direction's length from 1 (cosines printed with few decimals)."""
-
-EVEN_STEPS = 0.01
-"""Relative difference of slice distances up to which slices of several frames of reference seem to be one volume."""
 
 Key = TypeVar("Key")
 
@@ -148,26 +142,12 @@ def _of_one_series(volumes: Iterable[list[SliceHeader]]) -> Iterable[list[list[S
 
 
 def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
-    """Whether one evenly spaced volume seems to be torn to pieces by frames of reference that a program made up.
-
-    Every second slice would pass for a volume of twice the spacing.
-    """
+    """Whether one volume seems to be torn to pieces by frames of reference that a program made up."""
     slices = [header for part in parts for header in part]
-    if len(parts) < 2 or len(slices) < 3 or any(not (header.position and header.orientation) for header in slices):
+    if len(parts) < 2 or any(not (header.position and header.orientation) for header in slices):
         return False
     normal = slice_normal(np.array(slices[0].orientation).reshape(2, 3))
-    along = np.array([header.position for header in slices]) @ normal
-    of_part = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    order = np.lexsort((of_part, along))
-    along, of_part = along[order], of_part[order]
-    is_next = np.diff(along) > SAME_POSITION_MM  # not a copy of the slice before
-    if (~is_next & (np.diff(of_part) != 0)).any():  # each has a slice there: volumes of their own
-        return False
-    steps = np.diff(along)[is_next]
-    missed = np.rint(steps / np.median(steps)) if len(steps) else steps  # slices may be missing
-    if not len(steps) or (np.abs(steps / np.median(steps) - missed) > EVEN_STEPS * missed).any():
-        return False
-    return bool(np.count_nonzero(np.diff(of_part)) > len(parts) - 1 or len(parts) == len(steps) + 1)
+    return are_torn([np.array([header.position for header in part]) @ normal for part in parts])
 
 
 def _torn(slices: Sequence[SliceHeader]) -> Refusal:

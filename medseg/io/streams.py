@@ -89,13 +89,11 @@ def content_digest(path: Path, skip: int = 0, count: int | None = None) -> bytes
     """
     digest, left = hashlib.sha256(), count
     try:
-        with path.open("rb") as stream, suppress(ShortFileError):
-            for piece in _pieces(stream, PIECE_BYTES if count is None else skip + count):
-                wanted = piece[skip:] if left is None else piece[skip : skip + left]
-                digest.update(wanted)
-                skip = max(0, skip - len(piece))
-                left = None if left is None else left - len(wanted)
-                if left == 0:
+        with suppress(ShortFileError):
+            for piece in _pieces_from(path, skip, count):
+                digest.update(piece[:left])
+                left = None if left is None else left - len(piece)
+                if left is not None and left <= 0:
                     break
     except CorruptFileError:
         return hashlib.sha256(path.read_bytes()).digest()
@@ -105,14 +103,17 @@ def content_digest(path: Path, skip: int = 0, count: int | None = None) -> bytes
 def is_blank(path: Path, skip: int = 0) -> bool:
     """Whether a sound file's decompressed bytes from `skip` on are all zero."""
     try:
-        with path.open("rb") as stream:
-            for piece in _pieces(stream, PIECE_BYTES):
-                if piece[skip:].strip(b"\0"):
-                    return False
-                skip = max(0, skip - len(piece))
+        return not any(piece.strip(b"\0") for piece in _pieces_from(path, skip))
     except (CorruptFileError, ShortFileError):
         return False
-    return True
+
+
+def _pieces_from(path: Path, skip: int, count: int | None = None) -> Iterator[bytes]:
+    """Yield a file's content from `skip` on, in pieces that suit who wants `count` bytes of it; None: all."""
+    with path.open("rb") as stream:
+        for piece in _pieces(stream, PIECE_BYTES if count is None else skip + count):
+            yield piece[skip:]
+            skip = max(0, skip - len(piece))
 
 
 def _is_gzip(path: Path) -> bool:
