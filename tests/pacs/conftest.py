@@ -24,6 +24,7 @@ from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
 from medseg.pacs.listener import run_listener
 from medseg.pacs.settings import ListenConfig, TlsFiles, make_listen_config
+from medseg.pacs.spool import Spool
 from medseg.volume import Volume
 
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
@@ -31,6 +32,8 @@ PATIENT = "CANARY^ANNA"
 SHAPE = (20, 18, 6)
 UNUSED = "127.0.0.1:9"
 """Port of the discard service, which nobody runs."""
+PUSHING = threading.Lock()
+"""Held while a study is sent."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,17 @@ def _client_that_closes(monkeypatch):
             client.close()
 
     monkeypatch.setattr(AssociationSocket, "_shutdown_socket", shut)
+
+
+@pytest.fixture(autouse=True)
+def _pushed_whole(monkeypatch):
+    """Let no study end in the middle of a push, however long a slow disk takes to flush an instance."""
+    complete = Spool.complete
+
+    def after_push(self, quiet_seconds):
+        return [] if PUSHING.locked() else complete(self, quiet_seconds)
+
+    monkeypatch.setattr(Spool, "complete", after_push)
 
 
 def make_series(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **words: str) -> list[Path]:
@@ -264,15 +278,16 @@ def call(port: int, title: str = "SCANNER", called: str = "MEDSEG", contexts: tu
 
 def push(port: int, files: list[Path], **words) -> list[int]:
     """Send files by C-STORE; returns the status of each."""
-    association = call(port, **words)
-    assert association.is_established
-    try:
-        return [association.send_c_store(file).Status for file in files]
-    finally:
-        association.release()
+    with PUSHING:
+        association = call(port, **words)
+        assert association.is_established
+        try:
+            return [association.send_c_store(file).Status for file in files]
+        finally:
+            association.release()
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -49,7 +49,7 @@ def test_a_study_comes_back_as_segmentation_and_report(listen, store, tmp_path):
     assert {str(dataset.PatientID) for dataset in store.datasets} == {PATIENT}
     mask, report = sorted(store.datasets, key=lambda dataset: dataset.SOPClassUID != SEG)
     assert mask.SOPInstanceUID in str(report)
-    assert [line["event"] for line in history(node)] == ["complete", "segmented", "done"]
+    until(lambda: [line["event"] for line in history(node)] == ["complete", "segmented", "done"])
     assert not (node.config.queue / "work").exists()
     told = "\n".join(node.lines) + (node.config.queue / "history.jsonl").read_text()
     told += "".join(str(path) for path in node.config.queue.rglob("*"))
