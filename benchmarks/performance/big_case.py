@@ -8,9 +8,9 @@ The scan is a body (40 HU, noise of 10) with an ellipsoid a class, 0.8x0.8x1.5 m
 windows of 96³, a U-Net of two convolutions a stage. It is trained on the scan for some minutes: what random weights
 decide is noise, of which restoring and measuring make far more work than of anatomy.
 
-Three processes, one after the other: the network alone on the very batches that segmenting feeds it; `medseg segment`
-in one process, its time and peak memory as the system counts them; and the network alone again. Writes
-results/big_case.json, or what --output names.
+Processes one after the other: the network alone on the very batches that segmenting feeds it; `medseg segment` in one
+process, its time and peak memory as the system counts them; the network alone again; and the network alone as torch
+lays out its maps, without medseg's layout. Writes results/big_case.json, or what --output names.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ def main() -> None:
     parser.add_argument("--no-forward", action="store_true", help="leave out the network alone")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "big_case.json")
     parser.add_argument("--forward-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.forward_of:
-        print(json.dumps(time_forward(arguments.forward_of)))
+        print(json.dumps(time_forward(arguments.forward_of, plain=arguments.plain)))
         return
     with TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -190,7 +191,8 @@ def measure(folder: Path, *, forward: bool) -> dict[str, object]:
     before = [json.loads(subprocess.check_output(command)) for command in alone]
     result = segment(folder)
     after = [json.loads(subprocess.check_output(command)) for command in alone]
-    return result | {"network_alone": before + after, "limits_s": limits(folder)}
+    plain = [json.loads(subprocess.check_output([*command, "--plain"])) for command in alone]
+    return result | {"network_alone": before + after, "network_plain": plain, "limits_s": limits(folder)}
 
 
 def limits(folder: Path) -> dict[str, float]:
@@ -252,13 +254,20 @@ def segment(folder: Path) -> dict[str, object]:
     }
 
 
-def time_forward(folder: Path, device: torch.device = CPU) -> dict[str, float]:
-    """Return the windows that the network sees of the scan, and its seconds for them, after one to warm up."""
+def time_forward(folder: Path, device: torch.device = CPU, *, plain: bool = False) -> dict[str, float]:
+    """Return the windows that the network sees of the scan, and its seconds for them, after one to warm up.
+
+    Parameters
+    ----------
+    plain : the maps lie as torch lays them out.
+    """
     keep_memory()
     fit_threads()
     model = load_model(folder / "model", device)
     batches, tiling = find_batches(read_nifti(folder / "scans" / "big.nii.gz"), model, device)
     forward = EnsembleForward(model.networks, model.plan, model.inference, device)
+    if plain:
+        forward.networks = model.networks
     forward(batches[0]).cpu()
     began, processor = time.perf_counter(), time.process_time()
     for batch in batches:
@@ -302,6 +311,8 @@ def show(result: dict) -> None:
         windows = result["network_alone"][0]
         print(f"network      {alone:8.2f} s for {windows['seen']} of {windows['windows']} windows")
         print(f"stages / network {total / alone:.3f}, command / network {result['command_s'] / alone:.3f}")
+        plain = result["network_plain"][0]["seconds"]
+        print(f"network      {plain:8.2f} s as torch lays it out, command / network {result['command_s'] / plain:.3f}")
     print(f"peak memory {result['peak_mb']:.0f} MB, {result['found']} structures found")
 
 

@@ -139,7 +139,7 @@ class _Exporting:
 
 
 def _windows(model: Model, scans: Path | None) -> list[Window]:
-    return windows_of(scans, model.plan, model.inference.overlap) if scans else noise(model.plan)
+    return windows_of(scans, model) if scans else noise(model.plan)
 
 
 def _check(options: ExportOptions) -> tuple[Runtime, ...]:

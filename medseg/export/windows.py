@@ -11,10 +11,12 @@ from scipy.ndimage import gaussian_filter
 
 from medseg.catalog.index import index_scans
 from medseg.errors import DatasetError, ScanError
+from medseg.inference.predictor import prepare_scan
 from medseg.inference.window import tile
 from medseg.io.scan import read_case
+from medseg.networks.model import Model
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, surround
+from medseg.preprocessing.prepare import Prepared, pad_values, surround
 from medseg.volume import Case
 
 WINDOWS = 16
@@ -30,22 +32,23 @@ Window = NDArray[np.float32]
 """(C, X, Y, Z), prepared."""
 
 
-def windows_of(scans: Path, plan: Plan, overlap: float, count: int = WINDOWS) -> list[Window]:
-    """Return windows of scans, prepared and laid as for segmenting, spread evenly over scans and windows.
+def windows_of(scans: Path, model: Model, count: int = WINDOWS) -> list[Window]:
+    """Return windows of scans, prepared and laid as a model segments them, spread evenly over scans and windows.
 
-    Windows that hold nothing but one value are left out. Scans that can't be read or prepared are passed over.
+    Windows that hold nothing but one value are left out. Scans that can't be read, or that the model
+    refuses, are passed over.
 
     Raises
     ------
     DatasetError
         If no scan gives a window.
     """
-    cases = index_scans(scans).cases()
+    cases, plan = index_scans(scans).cases(), model.plan
     windows: list[Window] = []
     for case in _spread(cases, len(cases)):
         if len(windows) >= count:
             break
-        windows += _of_case(case, plan, overlap, min(PER_SCAN, count - len(windows)))
+        windows += _of_case(case, model, min(PER_SCAN, count - len(windows)))
     if not windows:
         raise DatasetError(
             f"{scans}: of {len(cases)} scans none gives a window to calibrate on; give a folder with scans such as the "
@@ -63,12 +66,12 @@ def noise(plan: Plan, count: int = 4) -> list[Window]:
     return [(window / window.std()).astype(np.float32) for window in drawn]
 
 
-def _of_case(case: Case, plan: Plan, overlap: float, count: int) -> list[Window]:
+def _of_case(case: Case, model: Model, count: int) -> list[Window]:
     try:
-        prepared = prepare_image(read_case(case)[0], plan)
+        prepared = prepare_scan(read_case(case)[0], model)
     except ScanError:
         return []
-    useful = [window for window in _laid(prepared, plan, overlap) if np.ptp(window) > 0]
+    useful = [window for window in _laid(prepared, model.plan, model.inference.overlap) if np.ptp(window) > 0]
     return list(_spread(useful, count))
 
 

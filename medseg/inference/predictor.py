@@ -93,16 +93,8 @@ class Predictor:
         return replace(cleaned, timings=prediction.timings | watch.seconds)
 
     def prepare(self, volume: Volume) -> Prepared:
-        """Return the scan as the network sees it, on the CPU.
-
-        Raises
-        ------
-        ScanError
-            If the scan states another modality than those that the model learnt from, its channels are not the
-            model's, or it holds voxels that are not numbers.
-        """
-        self._check_modality(volume)
-        return prepare_image(volume, self.model.plan)
+        """Return the scan as the network sees it, on the CPU; raises as `prepare_scan` does."""
+        return prepare_scan(volume, self.model)
 
     def infer(self, prepared: Prepared) -> Prediction:
         """Return the mask of a prepared scan as the network draws it, on the scan's own grid.
@@ -121,15 +113,6 @@ class Predictor:
             return prediction
         return replace(prediction, mask=Mask(apply(mask.array, mask.grid, rules, self.model.labels), mask.grid))
 
-    def _check_modality(self, volume: Volume) -> None:
-        known = self.model.modalities
-        if known and volume.modality and volume.modality not in known:
-            raise ScanError(
-                ReasonCode.MODALITY_MISMATCH,
-                f"the scan is {volume.modality}, but the model learnt from {' and '.join(known)}; take a model for "
-                f"{volume.modality}, or, if the header is wrong, segment what `medseg convert` makes of the scan",
-            )
-
     def _segment(self, prepared: Prepared, watch: Stopwatch, rung: Rung) -> Restored:
         model, agreement = self.model, Agreement(self.model.labels)
         config = self.config if rung is Rung.FULL else self.config.model_copy(update={"window_batch": 1})
@@ -138,6 +121,25 @@ class Predictor:
         with _placed(model.networks, device, self.device):
             forward = EnsembleForward(model.networks, model.plan, config, device, agreement)
             return _segment(forward, prepared, model.labels, config, watch, stitching)
+
+
+def prepare_scan(volume: Volume, model: Model) -> Prepared:
+    """Return a scan as a model's networks see it.
+
+    Raises
+    ------
+    ScanError
+        If the scan states another modality than those that the model learnt from, its channels are not the
+        model's, or it holds voxels that are not numbers.
+    """
+    known = model.modalities
+    if known and volume.modality and volume.modality not in known:
+        raise ScanError(
+            ReasonCode.MODALITY_MISMATCH,
+            f"the scan is {volume.modality}, but the model learnt from {' and '.join(known)}; take a model for "
+            f"{volume.modality}, or, if the header is wrong, take what `medseg convert` makes of the scan",
+        )
+    return prepare_image(volume, model.plan)
 
 
 def segment_prepared(

@@ -45,7 +45,7 @@ from medseg.preprocessing.straighten import straighten_labels
 from medseg.provenance import digest_files, digest_json
 from medseg.volume import Case
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised with every change of code that changes an entry's content."""
 
 FOREGROUND_LIMIT = 10_000
@@ -101,6 +101,7 @@ class CachedCase:
     labelled : whether there is a target.
     weighted : whether its voxels have weights: a pseudo-label.
     key : names all that the voxels were made from (`entry_key`).
+    modality : that the scan states; "" where it states none.
     """
 
     id: str
@@ -112,6 +113,7 @@ class CachedCase:
     labelled: bool
     weighted: bool = False
     key: str = ""
+    modality: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -144,7 +146,7 @@ class CachedCase:
     def whole(self) -> tuple[Prepared, NDArray[np.uint8]]:
         """Return the whole case: image with its grids, and target."""
         patch = self.read((0, 0, 0), self.shape)
-        return Prepared(patch.image, self.grid, self.source_grid), patch.target
+        return Prepared(patch.image, self.grid, self.source_grid, self.modality), patch.target
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,6 +245,7 @@ class Cache:
             store=store,
             labelled="target" in names,
             weighted="weight" in names,
+            modality=description["modality"],
         )
 
     def _reserve(self, size: int) -> bool:
@@ -328,6 +331,7 @@ def _prepare_arrays(case: Case, plan: Plan, labels: LabelMap) -> tuple[dict[str,
         "grid": _write_grid(prepared.grid),
         "source_grid": _write_grid(prepared.source_grid),
         "pad": pad_values(plan).tolist(),
+        "modality": prepared.modality,
     }
     return arrays, description
 

@@ -1,7 +1,7 @@
 """Does an unlabelled scan look like the labelled ones? What doesn't is left out of learning, with a reason.
 
-Judged without looking at anatomy: another size, another kind of voxels, or intensities unlike those of any labelled
-scan. The bounds are wide: a scan that is merely unusual belongs.
+Judged without looking at anatomy: another modality, another size, another kind of voxels, or intensities unlike those
+of any labelled scan. The bounds are wide: a scan that is merely unusual belongs.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class Appearance:
     spacing, extent : voxel size and field of view along x, y, z (RAS), mm.
     quantiles : normalised intensities at `QUANTILES`, (channels, quantiles).
     smoothness : correlation of neighbouring voxels of each channel.
+    modality : that its header states; "" where it states none.
     """
 
     spacing: tuple[float, float, float]
     extent: tuple[float, float, float]
     quantiles: tuple[tuple[float, ...], ...]
     smoothness: tuple[float, ...]
+    modality: str = ""
 
 
 def describe_appearance(prepared: Prepared) -> Appearance:
@@ -64,11 +66,15 @@ def describe_appearance(prepared: Prepared) -> Appearance:
         extent=(x, y, z),
         quantiles=tuple(tuple(np.quantile(_sample(channel), QUANTILES).tolist()) for channel in prepared.image),
         smoothness=tuple(_smoothness(channel) for channel in prepared.image),
+        modality=prepared.modality,
     )
 
 
 def strange_appearance(scan: Appearance, labelled: Sequence[Appearance]) -> str:
     """Return why a scan doesn't look like the labelled ones, in words; "" if it does."""
+    known = sorted({one.modality for one in labelled})
+    if scan.modality and all(known) and scan.modality not in known:
+        return f"it is {scan.modality}, the labelled scans are {' and '.join(known)}"
     axes = range(3)
     spacing = min(max(_ratio(scan.spacing[i], one.spacing[i]) for i in axes) for one in labelled)
     if spacing > FACTOR_SPACING:

@@ -52,7 +52,7 @@ from medseg.pseudo.reliability import Gates, judge
 from medseg.pseudo.teachers import Teachers
 from medseg.volume import Case
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of code that changes a pseudo-label."""
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import EnsembleForward, stream_scan
+from medseg.inference.predictor import prepare_scan
 from medseg.inference.restore import decide
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.outputs import NetworkOutput
-from medseg.preprocessing.prepare import prepare_image
 from medseg.selection.appearance import Parts, describe_appearance
 from medseg.volume import Volume
 
@@ -78,10 +78,10 @@ class Observer:
         Raises
         ------
         ScanError
-            If the scan's channels are not the model's, or it holds voxels that are not numbers.
+            As `prepare_scan`.
         """
         plan, labels = self.model.plan, self.model.labels
-        prepared = prepare_image(volume, plan)
+        prepared = prepare_scan(volume, self.model)
         pooled: list[Tensor] = []
 
         def forward(windows: Tensor) -> Tensor:

@@ -7,8 +7,12 @@ import pytest
 from medseg.errors import DatasetError
 from medseg.export.windows import noise, windows_of
 from medseg.geometry import Grid
+from medseg.labels import LabelMap
+from medseg.networks.model import Model
 from medseg.preprocessing.prepare import prepare_image
 from medseg.volume import Volume
+
+LABELS = LabelMap.parse({"liver": 1})
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def scans(tmp_path):
 
 def test_windows_are_parts_of_the_prepared_scans(scans, small_plan):
     plan = small_plan()
-    windows = windows_of(scans, plan, 0.5)
+    windows = windows_of(scans, Model((), plan, LABELS))
     assert len(windows) == 12, "four of each scan"
     prepared = [
         prepare_image(Volume(np.asarray(nib.load(path).dataobj)[None], Grid((8, 8, 20), np.eye(4))), plan).image
@@ -41,13 +45,13 @@ def test_windows_are_parts_of_the_prepared_scans(scans, small_plan):
         assert len(places) == 1
         found.update(places)
     assert len(found) == 12
-    assert len(windows_of(scans, plan, 0.5, count=5)) == 5
+    assert len(windows_of(scans, Model((), plan, LABELS), count=5)) == 5
 
 
 def test_windows_of_one_value_are_left_out(tmp_path, small_plan):
     nib.save(nib.Nifti1Image(np.full((8, 8, 20), -5, np.float32), np.eye(4)), tmp_path / "air.nii.gz")
     with pytest.raises(DatasetError, match="of 1 scans none gives a window"):
-        windows_of(tmp_path, small_plan(), 0.5)
+        windows_of(tmp_path, Model((), small_plan(), LABELS))
 
 
 def test_noise_is_the_same_each_time_and_of_the_normalised_scale(small_plan):

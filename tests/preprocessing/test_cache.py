@@ -17,11 +17,14 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from medseg.errors import CacheError, LabelError, OutputError, ScanError
+from medseg.geometry import Grid
+from medseg.io.dicom_write import write_series
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import ChannelNormalisation
 from medseg.preprocessing import cache as cache_module
 from medseg.preprocessing.cache import FOREGROUND_LIMIT, Cache, entry_key, foreground_positions
 from medseg.preprocessing.prepare import prepare_image, prepare_mask
+from medseg.volume import Case, Volume
 
 
 def entries(folder):
@@ -49,6 +52,14 @@ def test_a_case_comes_back_as_it_was_prepared(tmp_path, make_plan, labels, write
     whole, whole_target = cached.whole()
     np.testing.assert_array_equal(whole.image, image)
     np.testing.assert_array_equal(whole_target, target)
+
+
+def test_what_a_scan_is_of_comes_back(tmp_path, make_plan, labels, ram_gb):
+    array = np.random.default_rng(0).normal(size=(1, 8, 9, 4)).astype(np.float32)
+    source = write_series(Volume(array, Grid((8, 9, 4), np.diag([-1.0, -1.0, 2.0, 1.0]))), tmp_path / "series")
+    for _ in range(2):  # made, and found
+        (cached,) = Cache(tmp_path / "cache", ram_gb).prepare([Case("a", (source,))], make_plan(), labels)
+        assert cached.whole()[0].modality == "CT"
 
 
 @pytest.mark.parametrize("start", [(2, 1, 3), (-3, -2, 5), (8, 9, 7), (-9, -9, -9), (40, 0, 0)])

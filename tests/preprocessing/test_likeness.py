@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,3 +56,12 @@ def test_a_single_labelled_scan_is_enough_to_compare_with():
 def test_a_constant_scan_has_an_appearance():
     grid = Grid((5, 5, 1), np.eye(4))
     assert describe_appearance(Prepared(np.zeros((1, 5, 5, 1), np.float32), grid, grid)).smoothness == (1.0,)
+
+
+def test_a_scan_that_states_another_modality_does_not_belong():
+    stated = [replace(scan, modality="MR") for scan in LABELLED]
+    other = replace(appearance(anatomy(10)), modality="CT")
+    assert strange_appearance(other, stated) == "it is CT, the labelled scans are MR"
+    assert strange_appearance(replace(other, modality="MR"), stated) == ""
+    assert strange_appearance(replace(other, modality=""), stated) == ""  # it states none: nothing is known
+    assert strange_appearance(other, [*stated[:-1], LABELLED[-1]]) == ""  # nor is it of the labelled ones

@@ -1,10 +1,12 @@
 """Doubt of a scan against sorting every voxel's entropy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from medseg.errors import ScanError
+from medseg.errors import ReasonCode, ScanError
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.outputs import NetworkOutput
@@ -91,3 +93,11 @@ def test_other_channels_are_refused(model, volume_of):
     two = type(two)(np.repeat(two.array, 2, axis=0), two.grid)
     with pytest.raises(ScanError, match="channel"):
         Observer(model, CPU).look(two)
+
+
+def test_another_modality_is_refused(model, volume_of):
+    scan = replace(volume_of(np.zeros((8, 8, 8))), modality="CT")
+    with pytest.raises(ScanError) as caught:
+        Observer(replace(model, modalities=("MR",)), CPU).look(scan)
+    assert caught.value.code == ReasonCode.MODALITY_MISMATCH
+    Observer(replace(model, modalities=("CT",)), CPU).look(scan)
