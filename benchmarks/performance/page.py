@@ -128,8 +128,8 @@ for the others, moving what must be moved once at the pace of this memory (`benc
 {chr(10).join(lines)}
 
 All stages take {result["case_s"] / alone:.2f} times the bare network, the command with its start and the report
-{result["command_s"] / alone:.2f} times; {result["peak_mb"]:,.0f} MB at most. The bare network with its maps as torch lays
-them out takes {plain:.2f} s for the same windows: of that the command takes {result["command_s"] / plain:.2f} times.
+{result["command_s"] / alone:.2f} times; {result["peak_mb"]:,.0f} MB at most. With its maps as torch lays them out the
+bare network takes {plain:.2f} s for these windows: of that the command takes {result["command_s"] / plain:.2f} times.
 {shape} voxels with {many["classes"]} classes and a small network: {many["peak_mb"]:,.0f} MB at most.
 """
 
