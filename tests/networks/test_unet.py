@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
 from medseg.networks.unet import UNet
 from medseg.plan import NetworkPlan
@@ -62,6 +64,29 @@ def test_every_parameter_learns():
     output = network(torch.randn(2, 2, 8, 8, 8))
     (output.logits.square().mean() + sum(c.square().mean() for c in output.coarse)).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 1)])
+def test_gradients_are_those_of_a_plain_leaky_relu_without_its_copies(axes, residual, monkeypatch):
+    topology = NetworkPlan(
+        features=(4, 6), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2)), residual=residual, dropout=0.2
+    )
+    network, image = UNet(2, 3, topology, axes), torch.randn(2, 2, *[8] * len(axes))
+
+    def learn():
+        network.zero_grad()
+        torch.manual_seed(0)
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            network(image).logits.square().mean().backward()
+        copies = sum("CopySlices" in event.name for event in watched.events())
+        return copies, [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    copies, gradients = learn()
+    monkeypatch.setattr("medseg.networks.unet._Activation.forward", nn.LeakyReLU.forward)
+    more_copies, expected = learn()
+    assert copies == 0 < more_copies
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(gradients, expected, strict=True))
 
 
 def test_a_copy_can_be_made_after_a_training_step_and_stands_alone():
