@@ -182,8 +182,8 @@ class LabelMap(BaseModel):
 
     @property
     def is_sided(self) -> bool:
-        """Whether a name says left or right: then mirroring across that axis would swap meanings."""
-        return any(side_in(label.name) for label in self.labels)
+        """Whether the name of a label or region says left or right: mirroring across that axis would swap meanings."""
+        return any(side_in(name) for name in (*(label.name for label in self.labels), *self.targets))
 
     def with_lesions(self, names: Iterable[str]) -> LabelMap:
         """Return this map with exactly the labels of these names marked as lesions.

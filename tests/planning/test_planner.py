@@ -133,9 +133,15 @@ class TestNormalisation:
 
 
 class TestMirror:
-    def test_all_axes_unless_sided(self) -> None:
+    def test_all_axes_where_nothing_is_sided(self) -> None:
         assert plan(dataset()).mirror == (True, True, True)
-        sided = LabelMap.parse({"kidney_left": 1, "kidney_right": 2})
+
+    @pytest.mark.parametrize(
+        "labels",
+        [{"kidney_left": 1, "kidney_right": 2}, {"left_lung": [1, 2], "right_lung": [3, 4]}],  # lobes without names
+    )
+    def test_not_left_to_right_where_labels_or_regions_are_sided(self, labels: dict[str, object]) -> None:
+        sided = LabelMap.parse(labels)
         found = plan_dataset(dataset(), PlanConfig(), NetworkConfig(), sided, ["image"], ["mr"])
         assert found.mirror == (False, True, True)
 
