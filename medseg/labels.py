@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class LabelMap(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[Label, ...] = Field(min_length=1, description="The labels, by value")
-    regions: tuple[Region, ...] = Field((), description="Overlapping targets, in painting order; empty: plain classes")
+    regions: tuple[Region, ...] = Field(
+        (), description="Overlapping targets, in painting order, the larger first; empty: plain classes"
+    )
     ignore: int | None = Field(
         None, ge=1, le=65535, description="Mask value of voxels that nobody labelled; never learnt from"
     )
@@ -119,6 +122,11 @@ class LabelMap(BaseModel):
             unknown = sorted({*region.values, region.paints} - set(values))
             if unknown:
                 problems.append(f"region {region.name!r} names values without a label: {unknown}")
+        problems += [
+            f"region {inner.name!r} lies within {outer.name!r}, which is painted over it: list it after {outer.name!r}"
+            for inner, outer in combinations(self.regions, 2)
+            if set(inner.values) <= set(outer.values) and inner.paints != outer.paints
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medseg.errors import ModelError
+from medseg.errors import LabelError, ModelError
 from medseg.geometry import Grid
 from medseg.inference import restore as restore_module
 from medseg.inference.restore import Restorer, decide
@@ -100,6 +100,11 @@ def test_regions_are_painted_in_their_order():
     grid = Grid((4, 1, 1), np.eye(4))
     logits = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]], dtype=np.float32)[:, :, None, None]
     assert restore(logits, grid, grid, labels).mask.array.ravel().tolist() == [0, 1, 2, 2]
+
+
+def test_a_region_that_could_never_show_is_refused():
+    with pytest.raises(LabelError, match="'tumour' lies within 'kidney', which is painted over it: list it after"):
+        LabelMap.parse({"tumour": 2, "kidney": [1, 2]})
 
 
 @settings(max_examples=20)
