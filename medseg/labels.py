@@ -109,8 +109,9 @@ class LabelMap(BaseModel):
         problems = []
         if len(set(values)) < len(values):
             problems.append(f"label values repeat: {list(values)}")
-        if len(set(names)) < len(names):
-            problems.append(f"label names repeat: {names}")
+        for kind, given in (("label", names), ("region", [region.name for region in self.regions])):
+            if len(set(given)) < len(given):
+                problems.append(f"{kind} names repeat: {given}")
         if self.ignore is not None and (self.ignore in values or self.ignore == 0):
             problems.append(f"the ignore value {self.ignore} is also a label")
         problems += [

@@ -107,6 +107,14 @@ def test_a_region_that_could_never_show_is_refused():
         LabelMap.parse({"tumour": 2, "kidney": [1, 2]})
 
 
+def test_regions_of_one_name_are_refused():
+    """Scores and clean-up rules go by name: two of one name would be one."""
+    labels = [{"value": 1, "name": "kidney"}, {"value": 2, "name": "tumour"}]
+    regions = [{"name": "kidney", "values": [1, 2], "paints": 1}, {"name": "kidney", "values": [2], "paints": 2}]
+    with pytest.raises(LabelError, match=r"region names repeat: \['kidney', 'kidney'\]"):
+        LabelMap.parse({"labels": labels, "regions": regions})
+
+
 @settings(max_examples=20)
 @given(source=grids, spacing=spacings, seed=st.integers(0, 99))
 def test_regions_equal_scipy_interpolation_and_threshold(source, spacing, seed):
