@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class LabelMap(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[Label, ...] = Field(min_length=1, description="The labels, by value")
-    regions: tuple[Region, ...] = Field((), description="Overlapping targets, in painting order; empty: plain classes")
+    regions: tuple[Region, ...] = Field(
+        (), description="Overlapping targets, in painting order, the larger first; empty: plain classes"
+    )
     ignore: int | None = Field(
         None, ge=1, le=65535, description="Mask value of voxels that nobody labelled; never learnt from"
     )
@@ -106,8 +109,9 @@ class LabelMap(BaseModel):
         problems = []
         if len(set(values)) < len(values):
             problems.append(f"label values repeat: {list(values)}")
-        if len(set(names)) < len(names):
-            problems.append(f"label names repeat: {names}")
+        for kind, given in (("label", names), ("region", [region.name for region in self.regions])):
+            if len(set(given)) < len(given):
+                problems.append(f"{kind} names repeat: {given}")
         if self.ignore is not None and (self.ignore in values or self.ignore == 0):
             problems.append(f"the ignore value {self.ignore} is also a label")
         problems += [
@@ -119,6 +123,11 @@ class LabelMap(BaseModel):
             unknown = sorted({*region.values, region.paints} - set(values))
             if unknown:
                 problems.append(f"region {region.name!r} names values without a label: {unknown}")
+        problems += [
+            f"region {inner.name!r} lies within {outer.name!r}, which is painted over it: list it after {outer.name!r}"
+            for inner, outer in combinations(self.regions, 2)
+            if set(inner.values) <= set(outer.values) and inner.paints != outer.paints
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -182,8 +191,8 @@ class LabelMap(BaseModel):
 
     @property
     def is_sided(self) -> bool:
-        """Whether a name says left or right: then mirroring across that axis would swap meanings."""
-        return any(side_in(label.name) for label in self.labels)
+        """Whether the name of a label or region says left or right: mirroring across that axis would swap meanings."""
+        return any(side_in(name) for name in (*(label.name for label in self.labels), *self.targets))
 
     def with_lesions(self, names: Iterable[str]) -> LabelMap:
         """Return this map with exactly the labels of these names marked as lesions.

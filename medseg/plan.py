@@ -19,7 +19,7 @@ Sizes = tuple[int, int, int]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ChannelNormalisation(_Part):

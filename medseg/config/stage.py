@@ -1,4 +1,4 @@
-"""What all configuration stages share: they are frozen, and an unknown key is an error."""
+"""What all configuration stages share: they are frozen, numbers are finite, and an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ALIKE = 0.7
 
 
 class Stage(BaseModel):
-    """Base of all stages: frozen, and unknown keys are errors."""
+    """Base of all stages: frozen, and unknown keys, ``.nan`` and ``.inf`` are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel] | None = None) -> str:

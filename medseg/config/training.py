@@ -60,9 +60,9 @@ class NetworkConfig(Stage):
 
     name: Literal["unet", "segresnet", "vnet", "swinunetr"] = Field("unet", description="Architecture")
     features: int = Field(32, ge=4, description="Feature maps of the first stage; doubled at each stage")
-    max_features: int = Field(320, ge=8, description="Upper limit of feature maps of a stage")
+    max_features: int = Field(320, ge=8, description="Upper limit of feature maps of a stage (unet)")
     residual: bool = Field(False, description="Residual encoder blocks (unet)")
-    deep_supervision: bool = Field(True, description="Also learn from the decoder's coarser outputs (unet)")
+    deep_supervision: bool = Field(True, description="Also learn from the decoder's coarser outputs (unet, segresnet)")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability that a feature map is dropped in training")
 
 

@@ -64,11 +64,11 @@ def _some(image: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
 
 
 def draw_factor(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Draw a factor that is as often below 1 as above, uniform on either side (nnU-Net's ``BGContrast``)."""
+    """Draw a factor within the limits, as often below 1 as above where they allow both (nnU-Net's ``BGContrast``)."""
     low, high = limits
-    if low < 1 and rng.random() < 0.5:
-        return float(rng.uniform(low, min(high, 1.0)))
-    return float(rng.uniform(max(low, 1.0), max(high, 1.0)))
+    if low < 1 < high:
+        low, high = (low, 1.0) if rng.random() < 0.5 else (1.0, high)
+    return float(rng.uniform(low, high))
 
 
 def add_noise(image: torch.Tensor, std: float, rng: np.random.Generator) -> None:

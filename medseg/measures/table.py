@@ -40,26 +40,31 @@ def _row(case: str, measures: Measures, channels: int) -> list[object]:
     for channel in range(channels):
         has = channel < len(measures.intensity)
         values = measures.intensity[channel].model_dump().values() if has else [None] * len(INTENSITIES)
-        intensities += [_number(value) for value in values]
+        intensities += [_significant(value) for value in values]
     return [
         case,
         measures.structure,
         measures.value,
         measures.lesion,
         measures.voxels,
-        round(measures.volume_ml, 4),
+        _significant(measures.volume_ml),
         measures.components,
         str(measures.incomplete).lower(),
-        _number(measures.long_mm),
-        _number(measures.short_mm),
+        _length(measures.long_mm),
+        _length(measures.short_mm),
         measures.plane,
         measures.slice,
-        _number(measures.diameter_mm),
+        _length(measures.diameter_mm),
         *(measures.centroid_mm or nothing),
         *(measures.centroid_voxel or nothing),
         *intensities,
     ]
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def _length(millimetres: float | None) -> float | None:
+    return None if millimetres is None else round(millimetres, 3)
+
+
+def _significant(value: float | None) -> float | None:
+    """Return a number with six digits from its first: a diffusion of 0.0008 mm²/s is none with three decimals."""
+    return None if value is None else float(f"{value:.6g}")

@@ -49,7 +49,8 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
         fine = max(float(np.percentile(spacings[:, thick], FINE_PERCENTILE)), others)
         reason = (
             f"median of {len(spacings)} scans; but slices along {AXES[thick]} are thick (median {target[thick]:.4g} "
-            f"mm, over {ANISOTROPY:g} times the other axes'), so that axis takes the {FINE_PERCENTILE:g}th percentile"
+            f"mm, over {ANISOTROPY:g} times the other axes'), so that axis takes the {FINE_PERCENTILE:g}th percentile, "
+            f"but at least the others' {others:.4g} mm"
         )
         target[thick] = fine
     x, y, z = (float(f"{value:.6g}") for value in target)

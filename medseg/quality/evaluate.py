@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.batch.summary import DONE
-from medseg.errors import DatasetError, GeometryError, LabelError, ScanError
+from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
@@ -104,6 +104,8 @@ def evaluate_folder(
     ------
     DatasetError
         If a folder is missing, there are no true masks, or no case of both folders matches.
+    ConfigError
+        If the tolerance is no finite number from 0 on.
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
     statuses = run_statuses(predictions)
@@ -127,6 +129,8 @@ def evaluate_pairs(
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> Evaluation:
     """Compare an explicit list of predictions and true masks; see `evaluate_folder`."""
+    if not 0 <= tolerance_mm < np.inf:
+        raise ConfigError(f"the NSD's tolerance must be a number of mm from 0 on, not {tolerance_mm:g}")
     with ThreadPoolExecutor(THREADS) as pool:
         known = labels or _found_labels(list(pool.map(_values, pairs)))
         outcomes = list(pool.map(lambda pair: _compare(pair, known, tolerance_mm), pairs))

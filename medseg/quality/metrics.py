@@ -26,6 +26,10 @@ from medseg.volume import Mask
 DEFAULT_TOLERANCE_MM = 2.0
 """Surface distance up to which two outlines count as equal in the NSD, mm."""
 
+ROUNDING_MM = 1e-4
+"""Excess over the tolerance that is rounding, mm: NIfTI keeps 0.4 mm as the float32 0.400000006, so that five voxels
+are more than 2 mm."""
+
 DENSE_SURFACE = 1 / 16
 """Share of a box's voxels above which a distance transform is faster than looking each voxel up.
 
@@ -223,7 +227,8 @@ def _score(
         return StructureScore(case, target, state, 0.0, 0.0, image_diagonal_mm(grid), 0.0, *volumes)
     common = int(np.count_nonzero(predicted & true))
     forth, back = surface_distances_mm(predicted, true, grid)
-    within = int(np.count_nonzero(forth <= tolerance_mm) + np.count_nonzero(back <= tolerance_mm))
+    limit = tolerance_mm + ROUNDING_MM
+    within = int(np.count_nonzero(forth <= limit) + np.count_nonzero(back <= limit))
     return StructureScore(
         case=case,
         target=target,

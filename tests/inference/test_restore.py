@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medseg.errors import ModelError
+from medseg.errors import LabelError, ModelError
 from medseg.geometry import Grid
 from medseg.inference import restore as restore_module
 from medseg.inference.restore import Restorer, decide
@@ -100,6 +100,19 @@ def test_regions_are_painted_in_their_order():
     grid = Grid((4, 1, 1), np.eye(4))
     logits = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]], dtype=np.float32)[:, :, None, None]
     assert restore(logits, grid, grid, labels).mask.array.ravel().tolist() == [0, 1, 2, 2]
+
+
+def test_a_region_that_could_never_show_is_refused():
+    with pytest.raises(LabelError, match="'tumour' lies within 'kidney', which is painted over it: list it after"):
+        LabelMap.parse({"tumour": 2, "kidney": [1, 2]})
+
+
+def test_regions_of_one_name_are_refused():
+    """Scores and clean-up rules go by name: two of one name would be one."""
+    labels = [{"value": 1, "name": "kidney"}, {"value": 2, "name": "tumour"}]
+    regions = [{"name": "kidney", "values": [1, 2], "paints": 1}, {"name": "kidney", "values": [2], "paints": 2}]
+    with pytest.raises(LabelError, match=r"region names repeat: \['kidney', 'kidney'\]"):
+        LabelMap.parse({"labels": labels, "regions": regions})
 
 
 @settings(max_examples=20)

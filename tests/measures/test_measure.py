@@ -219,6 +219,17 @@ def test_the_table_has_a_row_each_and_no_formulas(scene, tmp_path):
     assert [line.split(",")[3] for line in lines[2:6]] == ["", "1", "2", "3"]
 
 
+def test_the_table_keeps_small_numbers():
+    """One voxel of 0.3 mm is 0.000027 ml; diffusion is less than 0.003 mm²/s."""
+    array = np.zeros((5, 5, 5), np.uint8)
+    array[2, 2, 2] = 1
+    grid = Grid(array.shape, np.diag([0.3, 0.3, 0.3, 1]))
+    volume = Volume(np.full((1, *array.shape), 0.00081234, np.float32), grid)
+    header, rows = measure_rows([("case", measured(volume, Mask(array, grid), LABELS))])
+    row = dict(zip(header, rows[0], strict=True))
+    assert (row["volume_ml"], row["intensity_mean"], row["long_mm"]) == (2.7e-5, 0.00081234, 0.3)
+
+
 def test_every_column_is_explained():
     page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
     explained = [cell for line in page.splitlines() if line.startswith("| `") for cell in line.split("|")[1].split("`")]

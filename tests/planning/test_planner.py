@@ -93,7 +93,9 @@ class TestSpacing:
     def test_thick_slices_never_become_finer_than_the_plane(self) -> None:
         spacings = [(1.0, 1.0, 0.5)] * 3 + [(1.0, 1.0, 4.0)] * 7
         cases = [case(n, shape=(300, 300, 20), spacing=s) for n, s in enumerate(spacings)]
-        assert plan(Fingerprint(cases=tuple(cases))).spacing == (1.0, 1.0, 1.0)
+        found = plan(Fingerprint(cases=tuple(cases)))
+        assert found.spacing == (1.0, 1.0, 1.0)
+        assert "10th percentile, but at least the others' 1 mm" in found.reasons["spacing"]
 
     def test_coarse_axis_with_many_voxels_keeps_the_median(self) -> None:
         cases = [case(n, shape=(60, 60, 60), spacing=(1.0, 1.0, float(z))) for n, z in enumerate(range(2, 13))]
@@ -133,9 +135,15 @@ class TestNormalisation:
 
 
 class TestMirror:
-    def test_all_axes_unless_sided(self) -> None:
+    def test_all_axes_where_nothing_is_sided(self) -> None:
         assert plan(dataset()).mirror == (True, True, True)
-        sided = LabelMap.parse({"kidney_left": 1, "kidney_right": 2})
+
+    @pytest.mark.parametrize(
+        "labels",
+        [{"kidney_left": 1, "kidney_right": 2}, {"left_lung": [1, 2], "right_lung": [3, 4]}],  # lobes without names
+    )
+    def test_not_left_to_right_where_labels_or_regions_are_sided(self, labels: dict[str, object]) -> None:
+        sided = LabelMap.parse(labels)
         found = plan_dataset(dataset(), PlanConfig(), NetworkConfig(), sided, ["image"], ["mr"])
         assert found.mirror == (False, True, True)
 

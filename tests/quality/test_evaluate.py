@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medseg.errors import DatasetError
+from medseg.errors import ConfigError, DatasetError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.quality.evaluate import Pair, evaluate_folder, evaluate_pairs, find_masks
@@ -54,6 +54,12 @@ def test_every_case_and_target_has_a_score(folders):
     assert evaluation.scores[2].dice == pytest.approx(0.75)
     assert evaluation.mean_dice == pytest.approx((0.75 * 2 + 1) / 3, abs=0.15)
     assert evaluation.scores[3].state is State.BOTH_EMPTY
+
+
+@pytest.mark.parametrize("tolerance_mm", [float("nan"), float("inf"), -1.0])
+def test_a_tolerance_that_is_no_distance_is_refused(folders, tolerance_mm):
+    with pytest.raises(ConfigError, match=f"a number of mm from 0 on, not {tolerance_mm:g}"):
+        evaluate_folder(*folders, LABELS, tolerance_mm)
 
 
 def test_the_folder_that_segment_writes_is_understood(folders, tmp_path):

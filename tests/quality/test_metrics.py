@@ -85,6 +85,15 @@ def test_distances_are_those_of_brute_force_on_any_grid(prediction, truth, spaci
             assert result.nsd == pytest.approx(nsd)
 
 
+@pytest.mark.parametrize("spacing", [0.1, 0.2, 0.4, 0.5, 1.0])
+def test_outlines_as_far_apart_as_the_tolerance_are_equal_whatever_float32_makes_of_the_spacing(spacing):
+    prediction, truth = np.zeros((2, 30, 5, 5), dtype=np.uint8)
+    prediction[2], truth[2 + round(2 / spacing)] = 1, 1
+    grid = grid_of(truth.shape, np.float32([spacing] * 3))
+    assert score(prediction, truth, grid=grid, tolerance_mm=2.0).nsd == 1.0
+    assert score(prediction, truth, grid=grid, tolerance_mm=1.99).nsd == 0.0
+
+
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI calls its own deprecated way
 def test_monai_gives_the_same_numbers():
     torch = pytest.importorskip("torch")

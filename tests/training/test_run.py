@@ -14,6 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from medseg.config import ExperimentConfig, TrainingConfig, load_config
 from medseg.errors import ConfigError, DatasetError, ModelError
@@ -75,6 +77,22 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(experiment, tmp_pa
     assert '"event": "resumed", "step": 10' in events
     for name, tensor in weights(whole.model).items():
         torch.testing.assert_close(weights(resumed.model)[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_the_loss_scale_of_fp16_is_resumed(experiment, tmp_path, monkeypatch):
+    """Fabric refuses fp16 on CPUs, but what scales its loss runs there."""
+    scalers = []
+
+    def in_fp16(device, config):
+        scalers.append(MixedPrecision("16-mixed", "cpu"))
+        return Fabric(accelerator="cpu", devices=1, plugins=scalers[-1])
+
+    monkeypatch.setattr("medseg.training.run.launch", in_fp16)
+    config = changed(experiment, training={"steps": 4, "precision": "fp16"})
+    stopped = run_training(config, tmp_path, RunOptions(device="cpu", max_seconds=1e-6))
+    assert stopped.model is None
+    run_training(config, tmp_path, RunOptions(device="cpu"))
+    assert [scaler.state_dict()["_growth_tracker"] for scaler in scalers] == [1, 4]  # steps that overflowed nowhere
 
 
 def test_time_limit_stops_with_a_checkpoint_and_the_same_command_finishes(experiment, tmp_path):
