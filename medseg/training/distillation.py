@@ -93,7 +93,7 @@ def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
     """
     models = tuple(load_model(folder) for folder in config.teachers)
     for folder, model in zip(config.teachers[1:], models[1:], strict=True):
-        if model.labels.targets != models[0].labels.targets or _preparation(model.plan) != _preparation(models[0].plan):
+        if _answers(model) != _answers(models[0]) or _preparation(model.plan) != _preparation(models[0].plan):
             raise ModelError(
                 f"{folder} segments other structures, or prepares scans otherwise, than {config.teachers[0]}; teachers "
                 "must be trainings of the same dataset and plan"
@@ -153,6 +153,11 @@ def identity(config: DistillationConfig) -> dict[str, Any]:
         return {}
     settings = config.model_dump(mode="json", exclude={"teachers"})
     return {"distillation": {**settings, "teachers": [model_digest(Path(folder)) for folder in config.teachers]}}
+
+
+def _answers(model: Model) -> tuple[tuple[str, ...], int]:
+    """Return what a model's outputs mean; as regions, the same names have one output fewer than as classes."""
+    return model.labels.targets, model.labels.outputs
 
 
 def _preparation(plan: Plan) -> dict[str, Any]:

@@ -112,6 +112,22 @@ def test_teachers_must_prepare_scans_alike(teacher, tmp_path):
         load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "other")))
 
 
+def test_classes_are_not_regions_of_the_same_names(experiment, teacher, studying, tmp_path):
+    """Both are called dim and bright; regions overlap, and have no output for the background."""
+    names = [{"value": 1, "name": "dim"}, {"value": 2, "name": "bright"}]
+    regions = [{"name": "dim", "values": [1, 2], "paints": 1}, {"name": "bright", "values": [2], "paints": 2}]
+    overlapping = {"labels": names, "regions": regions}
+    with pytest.raises(ModelError, match="knows labels that exclude each other, the dataset has overlapping regions"):
+        run_training(studying(dataset={"labels": overlapping}), tmp_path / "run", RunOptions(device="cpu"))
+    labels = LabelMap.parse(overlapping)
+    other = tmp_path / "other"
+    save_model(replace(load_model(teacher), networks=(build_network(PLAN, labels.outputs),), labels=labels), other)
+    with pytest.raises(ModelError, match="segments other structures"):
+        load_teachers(DistillationConfig(teachers=(teacher, other)))
+    with pytest.raises(ModelError, match="knows overlapping regions"):
+        run_training(experiment, tmp_path / "tuned", RunOptions(device="cpu", init=other))
+
+
 def test_teachers_and_another_use_of_unlabelled_scans_exclude_each_other(experiment, teacher):
     with pytest.raises(ValueError, match="leave unlabelled.method supervised"):
         ExperimentConfig.model_validate(
