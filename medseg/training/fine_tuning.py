@@ -281,9 +281,9 @@ class _FineTuning:
         device = choose_device(self.options.device)
         fit_threads()
         networks = [network.to(device) for network in self.before.networks]
-        model = self.before
-        comparisons = Validator(self.held_out, model.plan, model.labels, model.inference, device).compare(networks)
-        return held_out_scores(score(comparisons, model.labels))
+        model, labels = self.before, self.dataset.labels  # the same structures, but the masks may number them otherwise
+        comparisons = Validator(self.held_out, model.plan, labels, model.inference, device).compare(networks)
+        return held_out_scores(score(comparisons, labels))
 
 
 def _read_record(path: Path, follows_from: str) -> FineTuned | None:
