@@ -91,12 +91,14 @@ class TrainingRun:
     model : the model folder; None when time ran out first.
     scores : held-out scores by case and target: of the validation cases, or out of fold.
     weight : how the labelled weight was chosen; None if it was given, or there was nothing to choose.
+    seen : held-out cases that the model to start from has learnt from, by name: their scores flatter.
     """
 
     model: Path | None
     plan: Plan
     scores: list[StructureScore] = field(default_factory=list)
     weight: Choice | None = None
+    seen: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -303,7 +305,12 @@ class _Run:
             judged = cross_validated if self.options.folds else validated
             save_model(judged(self._model(networks), comparisons, scores), folder)
         self.fabric.barrier()
-        return TrainingRun(folder, self.setup.plan, scores, self.weight)
+        return TrainingRun(folder, self.setup.plan, scores, self.weight, self._seen())
+
+    def _seen(self) -> tuple[str, ...]:
+        """Return the held-out cases that the start knows; not refused, as other datasets may name cases alike."""
+        held_out = self.setup.train if self.options.folds else self.setup.held_out
+        return tuple(case.id for case in held_out if self.start and case.id in self.start.learnt)
 
     def _model(self, networks: tuple[nn.Module, ...]) -> Model:
         """Return the model before held-out cases were asked; a start's clean-up is kept."""

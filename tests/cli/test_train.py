@@ -76,6 +76,15 @@ def test_the_whole_way(medseg, dataset, tmp_path):
     assert {row["case"] for row in rows} == {f"case_{number}" for number in range(4)}
 
 
+def test_a_score_on_what_the_start_has_learnt_says_so(medseg, dataset, tmp_path):
+    shared = ["--data", dataset, *OVERRIDES, "--set", "training.steps=2"]
+    plain = medseg("train", *shared, "--output", tmp_path / "run")
+    assert "no measure" not in plain.stdout
+    held = ["--init", tmp_path / "run/model", "--set", "dataset.validation=[case_1, case_3]"]
+    tuned = medseg("train", *shared, *held, "--output", tmp_path / "tuned")
+    assert "has learnt from 1 of the held-out cases (case_1)" in " ".join(tuned.stdout.split())
+
+
 def test_a_missing_prediction_is_named_and_the_exit_code_is_1(medseg, dataset, tmp_path):
     (tmp_path / "predictions").mkdir()
     truth = dataset / "labels" / "case_0.nii.gz"

@@ -211,6 +211,17 @@ def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_al
         run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=other))
 
 
+def test_held_out_cases_that_the_start_has_learnt_from_are_named(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 2})
+    base = run_training(config, tmp_path / "base", RunOptions(device="cpu"))
+    assert base.seen == ()
+    apart = run_training(config, tmp_path / "apart", RunOptions(device="cpu", init=base.model))
+    assert apart.seen == ()
+    everything = changed(config, dataset={"validation": []})
+    folded = run_training(everything, tmp_path / "folds", RunOptions(device="cpu", init=base.model, folds=2))
+    assert folded.seen == ("case_0", "case_1", "case_2", "case_3")
+
+
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
     config = changed(experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2})
     run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
