@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import Precision
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -27,6 +28,7 @@ class TrainingState:
 
     Attributes
     ----------
+    precision : scales the loss in fp16, by what overflowed before; keeps nothing in other arithmetic.
     step : optimiser steps done.
     elapsed_s : seconds of training so far, over all sittings.
     best_dice, stale : best mean validation Dice, and validations since; for early stopping.
@@ -37,6 +39,7 @@ class TrainingState:
     average: AveragedModel
     method: Method
     optimiser: Optimizer
+    precision: Precision
     step: int = 0
     elapsed_s: float = 0.0
     best_dice: float = -1.0
@@ -52,6 +55,7 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "method": state.method.state_dict(),
+        "precision": state.precision.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all(),
         **{name: getattr(state, name) for name in _PLAIN},
@@ -79,6 +83,8 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
         state.method.load_state_dict(values["method"])
+        if values.get("precision"):
+            state.precision.load_state_dict(values["precision"])
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again"

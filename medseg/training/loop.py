@@ -223,6 +223,7 @@ def _start(lesson: Lesson, fabric: Fabric) -> TrainingState:
         average=average,
         method=lesson.method(_teacher(average, fabric)).to(fabric.device),
         optimiser=build_optimiser(network.parameters(), settings),
+        precision=fabric.strategy.precision,
         settings=_digest(lesson, fabric.world_size),
     )
 

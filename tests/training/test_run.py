@@ -14,12 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from medseg.config import ExperimentConfig, TrainingConfig, load_config
 from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.networks.model import load_model, save_model
 from medseg.rules import PostprocessingRules
-from medseg.training import loop
+from medseg.training import loop, run
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
 
@@ -33,6 +35,33 @@ def changed(config: ExperimentConfig, **sections: dict) -> ExperimentConfig:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_model(folder).networks[0].state_dict()
+
+
+def test_a_killed_run_goes_on_with_the_scale_that_its_loss_had(experiment, tmp_path, monkeypatch):
+    """In fp16, which Fabric itself does on GPUs alone; a scale that starts anew overflows anew and skips steps."""
+
+    def launch(*_: object) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
+        fabric.launch()
+        return fabric
+
+    real_step, scales = loop.descend, []
+
+    def dies_once(network, optimiser, loss, fabric, clip_norm):
+        if len(scales) == 2 and not (tmp_path / "dead").exists():
+            (tmp_path / "dead").touch()
+            raise KeyboardInterrupt
+        real_step(network, optimiser, loss, fabric, clip_norm)
+        scales.append(fabric.strategy.precision.scaler.get_scale())
+
+    monkeypatch.setattr(run, "launch", launch)
+    monkeypatch.setattr(loop, "descend", dies_once)
+    config = changed(experiment, training={"steps": 4, "checkpoint_every": 2, "precision": "fp16"})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert scales == [2.0**23, 2.0**22, 2.0**21, 2.0**20], "too large still, so halved at each step"
 
 
 def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp_path):
