@@ -76,6 +76,15 @@ def test_the_whole_way(medseg, dataset, tmp_path):
     assert {row["case"] for row in rows} == {f"case_{number}" for number in range(4)}
 
 
+def test_pruning_heeds_what_is_set(medseg, dataset, tmp_path):
+    medseg("train", "--data", dataset, *OVERRIDES, "--set", "training.steps=2", "--output", tmp_path / "run")
+    wishes = ["--set", "training.steps=3", "--set", "training.learning_rate=0.004"]
+    pruned = medseg("prune", tmp_path / "run/model", "--data", dataset, "--output", tmp_path / "pruned", *wishes)
+    assert pruned.exit_code == 0
+    training = json.loads((tmp_path / "pruned/model/model.json").read_text())["provenance"]["config"]["training"]
+    assert (training["steps"], training["learning_rate"], training["optimiser"]) == (3, 0.004, "adamw")
+
+
 def test_a_score_on_what_the_start_has_learnt_says_so(medseg, dataset, tmp_path):
     shared = ["--data", dataset, *OVERRIDES, "--set", "training.steps=2"]
     plain = medseg("train", *shared, "--output", tmp_path / "run")
