@@ -122,6 +122,11 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     options = options or RunOptions()
     if options.folds == 1 or options.folds < 0:
         raise ConfigError(f"{options.folds} is no number of folds: use 0 (train on all cases) or at least 2")
+    if config.training.freeze_encoder and not options.init:
+        raise ConfigError(
+            "training.freeze_encoder would leave the encoder as it begins, random or pruned: start from a model with "
+            "--init, or --set training.freeze_encoder=false"
+        )
     deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     fabric = launch(options.device, config)
     start = _start(config, options)

@@ -224,6 +224,12 @@ def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, 
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder"))
 
 
+def test_an_encoder_that_has_learnt_nothing_is_not_frozen(experiment, tmp_path):
+    config = changed(experiment, training={"freeze_encoder": True})
+    with pytest.raises(ConfigError, match="start from a model with --init"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+
+
 def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_alone(experiment, tmp_path):
     def start(name: str, seed: int) -> Path:
         config = changed(experiment, training={"steps": 2, "seed": seed})
