@@ -27,6 +27,7 @@ from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
+from medseg.provenance import learnt_cases
 from medseg.training.methods import Terms
 from medseg.training.start import Start
 from medseg.volume import Case
@@ -111,7 +112,8 @@ def load_student(config: DistillationConfig) -> Start:
     PlanError
         If the teacher's network can't be made narrower, or not pruned where that is asked for.
     """
-    teacher = load_teachers(config)[0]
+    teachers = load_teachers(config)
+    teacher = teachers[0]
     plan = narrowed_plan(teacher.plan, config.width, coarse=config.coarse)
     state = {} if config.start == "random" else prune(teacher.networks[0], plan.network)
 
@@ -119,7 +121,13 @@ def load_student(config: DistillationConfig) -> Start:
         return network.load_state_dict({**network.state_dict(), **state})
 
     return Start(
-        plan, teacher.labels, put_into, model_digest(config.teachers[0]), teacher.postprocessing, teacher.modalities
+        plan,
+        teacher.labels,
+        put_into,
+        model_digest(config.teachers[0]),
+        teacher.postprocessing,
+        teacher.modalities,
+        tuple(_learnt(teachers)),
     )
 
 
@@ -138,7 +146,7 @@ def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: in
             "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
             "out validation cases"
         )
-    learnt = {case for model in load_teachers(config) for case in model.provenance.get("training_cases", ())}
+    learnt = _learnt(load_teachers(config))
     seen = [case.id for case in held_out if case.id in learnt]
     if seen:
         raise DatasetError(
@@ -153,6 +161,10 @@ def identity(config: DistillationConfig) -> dict[str, Any]:
         return {}
     settings = config.model_dump(mode="json", exclude={"teachers"})
     return {"distillation": {**settings, "teachers": [model_digest(Path(folder)) for folder in config.teachers]}}
+
+
+def _learnt(teachers: Sequence[Model]) -> set[str]:
+    return {case for model in teachers for case in learnt_cases(model.provenance)}
 
 
 def _answers(model: Model) -> tuple[tuple[str, ...], int]:

@@ -35,7 +35,7 @@ from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import atomic_file
 from medseg.networks.model import Model, load_model, model_digest
-from medseg.provenance import digest_files, digest_json
+from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
@@ -197,7 +197,7 @@ class _FineTuning:
 
     def check(self) -> None:
         """Refuse what would measure nothing."""
-        learnt = set(self.before.provenance.get("training_cases", ()))
+        learnt = set(learnt_cases(self.before.provenance))
         seen = [case.id for case in self.held_out if case.id in learnt]
         if seen:
             raise DatasetError(

@@ -338,6 +338,12 @@ class _Run:
         stated = self.setup.fingerprint.modalities(self.setup.dataset.modalities)
         return stated or (self.start.modalities if self.start else ())
 
+    def _also_learnt(self) -> dict[str, list[str]]:
+        """Return the other cases whose masks had a say: of the start or the teachers, and reviewed pseudo-labels."""
+        others = {*(self.start.learnt if self.start else ()), *(case.id for case in self.setup.reviewed)}
+        others -= {case.id for case in self.setup.train}
+        return {"also_learnt": sorted(others)} if others else {}
+
     def _provenance(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump(
@@ -345,6 +351,7 @@ class _Run:
             ),
             **identity(self.config.distillation),
             "training_cases": [case.id for case in self.setup.train],
+            **self._also_learnt(),
             "folds": self.options.folds,
             "versions": package_versions(),
             "machine": machine(),

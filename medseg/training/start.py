@@ -12,6 +12,7 @@ from medseg.labels import LabelMap
 from medseg.networks import pretrained
 from medseg.networks.model import load_model, model_digest
 from medseg.plan import Plan
+from medseg.provenance import learnt_cases
 from medseg.rules import PostprocessingRules
 
 
@@ -52,7 +53,7 @@ def load_start(folder: Path) -> Start:
         return Start(weights.plan, None, weights.put_into, pretrained.pretrained_digest(folder))
     model = load_model(folder)
     state = model.networks[0].state_dict()
-    learnt = tuple(model.provenance.get("training_cases", ()))
+    learnt = learnt_cases(model.provenance)
 
     def put_into(network: nn.Module) -> object:
         return network.load_state_dict(state)

@@ -89,6 +89,18 @@ def test_a_student_is_not_scored_on_what_its_teacher_has_learnt(studying, tmp_pa
         run_training(studying(), tmp_path / "folds", RunOptions(device="cpu", folds=2))
 
 
+def test_what_a_teacher_knows_of_the_models_before_it_is_known_of_it(experiment, studying, teacher, tmp_path):
+    values = studying(dataset={"train": ["case_3"]}).model_dump(mode="json") | {"distillation": {}}
+    config = ExperimentConfig.model_validate(values)
+    tuned = run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=teacher)).model
+    assert load_model(tuned).provenance["also_learnt"] == ["case_0", "case_1", "case_2"]
+    student = run_training(studying(teachers=[str(tuned)]), tmp_path / "student", RunOptions(device="cpu")).model
+    for model in (tuned, student):
+        later = studying(teachers=[str(model)], dataset={"validation": ["case_0", "case_5"]})
+        with pytest.raises(DatasetError, match="learnt from 1 of the 2 validation cases: case_0"):
+            run_training(later, tmp_path / "later", RunOptions(device="cpu"))
+
+
 def test_the_start_is_the_teachers_maps_unless_random_ones_are_wished(teacher):
     def weights(network) -> set[float]:
         return set(network.encoder[1][0][0].weight.detach().flatten().tolist())
