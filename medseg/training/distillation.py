@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from medseg.catalog.listing import shown
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
 from medseg.data.batches import Batch
-from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError, PlanError
 from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
+from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
-from medseg.plan import Plan
+from medseg.plan import Plan, Sizes
 from medseg.provenance import learnt_cases
 from medseg.training.methods import Terms
 from medseg.training.start import Start
@@ -90,7 +91,7 @@ def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
     Raises
     ------
     ModelError
-        If one is no sound model, or they differ in labels or in how scans are prepared.
+        If one is no sound model, they differ in labels or in how scans are prepared, or one can't take the patches.
     """
     models = tuple(load_model(folder) for folder in config.teachers)
     for folder, model in zip(config.teachers[1:], models[1:], strict=True):
@@ -99,6 +100,8 @@ def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
                 f"{folder} segments other structures, or prepares scans otherwise, than {config.teachers[0]}; teachers "
                 "must be trainings of the same dataset and plan"
             )
+        if model.plan.patch != models[0].plan.patch:
+            _check_window(folder, model, models[0].plan.patch)
     return models
 
 
@@ -161,6 +164,20 @@ def identity(config: DistillationConfig) -> dict[str, Any]:
         return {}
     settings = config.model_dump(mode="json", exclude={"teachers"})
     return {"distillation": {**settings, "teachers": [model_digest(Path(folder)) for folder in config.teachers]}}
+
+
+def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
+    """Refuse a teacher whose network can't take the first one's patches, as the student does; raises `ModelError`."""
+    try:
+        plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
+        with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
+            build_network(plan, model.labels.outputs)
+    except (ValueError, PlanError):
+        size = "x".join(map(str, patch))
+        raise ModelError(
+            f"{folder} can't take patches of {size}, as the first teacher does, whose plan is the student's; name it "
+            "first, or leave it out"
+        ) from None
 
 
 def _learnt(teachers: Sequence[Model]) -> set[str]:

@@ -124,6 +124,18 @@ def test_teachers_must_prepare_scans_alike(teacher, tmp_path):
         load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "other")))
 
 
+@pytest.mark.parametrize("patch", [(24, 16, 16), (16, 16, 16)])
+def test_a_teacher_that_can_t_take_the_patches_is_refused(teacher, tmp_path, patch):
+    first = load_model(teacher)
+    save_model(replace(first, plan=first.plan.model_copy(update={"patch": patch})), teacher)
+    deep = small_plan(4, 4, 4, 4, 4).model_copy(update={"patch": (32, 32, 32)})
+    networks = (build_network(deep, first.labels.outputs),)
+    save_model(replace(first, networks=networks, plan=deep), tmp_path / "deep")
+    with pytest.raises(ModelError, match="deep can't take patches of .*x16x16"):
+        load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "deep")))
+    assert len(load_teachers(DistillationConfig(teachers=(tmp_path / "deep", teacher)))) == 2
+
+
 def test_classes_are_not_regions_of_the_same_names(experiment, teacher, studying, tmp_path):
     """Both are called dim and bright; regions overlap, and have no output for the background."""
     names = [{"value": 1, "name": "dim"}, {"value": 2, "name": "bright"}]
