@@ -111,3 +111,16 @@ def test_a_dataset_folder_called_by_a_number_is_a_folder(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text("name: own")
     script["main"](tmp_path / "own.yaml", Path("2025"), tmp_path / "run")
     assert seen == [Path("2025")] * 3
+
+
+@pytest.mark.parametrize("name", ["train_model", "segment_folder"])
+def test_ctrl_c_ends_a_pipeline_with_a_sentence(name, tmp_path, monkeypatch):
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "own.yaml").write_text("name: own")
+    monkeypatch.setattr("medseg.catalog.datasets.read_dataset", stopped)
+    monkeypatch.setattr("medseg.catalog.index.index_scans", stopped)
+    monkeypatch.setattr("sys.argv", [name, str(tmp_path / "own.yaml"), str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        runpy.run_path(str(Path(__file__).parents[2] / "pipelines" / f"{name}.py"), run_name="__main__")
