@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from functools import cache
@@ -55,6 +55,17 @@ def processor() -> str:
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
+
+
+def learnt_cases(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the cases that a model has learnt from by their masks, also by way of other models.
+
+    Examples
+    --------
+    >>> learnt_cases({"training_cases": ["c", "a"], "also_learnt": ["b"]})
+    ('c', 'a', 'b')
+    """
+    return (*provenance.get("training_cases", ()), *provenance.get("also_learnt", ()))
 
 
 def usable_cores() -> int:

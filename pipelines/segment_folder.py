@@ -84,3 +84,5 @@ if __name__ == "__main__":
         sys.exit(main(*map(Path, sys.argv[1:])))
     except MedsegError as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from what is done")

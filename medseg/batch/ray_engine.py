@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -44,7 +43,7 @@ class Actors:
 
     Attributes
     ----------
-    on_node : how many share a machine, at most.
+    on_node : how many share a machine, at most, where they are spread as evenly as they fit.
     cores, gpus : of each.
     """
 
@@ -150,15 +149,16 @@ def plan_actors(nodes: Sequence[dict[str, float]], config: SegmentConfig) -> Act
         raise ConfigError(f"device {config.device!r}: Ray hands out the GPUs itself; write auto, cpu or cuda")
     if config.device == "cuda" and not any(node.get("GPU", 0) >= 1 for node in nodes):
         raise ConfigError("device 'cuda' was asked for, but the Ray cluster has no GPU; use auto or cpu")
-    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1 and config.device != "cpu"]
-    places = with_gpus or [node for node in nodes if node.get("CPU", 0) >= 1]
-    kind = "GPU" if with_gpus else "CPU"
-    most = sum(int(node[kind]) for node in places)
+    useful = [node for node in nodes if node.get("CPU", 0) >= 1]
+    with_gpus = [node for node in useful if node.get("GPU", 0) >= 1 and config.device != "cpu"]
+    places, kind = (with_gpus, "GPU") if with_gpus else (useful, "CPU")
+    room = [int(min(node[kind], node["CPU"])) for node in places]  # an actor takes a core at least
+    most = sum(room)
     count = config.workers or (most if with_gpus else len(places))
     if not 0 < count <= most:
         raise ConfigError(f"{count} workers: the Ray cluster has {most} {kind}s; write --workers {most} or fewer")
-    on_node = min(ceil(count / len(places)), min(int(node[kind]) for node in places))
-    cores = max(1, min(int(node.get("CPU", 0)) for node in places) // on_node)
+    on_node = next(share for share in range(1, count + 1) if sum(min(share, free) for free in room) >= count)
+    cores = min(int(node["CPU"]) // min(on_node, free) for node, free in zip(places, room, strict=True))
     return Actors(count, on_node, cores, gpus=1 if with_gpus else 0)
 
 

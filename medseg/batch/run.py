@@ -74,7 +74,7 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
         seconds=perf_counter() - began,
         elsewhere=len(everything.sources) - len(listing.sources),
     )
-    write_summary(summary, facts, started, {"speed": config.speed, **mark_of(everything, config.shard)})
+    write_summary(summary, facts, started, {"speed": config.speed, **mark_of(everything, config)})
     return summary
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medseg.batch.listing import Listing
 from medseg.batch.summary import STATUSES
+from medseg.config import SegmentConfig
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file
 from medseg.io.tables import OWNER_ONLY, merge_csv
@@ -43,6 +44,9 @@ COMMON = ("labels.csv", "labels.ctbl", "selection.csv")
 
 OWN = ("started", "finished", "seconds", "device", "device_name", "machine", "versions")
 """What of ``run.json`` is true of one shard only."""
+
+DECISIVE = {"backend", "formats", "ingest", "per_class"}
+"""Fields of a batch's configuration that decide its results, beside those that labels and inference show."""
 
 
 def is_of(case: str, shard: Shard) -> bool:
@@ -72,11 +76,15 @@ def tables_folder(output: Path, shard: Shard | None) -> Path:
     return output / SHARDS / f"{shard[0]}-of-{shard[1]}" if shard else output
 
 
-def mark_of(listing: Listing, shard: Shard | None) -> dict[str, Any]:
-    """Return what ``run.json`` says of a shard: which it is, and of which cases; nothing of a whole run."""
-    if shard is None:
+def mark_of(listing: Listing, config: SegmentConfig) -> dict[str, Any]:
+    """Return what ``run.json`` says of a shard: which it is, of which cases, done how; nothing of a whole run."""
+    if config.shard is None:
         return {}
-    return {"shard": {"number": shard[0], "count": shard[1], "cases": digest_json(sorted(listing.sources))}}
+    number, count = config.shard
+    wishes = digest_json(config.model_dump(mode="json", include=DECISIVE))
+    return {
+        "shard": {"number": number, "count": count, "cases": digest_json(sorted(listing.sources)), "wishes": wishes}
+    }
 
 
 class ShardRun(BaseModel):
@@ -99,7 +107,13 @@ class ShardRun(BaseModel):
     @property
     def settings(self) -> list[Any]:
         """All that makes two runs alike."""
-        return [self.model.get("digest"), self.labels, self.inference, self.versions.get("medseg")]
+        return [
+            self.model.get("digest"),
+            self.labels,
+            self.inference,
+            self.shard.get("wishes"),
+            self.versions.get("medseg"),
+        ]
 
 
 def unite_shards(output: Path) -> dict[str, Any]:

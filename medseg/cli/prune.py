@@ -46,7 +46,7 @@ def prune(
         save_model(pruned_model(model, keep), output / "pruned")
         console().print(f"Model: {output / 'pruned'}\nFine-tune it: the same command with --data")
         return
-    wanted = experiment(config, data, overrides, None if config else experiment_of(model))
+    as_trained = experiment(config, data, None, None if config else experiment_of(model))
+    tuned = experiment(None, data, overrides, for_fine_tuning(as_trained, Wishes(steps=steps)))
     options = RunOptions(device=device, max_seconds=max_seconds, screen=True)
-    tuned = for_fine_tuning(wanted, Wishes(steps=steps))
     show_training(prune_and_fine_tune(tuned, model, keep, output, options), output)

@@ -86,6 +86,8 @@ def _of_unlabelled(method: str | None, labelled_weight: str | None) -> list[str]
 
 def show_training(run: TrainingRun, output: Path) -> None:
     """Print where the model is and how good; ends with `UNFINISHED` where there is none yet."""
+    from medseg.catalog.listing import shown
+
     screen = console()
     if run.model is None:
         show_time_is_up(output)
@@ -96,4 +98,9 @@ def show_training(run: TrainingRun, output: Path) -> None:
         screen.print(f"lambda {run.weight.weight:g} was chosen{kept}; {run.weight.reason}")
     dice = f"{run.mean_dice:.3f}" if run.mean_dice is not None else "not measured: no held-out cases"
     screen.print(f"Model: {run.model}\nHeld-out mean Dice: {dice}")
+    if run.seen:
+        screen.print(
+            f"This is no measure of new scans: the model to start from has learnt from {len(run.seen)} of the held-out "
+            f"cases ({shown(run.seen)}), unless those were others of the same names."
+        )
     screen.print(f"Next: medseg segment SCANS --model {run.model} --output RESULTS")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medseg.catalog.channels import join_channels
 from medseg.catalog.index import index_scans
 from medseg.errors import DatasetError, ScanError
 from medseg.inference.predictor import prepare_scan
@@ -43,7 +44,9 @@ def windows_of(scans: Path, model: Model, count: int = WINDOWS) -> list[Window]:
     DatasetError
         If no scan gives a window.
     """
-    cases, plan = index_scans(scans).cases(), model.plan
+    plan = model.plan
+    found = join_channels(index_scans(scans).with_status("accepted"), len(plan.channels))
+    cases = [scan.case() for scan in found if scan.has(len(plan.channels))]
     windows: list[Window] = []
     for case in _spread(cases, len(cases)):
         if len(windows) >= count:

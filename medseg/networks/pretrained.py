@@ -103,6 +103,16 @@ def save_pretrained(pretrained: Pretrained, folder: Path) -> None:
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
+def holds(folder: Path, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a folder has these weights, rounded to float16 as they are there."""
+    try:
+        saved = load_pretrained(folder).weights
+    except ModelError:
+        return False
+    rounded = half(weights)
+    return saved.keys() == rounded.keys() and all(torch.equal(saved[name], rounded[name].float()) for name in saved)
+
+
 def pretrained_digest(folder: Path) -> str:
     """Return the SHA-256 over record and weights."""
     return digest_files(folder / name for name in (RECORD, WEIGHTS))

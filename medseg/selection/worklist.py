@@ -25,7 +25,7 @@ from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import read_case, source_files
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.networks.model import load_model
-from medseg.provenance import digest_files
+from medseg.provenance import digest_files, learnt_cases
 from medseg.selection.appearance import Parts, describe_appearance, to_points
 from medseg.selection.doubt import Observer, View
 from medseg.selection.strategies import Candidates, Strategy, choose
@@ -199,7 +199,7 @@ class _Pool:
         )
 
     def _learnt(self) -> tuple[str, ...]:
-        return tuple(self.observer.model.provenance.get("training_cases", ())) if self.observer else ()
+        return learnt_cases(self.observer.model.provenance) if self.observer else ()
 
     def _describe(self, case: Case) -> tuple[Parts, View | None] | None:
         """Return what a scan is like; None, with a reason left, if it is a copy or can't be compared."""

@@ -56,11 +56,12 @@ def learn(lesson: Lesson, folder: Path) -> Outcome:
     """
     from medseg.catalog.datasets import read_dataset
     from medseg.networks.model import load_model
+    from medseg.provenance import learnt_cases
     from medseg.training.fine_tuning import fine_tune
     from medseg.training.run import RunOptions
 
     dataset = read_dataset(lesson.experiment.dataset)
-    learnt = set(load_model(lesson.model).provenance.get("training_cases", ()))
+    learnt = set(learnt_cases(load_model(lesson.model).provenance))
     new = [case.id for case in dataset.labelled if case.id not in learnt]
     tuned = fine_tune(lesson.experiment, lesson.model, folder, new, RunOptions(device=lesson.device))
     if tuned is None:

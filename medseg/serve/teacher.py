@@ -21,6 +21,7 @@ from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError, MedsegError
 from medseg.io.files import atomic_file
+from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.serve.lesson import LESSON, OUTCOME, RUN, Lesson, Outcome
@@ -57,7 +58,7 @@ class Pupil:
     def of(cls, folder: Path) -> Pupil:
         """Read what is needed of a model folder."""
         record = read_object(folder / "model.json")
-        learnt = frozenset(record.get("provenance", {}).get("training_cases", ()))
+        learnt = frozenset(learnt_cases(record.get("provenance", {})))
         return cls(folder, str(record["name"]), tuple(record["plan"]["channels"]), learnt)
 
 

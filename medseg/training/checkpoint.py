@@ -29,7 +29,7 @@ class TrainingState:
 
     Attributes
     ----------
-    precision : scales the loss in fp16.
+    precision : scales the loss in fp16, by what overflowed before; keeps nothing in other arithmetic.
     step : optimiser steps done.
     elapsed_s : seconds of training so far, over all sittings.
     best_dice, stale : best mean validation Dice, and validations since; for early stopping.
@@ -84,7 +84,8 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
         state.method.load_state_dict(values["method"])
-        state.precision.load_state_dict(values.get("precision", {}))  # earlier checkpoints lack it
+        if values.get("precision"):  # earlier checkpoints lack it
+            state.precision.load_state_dict(values["precision"])
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again"

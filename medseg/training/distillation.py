@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from medseg.catalog.listing import shown
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
 from medseg.data.batches import Batch
-from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError, PlanError
 from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
+from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
-from medseg.plan import Plan
+from medseg.plan import Plan, Sizes
+from medseg.provenance import learnt_cases
 from medseg.training.methods import Terms
 from medseg.training.start import Start
 from medseg.volume import Case
@@ -89,15 +91,17 @@ def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
     Raises
     ------
     ModelError
-        If one is no sound model, or they differ in labels or in how scans are prepared.
+        If one is no sound model, they differ in labels or in how scans are prepared, or one can't take the patches.
     """
     models = tuple(load_model(folder) for folder in config.teachers)
     for folder, model in zip(config.teachers[1:], models[1:], strict=True):
-        if model.labels.targets != models[0].labels.targets or _preparation(model.plan) != _preparation(models[0].plan):
+        if _answers(model) != _answers(models[0]) or _preparation(model.plan) != _preparation(models[0].plan):
             raise ModelError(
                 f"{folder} segments other structures, or prepares scans otherwise, than {config.teachers[0]}; teachers "
                 "must be trainings of the same dataset and plan"
             )
+        if model.plan.patch != models[0].plan.patch:
+            _check_window(folder, model, models[0].plan.patch)
     return models
 
 
@@ -111,7 +115,8 @@ def load_student(config: DistillationConfig) -> Start:
     PlanError
         If the teacher's network can't be made narrower, or not pruned where that is asked for.
     """
-    teacher = load_teachers(config)[0]
+    teachers = load_teachers(config)
+    teacher = teachers[0]
     plan = narrowed_plan(teacher.plan, config.width, coarse=config.coarse)
     state = {} if config.start == "random" else prune(teacher.networks[0], plan.network)
 
@@ -119,7 +124,13 @@ def load_student(config: DistillationConfig) -> Start:
         return network.load_state_dict({**network.state_dict(), **state})
 
     return Start(
-        plan, teacher.labels, put_into, model_digest(config.teachers[0]), teacher.postprocessing, teacher.modalities
+        plan,
+        teacher.labels,
+        put_into,
+        model_digest(config.teachers[0]),
+        teacher.postprocessing,
+        teacher.modalities,
+        tuple(_learnt(teachers)),
     )
 
 
@@ -138,7 +149,7 @@ def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: in
             "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
             "out validation cases"
         )
-    learnt = {case for model in load_teachers(config) for case in model.provenance.get("training_cases", ())}
+    learnt = _learnt(load_teachers(config))
     seen = [case.id for case in held_out if case.id in learnt]
     if seen:
         raise DatasetError(
@@ -153,6 +164,29 @@ def identity(config: DistillationConfig) -> dict[str, Any]:
         return {}
     settings = config.model_dump(mode="json", exclude={"teachers"})
     return {"distillation": {**settings, "teachers": [model_digest(Path(folder)) for folder in config.teachers]}}
+
+
+def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
+    """Refuse a teacher whose network can't take the first one's patches, as the student does; raises `ModelError`."""
+    try:
+        plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
+        with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
+            build_network(plan, model.labels.outputs)
+    except (ValueError, PlanError):
+        size = "x".join(map(str, patch))
+        raise ModelError(
+            f"{folder} can't take patches of {size}, as the first teacher does, whose plan is the student's; name it "
+            "first, or leave it out"
+        ) from None
+
+
+def _learnt(teachers: Sequence[Model]) -> set[str]:
+    return {case for model in teachers for case in learnt_cases(model.provenance)}
+
+
+def _answers(model: Model) -> tuple[tuple[str, ...], int]:
+    """Return what a model's outputs mean; as regions, the same names have one output fewer than as classes."""
+    return model.labels.targets, model.labels.outputs
 
 
 def _preparation(plan: Plan) -> dict[str, Any]:

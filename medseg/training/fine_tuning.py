@@ -35,7 +35,7 @@ from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import atomic_file
 from medseg.networks.model import Model, load_model, model_digest
-from medseg.provenance import digest_files, digest_json
+from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
@@ -197,7 +197,7 @@ class _FineTuning:
 
     def check(self) -> None:
         """Refuse what would measure nothing."""
-        learnt = set(self.before.provenance.get("training_cases", ()))
+        learnt = set(learnt_cases(self.before.provenance))
         seen = [case.id for case in self.held_out if case.id in learnt]
         if seen:
             raise DatasetError(
@@ -281,9 +281,9 @@ class _FineTuning:
         device = choose_device(self.options.device)
         fit_threads()
         networks = [network.to(device) for network in self.before.networks]
-        model = self.before
-        comparisons = Validator(self.held_out, model.plan, model.labels, model.inference, device).compare(networks)
-        return held_out_scores(score(comparisons, model.labels))
+        model, labels = self.before, self.dataset.labels  # the same structures, but the masks may number them otherwise
+        comparisons = Validator(self.held_out, model.plan, labels, model.inference, device).compare(networks)
+        return held_out_scores(score(comparisons, labels))
 
 
 def _read_record(path: Path, follows_from: str) -> FineTuned | None:

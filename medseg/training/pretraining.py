@@ -24,7 +24,7 @@ from medseg.data.hiding import HIDDEN, HidingStream
 from medseg.data.sampling import Randomness
 from medseg.errors import DatasetError
 from medseg.networks.build import build_network
-from medseg.networks.pretrained import Pretrained, body, check_pretrainable, save_pretrained
+from medseg.networks.pretrained import Pretrained, body, check_pretrainable, holds, save_pretrained
 from medseg.plan import Plan
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import machine, package_versions
@@ -157,8 +157,9 @@ def run_pretraining(config: ExperimentConfig, output: Path, options: RunOptions 
         return PretrainingRun(None, setup.plan, len(cases))
     explained = measure(state.average.module.eval(), task, fabric)
     folder = output / "pretrained"
-    if fabric.is_global_zero:
-        save_pretrained(Pretrained(body(state.average.module), setup.plan, explained, _provenance(task)), folder)
+    weights = body(state.average.module)
+    if fabric.is_global_zero and not holds(folder, weights):  # a training from them knows them by the folder's digest
+        save_pretrained(Pretrained(weights, setup.plan, explained, _provenance(task)), folder)
     fabric.barrier()
     return PretrainingRun(folder, setup.plan, len(cases), explained)
 

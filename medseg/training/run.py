@@ -91,12 +91,14 @@ class TrainingRun:
     model : the model folder; None when time ran out first.
     scores : held-out scores by case and target: of the validation cases, or out of fold.
     weight : how the labelled weight was chosen; None if it was given, or there was nothing to choose.
+    seen : held-out cases that the model to start from has learnt from, by name: their scores flatter.
     """
 
     model: Path | None
     plan: Plan
     scores: list[StructureScore] = field(default_factory=list)
     weight: Choice | None = None
+    seen: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -120,6 +122,11 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     options = options or RunOptions()
     if options.folds == 1 or options.folds < 0:
         raise ConfigError(f"{options.folds} is no number of folds: use 0 (train on all cases) or at least 2")
+    if config.training.freeze_encoder and not options.init:
+        raise ConfigError(
+            "training.freeze_encoder would leave the encoder as it begins, random or pruned: start from a model with "
+            "--init, or --set training.freeze_encoder=false"
+        )
     deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     fabric = launch(options.device, config)
     start = _start(config, options)
@@ -303,7 +310,12 @@ class _Run:
             judged = cross_validated if self.options.folds else validated
             save_model(judged(self._model(networks), comparisons, scores), folder)
         self.fabric.barrier()
-        return TrainingRun(folder, self.setup.plan, scores, self.weight)
+        return TrainingRun(folder, self.setup.plan, scores, self.weight, self._seen())
+
+    def _seen(self) -> tuple[str, ...]:
+        """Return the held-out cases that the start knows; not refused, as other datasets may name cases alike."""
+        held_out = self.setup.train if self.options.folds else self.setup.held_out
+        return tuple(case.id for case in held_out if self.start and case.id in self.start.learnt)
 
     def _model(self, networks: tuple[nn.Module, ...]) -> Model:
         """Return the model before held-out cases were asked; a start's clean-up is kept."""
@@ -326,6 +338,12 @@ class _Run:
         stated = self.setup.fingerprint.modalities(self.setup.dataset.modalities)
         return stated or (self.start.modalities if self.start else ())
 
+    def _also_learnt(self) -> dict[str, list[str]]:
+        """Return the other cases whose masks had a say: of the start or the teachers, and reviewed pseudo-labels."""
+        others = {*(self.start.learnt if self.start else ()), *(case.id for case in self.setup.reviewed)}
+        others -= {case.id for case in self.setup.train}
+        return {"also_learnt": sorted(others)} if others else {}
+
     def _provenance(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump(
@@ -333,6 +351,7 @@ class _Run:
             ),
             **identity(self.config.distillation),
             "training_cases": [case.id for case in self.setup.train],
+            **self._also_learnt(),
             "folds": self.options.folds,
             "versions": package_versions(),
             "machine": machine(),

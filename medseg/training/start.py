@@ -12,6 +12,7 @@ from medseg.labels import LabelMap
 from medseg.networks import pretrained
 from medseg.networks.model import load_model, model_digest
 from medseg.plan import Plan
+from medseg.provenance import learnt_cases
 from medseg.rules import PostprocessingRules
 
 
@@ -27,6 +28,7 @@ class Start:
     digest : names what the weights come from, so that no checkpoint is continued with others.
     postprocessing : clean-up of the masks that was chosen for the model; what comes of it keeps that.
     modalities : DICOM modalities that the model learnt from; empty: not known.
+    learnt : ids of the cases that it learnt from; empty: not known, or without their masks.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class Start:
     digest: str
     postprocessing: PostprocessingRules | None = None
     modalities: tuple[str, ...] = ()
+    learnt: tuple[str, ...] = ()
 
 
 def load_start(folder: Path) -> Start:
@@ -50,8 +53,10 @@ def load_start(folder: Path) -> Start:
         return Start(weights.plan, None, weights.put_into, pretrained.pretrained_digest(folder))
     model = load_model(folder)
     state = model.networks[0].state_dict()
+    learnt = learnt_cases(model.provenance)
 
     def put_into(network: nn.Module) -> object:
         return network.load_state_dict(state)
 
-    return Start(model.plan, model.labels, put_into, model_digest(folder), model.postprocessing, model.modalities)
+    digest = model_digest(folder)
+    return Start(model.plan, model.labels, put_into, digest, model.postprocessing, model.modalities, learnt)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from medseg.batch.listing import list_cases
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import ReasonCode
@@ -50,6 +52,23 @@ def test_a_missing_channel_rejects_the_case():
     assert listing.cases == ()
     (rejected,) = listing.rejected
     assert (rejected.case, rejected.reason) == ("x", ReasonCode.CHANNELS_MISMATCH)
+
+
+@pytest.mark.parametrize(
+    "files", [("x_0000.nii", "x_0002.nii"), ("x_0001.nii", "x_0002.nii"), ("x_0000.nii", "x_0000.nii.gz")]
+)
+def test_channels_are_those_that_files_are_named_after(files):
+    """As many files as the model has channels, and yet the second channel isn't there, or the first."""
+    listing = list_cases(catalog(*(accepted(file, file.partition(".")[0]) for file in files)), channels=2)
+    assert listing.cases == ()
+    assert [(rejected.case, rejected.reason) for rejected in listing.rejected] == [("x", "CHANNELS_MISMATCH")]
+    assert "the model takes 0000, 0001" in listing.rejected[0].message
+
+
+def test_channels_are_known_whatever_the_ending():
+    names = ("x_0000.NII.GZ", "x_0001.NII.GZ", "y_0000.hdr", "y_0001.hdr")
+    listing = list_cases(catalog(*(accepted(name, name.partition(".")[0]) for name in names)), channels=2)
+    assert [case.id for case in listing.cases] == ["x", "y"]
 
 
 def test_a_case_never_takes_the_name_of_another():

@@ -85,10 +85,17 @@ def test_actors_look_for_no_module_among_the_scans(cluster):
         ([GPU_NODE, CPU_NODE], {"device": "cpu"}, Actors(2, 1, 16, 0)),
         ([CPU_NODE], {"workers": 4}, Actors(4, 4, 4, 0)),
         ([{"CPU": 2.0}, {"memory": 1e9}], {}, Actors(1, 1, 2, 0)),
+        ([GPU_NODE, {"CPU": 16.0, "GPU": 1.0}], {}, Actors(9, 8, 8, 1)),
+        ([{"CPU": 4.0, "GPU": 8.0}], {}, Actors(4, 4, 1, 1)),
+        ([{"CPU": 2.0}, {"CPU": 64.0}], {"workers": 10}, Actors(10, 8, 1, 0)),
     ],
 )
 def test_actors_fill_the_cluster(nodes, config, actors):
     assert plan_actors(nodes, SegmentConfig(**config)) == actors
+    fitting = [node.get("CPU", 0) // actors.cores for node in nodes]
+    if actors.gpus:
+        fitting = [min(free, node.get("GPU", 0)) for free, node in zip(fitting, nodes, strict=True)]
+    assert sum(fitting) >= actors.count, "one without room would wait for ever"
 
 
 @pytest.mark.parametrize(

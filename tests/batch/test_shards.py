@@ -135,10 +135,10 @@ def segment(tmp_path, predictor):
     for name in "abcdefgh":
         write_scan(tmp_path / "scans" / f"{name}.nii.gz", -1)
 
-    def segment(shard: str | None, *, digest: str = "m", watcher=None):
+    def segment(shard: str | None, *, digest: str = "m", watcher=None, **wishes):
         worker = Worker(predictor, tmp_path / "out" / "cases", digest, "s")
         engine = FakeEngine(worker, digest=digest)
-        request = Request(tmp_path / "scans", tmp_path / "out", SegmentConfig(shard=shard))
+        request = Request(tmp_path / "scans", tmp_path / "out", SegmentConfig(shard=shard, **wishes))
         return run_batch(engine, request, watcher)
 
     return segment
@@ -171,6 +171,10 @@ def test_shards_that_do_not_belong_together_are_refused(segment, tmp_path):
     segment("2/2", digest="another")
     with pytest.raises(OutputError, match="2-of-2 and .*1-of-2 differ in model"):
         unite_shards(out)
+    for wish in ({"formats": ("nifti", "rtstruct")}, {"ingest": {"missing_slice": "repair"}}, {"per_class": True}):
+        segment("2/2", **wish)
+        with pytest.raises(OutputError, match=r"differ in model, settings"):
+            unite_shards(out)
     write_scan(tmp_path / "scans" / "late.nii.gz", -1)
     segment("2/2")
     with pytest.raises(OutputError, match="found different cases: scans came or went"):

@@ -76,6 +76,24 @@ def test_the_whole_way(medseg, dataset, tmp_path):
     assert {row["case"] for row in rows} == {f"case_{number}" for number in range(4)}
 
 
+def test_pruning_heeds_what_is_set(medseg, dataset, tmp_path):
+    medseg("train", "--data", dataset, *OVERRIDES, "--set", "training.steps=2", "--output", tmp_path / "run")
+    wishes = ["--set", "training.steps=3", "--set", "training.learning_rate=0.004"]
+    pruned = medseg("prune", tmp_path / "run/model", "--data", dataset, "--output", tmp_path / "pruned", *wishes)
+    assert pruned.exit_code == 0
+    training = json.loads((tmp_path / "pruned/model/model.json").read_text())["provenance"]["config"]["training"]
+    assert (training["steps"], training["learning_rate"], training["optimiser"]) == (3, 0.004, "adamw")
+
+
+def test_a_score_on_what_the_start_has_learnt_says_so(medseg, dataset, tmp_path):
+    shared = ["--data", dataset, *OVERRIDES, "--set", "training.steps=2"]
+    plain = medseg("train", *shared, "--output", tmp_path / "run")
+    assert "no measure" not in plain.stdout
+    held = ["--init", tmp_path / "run/model", "--set", "dataset.validation=[case_1, case_3]"]
+    tuned = medseg("train", *shared, *held, "--output", tmp_path / "tuned")
+    assert "has learnt from 1 of the held-out cases (case_1)" in " ".join(tuned.stdout.split())
+
+
 def test_a_missing_prediction_is_named_and_the_exit_code_is_1(medseg, dataset, tmp_path):
     (tmp_path / "predictions").mkdir()
     truth = dataset / "labels" / "case_0.nii.gz"
@@ -93,3 +111,16 @@ def test_a_dataset_folder_called_by_a_number_is_a_folder(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text("name: own")
     script["main"](tmp_path / "own.yaml", Path("2025"), tmp_path / "run")
     assert seen == [Path("2025")] * 3
+
+
+@pytest.mark.parametrize("name", ["train_model", "segment_folder"])
+def test_ctrl_c_ends_a_pipeline_with_a_sentence(name, tmp_path, monkeypatch):
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "own.yaml").write_text("name: own")
+    monkeypatch.setattr("medseg.catalog.datasets.read_dataset", stopped)
+    monkeypatch.setattr("medseg.catalog.index.index_scans", stopped)
+    monkeypatch.setattr("sys.argv", [name, str(tmp_path / "own.yaml"), str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        runpy.run_path(str(Path(__file__).parents[2] / "pipelines" / f"{name}.py"), run_name="__main__")

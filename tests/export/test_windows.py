@@ -9,6 +9,7 @@ from medseg.export.windows import noise, windows_of
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
+from medseg.plan import ChannelNormalisation
 from medseg.preprocessing.prepare import prepare_image
 from medseg.volume import Volume
 
@@ -46,6 +47,16 @@ def test_windows_are_parts_of_the_prepared_scans(scans, small_plan):
         found.update(places)
     assert len(found) == 12
     assert len(windows_of(scans, Model((), plan, LABELS), count=5)) == 5
+
+
+def test_channels_that_lie_in_files_of_their_own_are_one_scan(tmp_path, small_plan):
+    for channel in range(2):
+        array = np.random.default_rng(channel).uniform(-1, 1, (8, 8, 20)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"case_000{channel}.nii.gz")
+    normalisation = (ChannelNormalisation(kind="zscore"),) * 2
+    plan = small_plan().model_copy(update={"channels": ("t1", "t2"), "normalisation": normalisation})
+    windows = windows_of(tmp_path, Model((), plan, LABELS))
+    assert {window.shape for window in windows} == {(2, 8, 8, 8)}
 
 
 def test_windows_of_one_value_are_left_out(tmp_path, small_plan):

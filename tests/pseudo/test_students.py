@@ -10,6 +10,7 @@ import pytest
 
 from medseg.catalog.pseudo_labels import read_record, write_record
 from medseg.errors import ConfigError, DatasetError
+from medseg.networks.model import load_model
 from medseg.pseudo.label import Labeller
 from medseg.training.labelled_weight import FALLBACK
 from medseg.training.pretraining import run_pretraining
@@ -60,6 +61,8 @@ def test_what_a_person_accepted_trains_though_the_other_labels_weigh_nothing(stu
     setup = set_up(config, tmp_path / "run")
     assert [case.id for case in setup.reviewed] == ["u1"]
     assert setup.unlabelled == ()
+    model = run_training(config, tmp_path / "run", CPU).model
+    assert load_model(model).provenance["also_learnt"] == ["u1"]
 
 
 def test_a_copy_of_a_test_case_is_not_learnt_from(make_experiment, blobs, tmp_path):

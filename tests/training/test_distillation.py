@@ -89,6 +89,18 @@ def test_a_student_is_not_scored_on_what_its_teacher_has_learnt(studying, tmp_pa
         run_training(studying(), tmp_path / "folds", RunOptions(device="cpu", folds=2))
 
 
+def test_what_a_teacher_knows_of_the_models_before_it_is_known_of_it(experiment, studying, teacher, tmp_path):
+    values = studying(dataset={"train": ["case_3"]}).model_dump(mode="json") | {"distillation": {}}
+    config = ExperimentConfig.model_validate(values)
+    tuned = run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=teacher)).model
+    assert load_model(tuned).provenance["also_learnt"] == ["case_0", "case_1", "case_2"]
+    student = run_training(studying(teachers=[str(tuned)]), tmp_path / "student", RunOptions(device="cpu")).model
+    for model in (tuned, student):
+        later = studying(teachers=[str(model)], dataset={"validation": ["case_0", "case_5"]})
+        with pytest.raises(DatasetError, match="learnt from 1 of the 2 validation cases: case_0"):
+            run_training(later, tmp_path / "later", RunOptions(device="cpu"))
+
+
 def test_the_start_is_the_teachers_maps_unless_random_ones_are_wished(teacher):
     def weights(network) -> set[float]:
         return set(network.encoder[1][0][0].weight.detach().flatten().tolist())
@@ -110,6 +122,34 @@ def test_teachers_must_prepare_scans_alike(teacher, tmp_path):
     save_model(replace(model, plan=other), tmp_path / "other")
     with pytest.raises(ModelError, match="prepares scans otherwise"):
         load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "other")))
+
+
+@pytest.mark.parametrize("patch", [(24, 16, 16), (16, 16, 16)])
+def test_a_teacher_that_can_t_take_the_patches_is_refused(teacher, tmp_path, patch):
+    first = load_model(teacher)
+    save_model(replace(first, plan=first.plan.model_copy(update={"patch": patch})), teacher)
+    deep = small_plan(4, 4, 4, 4, 4).model_copy(update={"patch": (32, 32, 32)})
+    networks = (build_network(deep, first.labels.outputs),)
+    save_model(replace(first, networks=networks, plan=deep), tmp_path / "deep")
+    with pytest.raises(ModelError, match="deep can't take patches of .*x16x16"):
+        load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "deep")))
+    assert len(load_teachers(DistillationConfig(teachers=(tmp_path / "deep", teacher)))) == 2
+
+
+def test_classes_are_not_regions_of_the_same_names(experiment, teacher, studying, tmp_path):
+    """Both are called dim and bright; regions overlap, and have no output for the background."""
+    names = [{"value": 1, "name": "dim"}, {"value": 2, "name": "bright"}]
+    regions = [{"name": "dim", "values": [1, 2], "paints": 1}, {"name": "bright", "values": [2], "paints": 2}]
+    overlapping = {"labels": names, "regions": regions}
+    with pytest.raises(ModelError, match="knows labels that exclude each other, the dataset has overlapping regions"):
+        run_training(studying(dataset={"labels": overlapping}), tmp_path / "run", RunOptions(device="cpu"))
+    labels = LabelMap.parse(overlapping)
+    other = tmp_path / "other"
+    save_model(replace(load_model(teacher), networks=(build_network(PLAN, labels.outputs),), labels=labels), other)
+    with pytest.raises(ModelError, match="segments other structures"):
+        load_teachers(DistillationConfig(teachers=(teacher, other)))
+    with pytest.raises(ModelError, match="knows overlapping regions"):
+        run_training(experiment, tmp_path / "tuned", RunOptions(device="cpu", init=other))
 
 
 def test_teachers_and_another_use_of_unlabelled_scans_exclude_each_other(experiment, teacher):

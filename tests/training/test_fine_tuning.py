@@ -10,6 +10,7 @@ import pytest
 
 from medseg.catalog.datasets import read_dataset
 from medseg.errors import ConfigError, DatasetError
+from medseg.labels import LabelMap
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
 from medseg.quality.metrics import State, StructureScore
@@ -77,6 +78,14 @@ def test_validation_cases_decide_where_there_are_any(tune, tmp_path):
     assert list(training.configs) == ["run"]
     told = json.loads((tmp_path / "out" / "promotion.json").read_text())
     assert told["promoted"] is True
+
+
+def test_the_model_before_is_scored_by_what_the_masks_call_its_structures(tune, model, tmp_path):
+    alike, _ = tune(lambda *_: 0.99)
+    save_model(replace(load_model(model), labels=LabelMap.parse({"dim": 7, "bright": 9})), model)
+    renumbered, _ = tune(lambda *_: 0.99)
+    assert renumbered.follows_from != alike.follows_from
+    assert renumbered.before == alike.before
 
 
 def test_a_worse_network_is_not_promoted(tune):

@@ -200,6 +200,16 @@ def test_pretrain_then_train_is_both_in_one_folder_and_goes_on(short, tmp_path):
         torch.testing.assert_close(load_model(run.model).networks[0].state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
+def test_a_training_goes_on_where_its_pretraining_was_recorded_otherwise(short, tmp_path):
+    """As on another machine: what is recorded of the same weights differs, and they are still the same start."""
+    pretrained = run_pretraining(short, tmp_path / "run", CPU).folder
+    begun = RunOptions(device="cpu", init=pretrained, max_seconds=1e-6)
+    assert run_training(short, tmp_path / "run", begun).model is None
+    run = pretrain_then_train(changed(short, training={"checkpoint_every": 1}), tmp_path / "run", CPU)
+    assert run.model is not None
+    assert '"event": "resumed"' in (tmp_path / "run/fit/events.jsonl").read_text()
+
+
 def test_other_networks_are_refused_before_anything_is_prepared(short, tmp_path: Path):
     config = changed(short, network={"name": "segresnet"})
     with pytest.raises(PlanError, match="only the network unet"):

@@ -21,7 +21,7 @@ from medseg.config import ExperimentConfig, TrainingConfig, load_config
 from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.networks.model import load_model, save_model
 from medseg.rules import PostprocessingRules
-from medseg.training import loop
+from medseg.training import loop, run
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
 
@@ -35,6 +35,33 @@ def changed(config: ExperimentConfig, **sections: dict) -> ExperimentConfig:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_model(folder).networks[0].state_dict()
+
+
+def test_a_killed_run_goes_on_with_the_scale_that_its_loss_had(experiment, tmp_path, monkeypatch):
+    """In fp16, which Fabric itself does on GPUs alone; a scale that starts anew overflows anew and skips steps."""
+
+    def launch(*_: object) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
+        fabric.launch()
+        return fabric
+
+    real_step, scales = loop.descend, []
+
+    def dies_once(network, optimiser, loss, fabric, clip_norm):
+        if len(scales) == 2 and not (tmp_path / "dead").exists():
+            (tmp_path / "dead").touch()
+            raise KeyboardInterrupt
+        real_step(network, optimiser, loss, fabric, clip_norm)
+        scales.append(fabric.strategy.precision.scaler.get_scale())
+
+    monkeypatch.setattr(run, "launch", launch)
+    monkeypatch.setattr(loop, "descend", dies_once)
+    config = changed(experiment, training={"steps": 4, "checkpoint_every": 2, "precision": "fp16"})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+    assert scales == [2.0**23, 2.0**22, 2.0**21, 2.0**20], "too large still, so halved at each step"
 
 
 def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp_path):
@@ -77,22 +104,6 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(experiment, tmp_pa
     assert '"event": "resumed", "step": 10' in events
     for name, tensor in weights(whole.model).items():
         torch.testing.assert_close(weights(resumed.model)[name], tensor, rtol=1e-3, atol=1e-3)
-
-
-def test_the_loss_scale_of_fp16_is_resumed(experiment, tmp_path, monkeypatch):
-    """Fabric refuses fp16 on CPUs, but what scales its loss runs there."""
-    scalers = []
-
-    def in_fp16(device, config):
-        scalers.append(MixedPrecision("16-mixed", "cpu"))
-        return Fabric(accelerator="cpu", devices=1, plugins=scalers[-1])
-
-    monkeypatch.setattr("medseg.training.run.launch", in_fp16)
-    config = changed(experiment, training={"steps": 4, "precision": "fp16"})
-    stopped = run_training(config, tmp_path, RunOptions(device="cpu", max_seconds=1e-6))
-    assert stopped.model is None
-    run_training(config, tmp_path, RunOptions(device="cpu"))
-    assert [scaler.state_dict()["_growth_tracker"] for scaler in scalers] == [1, 4]  # steps that overflowed nowhere
 
 
 def test_time_limit_stops_with_a_checkpoint_and_the_same_command_finishes(experiment, tmp_path):
@@ -213,6 +224,12 @@ def test_fine_tuning_with_a_frozen_encoder_changes_the_decoder_only(experiment, 
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder"))
 
 
+def test_an_encoder_that_has_learnt_nothing_is_not_frozen(experiment, tmp_path):
+    config = changed(experiment, training={"freeze_encoder": True})
+    with pytest.raises(ConfigError, match="start from a model with --init"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu"))
+
+
 def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_alone(experiment, tmp_path):
     def start(name: str, seed: int) -> Path:
         config = changed(experiment, training={"steps": 2, "seed": seed})
@@ -227,6 +244,17 @@ def test_a_fine_tuned_model_keeps_the_clean_up_and_goes_on_from_its_own_start_al
     assert load_model(tuned.model).modalities == ("CT",)  # the new scans state none
     with pytest.raises(ModelError, match="started with another configuration"):
         run_training(config, tmp_path / "tuned", RunOptions(device="cpu", init=other))
+
+
+def test_held_out_cases_that_the_start_has_learnt_from_are_named(experiment, tmp_path):
+    config = changed(experiment, training={"steps": 2})
+    base = run_training(config, tmp_path / "base", RunOptions(device="cpu"))
+    assert base.seen == ()
+    apart = run_training(config, tmp_path / "apart", RunOptions(device="cpu", init=base.model))
+    assert apart.seen == ()
+    everything = changed(config, dataset={"validation": []})
+    folded = run_training(everything, tmp_path / "folds", RunOptions(device="cpu", init=base.model, folds=2))
+    assert folded.seen == ("case_0", "case_1", "case_2", "case_3")
 
 
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):

@@ -1,0 +1,59 @@
+"""Scans of several channels: NIfTI files in one folder, named as nnU-Net does (``case_0000``, ``case_0001``, ...)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.catalog.entries import CatalogEntry
+from medseg.catalog.listing import CHANNEL_SUFFIX, stem
+from medseg.volume import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """One scan.
+
+    Attributes
+    ----------
+    name : of its case.
+    entries : its files; those of several channels in the order of their numbers.
+    numbers : of the channels that the files are named after; empty: the scan is one file, or a series.
+    """
+
+    name: str
+    entries: tuple[CatalogEntry, ...]
+    numbers: tuple[int, ...] = ()
+
+    def has(self, channels: int) -> bool:
+        """Whether each channel is there once: one that is missing must not move the others up."""
+        return not self.numbers or self.numbers == tuple(range(channels))
+
+    def case(self) -> Case:
+        """Return it as a case without a mask."""
+        sources = tuple(entry.source for entry in self.entries if entry.source)
+        flags = tuple(dict.fromkeys(flag for entry in self.entries for flag in entry.flags))
+        return Case(self.name, sources, patient=self.name if self.numbers else self.entries[0].patient, flags=flags)
+
+
+def join_channels(scans: Sequence[CatalogEntry], channels: int) -> list[Joined]:
+    """Return accepted scans for a model of so many channels: those that stand alone, then those of several files."""
+    groups: dict[tuple[Path, str], list[tuple[int, CatalogEntry]]] = defaultdict(list)
+    singles = []
+    for entry in scans:
+        match = CHANNEL_SUFFIX.match(stem(entry.path))
+        if channels > 1 and match and entry.source and entry.source.kind == "nifti":
+            groups[entry.path.parent, match["case"]].append((int(match["channel"]), entry))
+        else:
+            singles.append(Joined(entry.case_id, (entry,)))
+    ordered = [sorted(members, key=lambda member: member[1].path) for members in groups.values()]
+    taken = {scan.name for scan in singles}
+    first = [members[0][1].case_id for members in ordered]
+    names = [case.rpartition("_")[0] or case for case in first]  # a pseudonym has no number to take off
+    unique = [names.count(name) == 1 and name not in taken for name in names]
+    return singles + [
+        Joined(name if alone else case, tuple(entry for _, entry in members), tuple(number for number, _ in members))
+        for name, case, alone, members in zip(names, first, unique, ordered, strict=True)
+    ]
