@@ -39,9 +39,7 @@ from medseg.io.nifti_header import scan_files
 from medseg.io.scan import read_case, source_files
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, surround
-from medseg.preprocessing.resample import resample
-from medseg.preprocessing.straighten import straighten_labels
+from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, prepare_weight, surround
 from medseg.provenance import digest_files, digest_json
 from medseg.volume import Case
 
@@ -318,7 +316,7 @@ def _prepare_arrays(case: Case, plan: Plan, labels: LabelMap) -> tuple[dict[str,
     with _naming(case):
         prepared = prepare_image(volume, plan)
         target = None if mask is None else prepare_mask(mask, _labels_of(case, labels), prepared.grid)
-        weight = None if case.weight is None else _prepare_weight(case.weight, volume.grid, prepared.grid)
+        weight = None if case.weight is None else _read_weight(case.weight, volume.grid, prepared.grid)
     # float16 keeps 11 bits: 5e-4 of a normalised intensity, far below the noise of any scanner
     half = np.clip(prepared.image, -FLOAT16_LIMIT, FLOAT16_LIMIT).astype(np.float16)
     positions, classes = foreground_positions(np.zeros((1, 1, 1), np.uint8) if target is None else target)
@@ -336,15 +334,13 @@ def _prepare_arrays(case: Case, plan: Plan, labels: LabelMap) -> tuple[dict[str,
     return arrays, description
 
 
-def _prepare_weight(path: Path, source: Grid, grid: Grid) -> NDArray[np.uint8]:
-    """Return voxel weights on the network's grid, interpolated linearly; 255 counts fully."""
+def _read_weight(path: Path, source: Grid, grid: Grid) -> NDArray[np.uint8]:
+    """Return a file's voxel weights, of a scan on `source`, on the network's grid."""
     mask = read_mask(path)
     stored = reorder(mask.array, mask.grid, source)
     if stored.dtype != np.uint8:
         raise LabelError(f"its weights {path.name} reach {stored.max()}; they are 0 to 255")
-    straight = source.straightened()
-    weights = straighten_labels(stored, source, straight).astype(np.float32)
-    return np.rint(resample(weights[None], straight, grid, "linear")[0]).astype(np.uint8)
+    return prepare_weight(stored, source, grid)
 
 
 def _labels_of(case: Case, labels: LabelMap) -> LabelMap:

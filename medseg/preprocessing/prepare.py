@@ -1,6 +1,6 @@
 """A scan as the network sees it: canonical orientation, the plan's spacing, normalised intensities.
 
-`prepare_image` and `prepare_mask` are the only way from a scan to an array, in training and in
+`prepare_image`, `prepare_mask` and `prepare_weight` are the only way from a scan to an array, in training and in
 inference alike. The order is nnU-Net's (clip and normalise on the scan's own voxels, then resample),
 because metal and the fill value outside a scanner's field of view would otherwise ring into their
 neighbours; the linear part of normalisation commutes with interpolation and is applied last, where
@@ -112,6 +112,13 @@ def prepare_mask(mask: Mask, labels: LabelMap, grid: Grid) -> NDArray[np.uint8]:
     """
     straight = mask.grid.straightened()
     return resample_labels(straighten_labels(labels.encode(mask.array), mask.grid, straight), straight, grid)
+
+
+def prepare_weight(weight: NDArray[np.uint8], source: Grid, grid: Grid) -> NDArray[np.uint8]:
+    """Return voxel weights (X, Y, Z) on the network's grid, interpolated linearly; 255 counts fully."""
+    straight = source.straightened()
+    straightened = straighten_labels(weight, source, straight).astype(np.float32)
+    return np.rint(resample(straightened[None], straight, grid, "linear")[0]).astype(np.uint8)
 
 
 def pad_values(plan: Plan) -> NDArray[np.float32]:
