@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.batch.summary import CaseResult
-from medseg.catalog.channels import join_channels
+from medseg.catalog.channels import join_channels, with_stacks
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import ReasonCode
 from medseg.volume import Case
@@ -21,6 +21,7 @@ class Listing:
     Attributes
     ----------
     cases : to be segmented.
+    entries : what the catalogue says of each of them.
     rejected : scans that can't be.
     sources : where each of both is found below the scan folder: the file, or a series' folder; of
         several channels the first.
@@ -29,6 +30,7 @@ class Listing:
     """
 
     cases: tuple[Case, ...]
+    entries: dict[str, tuple[CatalogEntry, ...]]
     rejected: tuple[CaseResult, ...]
     sources: dict[str, Path]
     left_out: dict[str, int]
@@ -37,11 +39,13 @@ class Listing:
 
 def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
     """Sort a catalogue into cases for a model of so many channels, rejections, and files left out."""
-    cases, rejected, sources = [], [], {}
+    catalog = with_stacks(catalog, channels)
+    cases, entries, rejected, sources = [], {}, [], {}
     for scan in join_channels(catalog.with_status("accepted"), channels):
         sources[scan.name] = scan.entries[0].path
         if scan.has(channels):
             cases.append(scan.case())
+            entries[scan.name] = scan.entries
         else:
             message = (
                 f"{scan.name} has the channel files {_shown(scan.numbers)}, the model takes {_shown(range(channels))}; "
@@ -52,7 +56,7 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
         rejected.append(CaseResult(case, "rejected", str(entry.reason or ""), entry.message))
         sources[case] = entry.path
     left_out = _count_files(catalog.with_status("skipped"))
-    return Listing(tuple(cases), tuple(rejected), sources, left_out, catalog.unread)
+    return Listing(tuple(cases), entries, tuple(rejected), sources, left_out, catalog.unread)
 
 
 def _shown(numbers: Iterable[int]) -> str:

@@ -14,24 +14,22 @@ from medseg.batch.audit import Audit
 from medseg.batch.engine import Engine
 from medseg.batch.formats import write_tables
 from medseg.batch.intake import open_catalog, write_selection
-from medseg.batch.listing import list_cases
+from medseg.batch.listing import Listing, list_cases
 from medseg.batch.places import check_names, check_places, check_writable
 from medseg.batch.shards import RUN, mark_of, share_of, tables_folder
 from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
-from medseg.catalog.entries import Catalog
 from medseg.config import SegmentConfig
 from medseg.io.files import atomic_file, remove_leftovers
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.provenance import machine, package_versions, timestamp
-from medseg.volume import Case
 
 Watcher = Callable[[CaseResult, int, int], None]
 """Called after each case with its result, the number of ended cases and the number of all."""
 
-VOXEL_BYTES = 4 + 1
-"""A voxel in memory: float32 in the scan, a byte in the mask."""
+VALUE_BYTES, LABEL_BYTES = 4, 1
+"""Of a voxel in memory: float32 in each channel of the scan, a byte in the mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def run_batch(engine: Engine, request: Request, watcher: Watcher | None = None) 
         with Audit(tables, facts, total) as audit:
             for result in results:
                 audit.case(result)
-            for result in _segmented(engine, listing.cases, catalog, request):
+            for result in _segmented(engine, listing, request, facts.channels):
                 audit.case(result)
                 results.append(result)
                 if watcher:
@@ -97,7 +95,7 @@ def _tidy(request: Request, tables: Path) -> None:
         remove_leftovers(folder)
 
 
-def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request: Request) -> Iterator[CaseResult]:
+def _segmented(engine: Engine, listing: Listing, request: Request, channels: int) -> Iterator[CaseResult]:
     """Yield what became of each case, as they end; without names of files if that is asked for.
 
     Raises
@@ -105,14 +103,13 @@ def _segmented(engine: Engine, cases: Iterable[Case], catalog: Catalog, request:
     OutputError
         If a result can't be written and nothing else can either: no case would end better.
     """
-    entries = {entry.source: entry for entry in catalog.entries if entry.source}
-    of_case = {case.id: [entries[source] for source in case.images] for case in cases}
-    sizes = {name: VOXEL_BYTES * sum(prod(entry.shape or ()) for entry in found) for name, found in of_case.items()}
-    for result in engine.run(Task(case, sizes[case.id]) for case in cases):
+    voxel = channels * VALUE_BYTES + LABEL_BYTES
+    sizes = {name: voxel * prod(found[0].shape or ()) for name, found in listing.entries.items()}
+    for result in engine.run(Task(case, sizes[case.id]) for case in listing.cases):
         if result.reason == Failure.OUTPUT:
             check_writable(request.output / "cases")
         if request.config.pseudonymize:
-            files = [file for entry in of_case[result.case] for file in entry.files]
+            files = [file for entry in listing.entries[result.case] for file in entry.files]
             yield replace(result, message=without_file_names(result.message, files, result.case))
         else:
             yield result

@@ -1,15 +1,22 @@
-"""Scans of several channels: NIfTI files in one folder, named as nnU-Net does (``case_0000``, ``case_0001``, ...)."""
+"""Scans of several channels.
+
+They are NIfTI files in one folder, named as nnU-Net does (``case_0000``, ``case_0001``, ...), or one file whose
+fourth axis holds them, as the Decathlon's do.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.catalog.entries import CatalogEntry
+from medseg.catalog.entries import Catalog, CatalogEntry, in_order
 from medseg.catalog.listing import CHANNEL_SUFFIX, stem
-from medseg.volume import Case
+from medseg.errors import ReasonCode, ScanError
+from medseg.io.nifti import inspect_nifti
+from medseg.io.nifti_header import NIFTI_ENDINGS
+from medseg.volume import Case, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,17 @@ class Joined:
         return Case(self.name, sources, patient=self.name if self.numbers else self.entries[0].patient, flags=flags)
 
 
+def with_stacks(catalog: Catalog, channels: int) -> Catalog:
+    """Return a catalogue that accepts the NIfTI files whose fourth axis holds the channels of a model.
+
+    By themselves they are refused (`NOT_3D`), because that axis may as well be time.
+    """
+    if channels == 1:
+        return catalog
+    entries = [_judge_stack(entry, channels, catalog) if _may_be_stack(entry) else entry for entry in catalog.entries]
+    return replace(catalog, entries=in_order(entries))
+
+
 def join_channels(scans: Sequence[CatalogEntry], channels: int) -> list[Joined]:
     """Return accepted scans for a model of so many channels: those that stand alone, then those of several files."""
     groups: dict[tuple[Path, str], list[tuple[int, CatalogEntry]]] = defaultdict(list)
@@ -57,3 +75,20 @@ def join_channels(scans: Sequence[CatalogEntry], channels: int) -> list[Joined]:
         Joined(name if alone else case, tuple(entry for _, entry in members), tuple(number for number, _ in members))
         for name, case, alone, members in zip(names, first, unique, ordered, strict=True)
     ]
+
+
+def _may_be_stack(entry: CatalogEntry) -> bool:
+    return entry.reason == ReasonCode.NOT_3D and entry.files[0].name.lower().endswith(NIFTI_ENDINGS)
+
+
+def _judge_stack(entry: CatalogEntry, channels: int, catalog: Catalog) -> CatalogEntry:
+    file = entry.files[0]
+    try:
+        header = inspect_nifti(file, channels_last=True, policy=catalog.policy)
+    except ScanError:
+        return entry
+    if header.channels == channels:
+        return entry.accepted(Source("nifti", (file,), catalog.policy), header)
+    found = f"{entry.case_id} holds {header.channels} volumes along its fourth axis"
+    message = f"{found}, the model takes {channels} channels"
+    return replace(entry, reason=ReasonCode.CHANNELS_MISMATCH, message=message)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from medseg.config import IngestConfig
 from medseg.errors import ReasonCode
+from medseg.io.header import ScanHeader
 from medseg.text import printable
 from medseg.volume import Case, Repair, Source
 
@@ -60,6 +62,29 @@ class CatalogEntry:
     path: Path = Path()
     digest: str = ""
 
+    def accepted(self, source: Source, header: ScanHeader) -> CatalogEntry:
+        """Return the entry of a sound NIfTI scan, by what its header says."""
+        grid = header.grid
+        return replace(
+            self,
+            status="accepted",
+            reason=None,
+            message="",
+            source=source,
+            shape=grid.shape,
+            spacing=grid.spacing,
+            axcodes=grid.axcodes,
+            flags=header.flags,
+            repairs=header.repairs,
+            patient=self.case_id,
+        )
+
+
+def in_order(entries: Iterable[CatalogEntry]) -> tuple[CatalogEntry, ...]:
+    """Return entries as a catalogue has them: accepted ones first, then refused ones, each kind by path."""
+    statuses = get_args(Status)
+    return tuple(sorted(entries, key=lambda entry: (statuses.index(entry.status), entry.path)))
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -92,11 +117,13 @@ class Catalog:
     root : the indexed folder, or file.
     entries : every scan and every file that is none.
     archives : see `Places`.
+    policy : what was done about faults.
     """
 
     root: Path
     entries: tuple[CatalogEntry, ...]
     archives: Mapping[Path, Path] = field(default_factory=dict)
+    policy: IngestConfig = field(default_factory=IngestConfig)
 
     @property
     def places(self) -> Places:

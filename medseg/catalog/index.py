@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from medseg.catalog.entries import Catalog, CatalogEntry, Places, Status
+from medseg.catalog.entries import Catalog, CatalogEntry, Places, Status, in_order
 from medseg.catalog.identity import name_scans
 from medseg.catalog.index_run import IndexRun
 from medseg.catalog.memory import Kind, Memory
@@ -29,6 +29,7 @@ from medseg.catalog.walk import Found, walk_files
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.geometry import Grid
+from medseg.io.header import ScanHeader
 from medseg.io.nifti import inspect_nifti
 from medseg.io.nifti_header import NIFTI_ENDINGS, scan_files
 from medseg.text import printable
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from medseg.catalog.series_rules import SeriesRules
 
 __all__ = ["Catalog", "CatalogEntry", "index_scans", "write_catalog"]
-
-ORDER = ("accepted", "refused", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +107,7 @@ def index_scans(
         entries += index_dicom(others, run)
     states = {item.path: item for item in found}
     finished = [_finish(entry, places, states) for entry in entries]
-    ordered = sorted(finished, key=lambda entry: (ORDER.index(entry.status), entry.path))
-    return Catalog(root, tuple(ordered), unpacked)
+    return Catalog(root, in_order(finished), unpacked, run.policy)
 
 
 def _unopened(item: Found) -> CatalogEntry:
@@ -153,18 +151,8 @@ def _inspect(item: Found, files: tuple[Path, ...], name: str, run: IndexRun) -> 
         facts = NiftiFacts(header.grid.shape, tuple(header.grid.affine.ravel().tolist()), header.flags, header.repairs)
         run.memory.keep(item, run.places, NIFTI, facts)
     grid = Grid(facts.shape, np.reshape(facts.affine, (4, 4)))
-    return CatalogEntry(
-        "accepted",
-        files,
-        name,
-        source=Source("nifti", (item.path,), run.policy),
-        shape=grid.shape,
-        spacing=grid.spacing,
-        axcodes=grid.axcodes,
-        flags=facts.flags,
-        repairs=facts.repairs,
-        patient=name,
-    )
+    header = ScanHeader(grid, flags=facts.flags, repairs=facts.repairs)
+    return CatalogEntry("accepted", files, name).accepted(Source("nifti", (item.path,), run.policy), header)
 
 
 def _finish(entry: CatalogEntry, places: Places, states: Mapping[Path, Found]) -> CatalogEntry:

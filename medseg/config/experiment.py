@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class ExperimentConfig(Stage):
 
 
 def load_config(
-    path: Path | None, overrides: Iterable[str] = (), base: ExperimentConfig | None = None
+    path: str | PathLike[str] | None, overrides: Iterable[str] = (), base: ExperimentConfig | None = None
 ) -> ExperimentConfig:
     """Read a configuration file and apply ``section.field=value`` overrides (values are YAML).
 
@@ -77,7 +78,7 @@ def load_config(
     ConfigError
         If the file can't be read, an override is malformed, or any field is unknown or wrong.
     """
-    values = _read_yaml(path) if path else base.model_dump(mode="json") if base else {}
+    values = _read_yaml(Path(path)) if path else base.model_dump(mode="json") if base else {}
     for override in overrides:
         _set(values, override)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from medseg.catalog.channels import join_channels
+from medseg.catalog.channels import join_channels, with_stacks
 from medseg.catalog.index import index_scans
 from medseg.errors import DatasetError, ScanError
 from medseg.inference.predictor import prepare_scan
@@ -44,9 +44,9 @@ def windows_of(scans: Path, model: Model, count: int = WINDOWS) -> list[Window]:
     DatasetError
         If no scan gives a window.
     """
-    plan = model.plan
-    found = join_channels(index_scans(scans).with_status("accepted"), len(plan.channels))
-    cases = [scan.case() for scan in found if scan.has(len(plan.channels))]
+    plan, channels = model.plan, len(model.plan.channels)
+    found = join_channels(with_stacks(index_scans(scans), channels).with_status("accepted"), channels)
+    cases = [scan.case() for scan in found if scan.has(channels)]
     windows: list[Window] = []
     for case in _spread(cases, len(cases)):
         if len(windows) >= count:
@@ -55,7 +55,7 @@ def windows_of(scans: Path, model: Model, count: int = WINDOWS) -> list[Window]:
     if not windows:
         raise DatasetError(
             f"{scans}: of {len(cases)} scans none gives a window to calibrate on; give a folder with scans such as the "
-            f"model segments, with {len(plan.channels)} channel(s): {', '.join(plan.channels)}"
+            f"model segments, with {channels} channel(s): {', '.join(plan.channels)}"
         )
     return windows
 

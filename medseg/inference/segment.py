@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from medseg.catalog.channels import with_stacks
 from medseg.catalog.index import index_scans
 from medseg.config import InferenceConfig, IngestConfig
 from medseg.errors import ReasonCode, ScanError
@@ -42,13 +43,18 @@ def segment(
     fit_threads()
     chosen = choose_device(device)
     loaded = model if isinstance(model, Model) else load_model(Path(model), chosen, "auto")
-    volume = scan if isinstance(scan, Volume) else read_one(Path(scan), ingest)
+    volume = scan if isinstance(scan, Volume) else read_one(Path(scan), ingest, len(loaded.plan.channels))
     return Predictor(loaded, config, chosen).predict(volume)
 
 
-def read_one(path: Path, ingest: IngestConfig | None = None) -> Volume:
-    """Read the only scan at `path`; raises `ScanError` where there is none, or more than one."""
-    catalog = index_scans(path, policy=ingest)
+def read_one(path: Path, ingest: IngestConfig | None = None, channels: int = 1) -> Volume:
+    """Read the only scan at `path`; raises `ScanError` where there is none, or more than one.
+
+    Parameters
+    ----------
+    channels : that one file may hold along a fourth axis.
+    """
+    catalog = with_stacks(index_scans(path, policy=ingest), channels)
     cases = catalog.cases()
     if len(cases) == 1:
         return read_case(cases[0])[0]

@@ -213,7 +213,7 @@ def _channels(header: NiftiHeader, *, channels_last: bool) -> int:
     raise UnsupportedScanError(
         ReasonCode.NOT_3D,
         f"{header.name} has {len(shape)} dimensions, {'x'.join(map(str, shape))}; a scan has three. Split a time "
-        "series into its volumes; where the fourth axis holds channels, say so (channels_last)",
+        "series into its volumes; channels along the fourth axis are for models that take as many",
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def save_model(model: Model, folder: Path) -> None:
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu", backend: Backend = "torch") -> Model:
+def load_model(folder: str | PathLike[str], device: torch.device | str = "cpu", backend: Backend = "torch") -> Model:
     """Read a model folder; its networks come in evaluation mode, with float32 weights on `device`.
 
     Parameters
@@ -134,6 +135,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", backend: Backen
         If the folder is missing, incomplete, malformed, from a newer medseg, or its weights are
         damaged, pickled, not finite or of another plan; or if it has no networks for the back end.
     """
+    folder = Path(folder)
     record = _read_record(folder)
     return Model(
         networks=_load_networks(folder, record, torch.device(device), backend),

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ class TrainingRun:
         return mean_over_targets(summarise(self.scores), "dice")
 
 
-def run_training(config: ExperimentConfig, output: Path, options: RunOptions | None = None) -> TrainingRun:
+def run_training(
+    config: ExperimentConfig, output: str | PathLike[str], options: RunOptions | None = None
+) -> TrainingRun:
     """Train a model on a dataset, or go on with a run that was stopped.
 
     Parameters
@@ -119,7 +122,7 @@ def run_training(config: ExperimentConfig, output: Path, options: RunOptions | N
     MedsegError
         For every problem of configuration, data, plan, memory or disk that a user can mend.
     """
-    options = options or RunOptions()
+    output, options = Path(output), options or RunOptions()
     if options.folds == 1 or options.folds < 0:
         raise ConfigError(f"{options.folds} is no number of folds: use 0 (train on all cases) or at least 2")
     if config.training.freeze_encoder and not options.init:

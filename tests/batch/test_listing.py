@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medseg.batch.listing import list_cases
+from medseg.catalog.anonymous import without_names
 from medseg.catalog.entries import Catalog, CatalogEntry
+from medseg.catalog.index import index_scans
+from medseg.config import IngestConfig
 from medseg.errors import ReasonCode
-from medseg.volume import Source
+from medseg.geometry import Grid
+from medseg.io.nifti import write_volume
+from medseg.io.scan import read_case
+from medseg.volume import Source, Volume
 
 
 def accepted(path, case, kind="nifti"):
@@ -104,3 +111,44 @@ def test_what_the_index_noticed_goes_with_the_case():
     parts = [replace(accepted(f"x_000{n}.nii", f"x_000{n}"), flags=(ReasonCode.QFORM_SFORM_DISAGREE,)) for n in (0, 1)]
     flags = {case.id: case.flags for case in list_cases(catalog(flagged, *parts), channels=2).cases}
     assert flags == {"case-1": (ReasonCode.DUPLICATE,), "x": (ReasonCode.QFORM_SFORM_DISAGREE,)}
+
+
+class TestStacks:
+    """NIfTI files with a fourth axis, which may be channels, as the Decathlon's are, or time."""
+
+    @pytest.fixture
+    def scans(self, tmp_path):
+        for name, channels in (("anna", 3), ("berta", 5), ("carla", 1)):
+            array = np.random.default_rng(channels).normal(size=(channels, 6, 5, 4)).astype(np.float32)
+            write_volume(tmp_path / "scans" / f"{name}.nii.gz", Volume(array, Grid((6, 5, 4), np.eye(4))))
+        return tmp_path / "scans"
+
+    def test_a_fourth_axis_of_as_many_channels_as_the_model_takes_is_a_scan(self, scans):
+        listing = list_cases(index_scans(scans), channels=3)
+        assert [case.id for case in listing.cases] == ["anna", "carla"]
+        (entry,) = listing.entries["anna"]
+        assert (entry.shape, entry.axcodes, entry.patient) == ((6, 5, 4), "RAS", "anna")
+        assert read_case(listing.cases[0])[0].array.shape == (3, 6, 5, 4)
+
+    def test_one_of_another_length_is_refused_with_both_numbers(self, scans):
+        (refused,) = list_cases(index_scans(scans), channels=3).rejected
+        assert (refused.case, refused.reason) == ("berta", "CHANNELS_MISMATCH")
+        assert "berta holds 5 volumes along its fourth axis, the model takes 3 channels" in refused.message
+
+    def test_models_of_one_channel_take_none(self, scans):
+        listing = list_cases(index_scans(scans))
+        assert [case.id for case in listing.cases] == ["carla"]
+        assert [refused.reason for refused in listing.rejected] == ["NOT_3D", "NOT_3D"]
+
+    def test_it_is_read_by_the_policies_that_it_was_indexed_with(self, scans):
+        affine = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        write_volume(scans / "sheared.nii", Volume(np.ones((3, 6, 5, 4), np.float32), Grid((6, 5, 4), affine)))
+        strict = IngestConfig(nonorthonormal_affine="reject")
+        listings = [list_cases(index_scans(scans, policy=policy), channels=3) for policy in (None, strict)]
+        assert ["sheared" in listing.entries for listing in listings] == [True, False]
+
+    def test_pseudonyms_hide_its_name(self, scans, tmp_path):
+        listing = list_cases(without_names(index_scans(scans), tmp_path / "key"), channels=3)
+        said = [*(case.id for case in listing.cases), *(refused.message for refused in listing.rejected)]
+        assert len(said) == 3
+        assert not any(name in text for text in said for name in ("anna", "berta", "carla"))

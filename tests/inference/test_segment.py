@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from medseg.config import IngestConfig
 from medseg.errors import MedsegError, ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
-from medseg.io.nifti import read_nifti, write_volume
+from medseg.io.nifti import read_mask, read_nifti, write_mask, write_volume
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, save_model
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
-from medseg.volume import Volume
+from medseg.volume import Source, Volume
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,32 @@ def test_every_way_in_gives_the_same_mask(model, volume, tmp_path):
     write_series(volume, tmp_path / "series")
     expected = medseg.segment(volume, model).mask
     assert expected.grid.matches(volume.grid)
-    for scan in (tmp_path / "scan.nii.gz", str(tmp_path / "scan.nii.gz")):
-        mask = medseg.segment(scan, medseg.load_model(model)).mask
+    scan = tmp_path / "scan.nii.gz"
+    for mask in (medseg.segment(scan, model).mask, medseg.segment(str(scan), medseg.load_model(str(model))).mask):
         assert np.array_equal(mask.array, expected.array)
         assert mask.grid.matches(read_nifti(tmp_path / "scan.nii.gz").grid)
     series = medseg.segment(tmp_path / "series", model, device="cpu").mask
     assert series.grid.canonical().matches(volume.grid.canonical(), tolerance_mm=1e-3)
     canonical = [mask.grid.to_canonical().apply(mask.array) for mask in (series, expected)]
     assert np.array_equal(*canonical)
+
+
+def test_channels_along_the_fourth_axis_are_read_for_a_model_of_as_many(model, volume, tmp_path):
+    """As the Decathlon has them; the mask has three axes, and lies on the scan."""
+    single = medseg.load_model(model)
+    two = {"channels": ("t1", "t2"), "normalisation": single.plan.normalisation * 2}
+    plan = single.plan.model_copy(update=two)
+    double = Model((build_network(plan, 2).eval(),), plan, single.labels)
+    stack = replace(volume, array=np.concatenate([volume.array, -volume.array]), modality="")
+    write_volume(tmp_path / "scan.nii.gz", stack)
+    prediction = medseg.segment(tmp_path / "scan.nii.gz", double)
+    assert np.array_equal(prediction.mask.array, medseg.segment(stack, double).mask.array)
+    assert prediction.mask.grid.matches(volume.grid)
+    write_mask(tmp_path / "mask.nii.gz", prediction.mask, Source("nifti", (tmp_path / "scan.nii.gz",)))
+    assert read_mask(tmp_path / "mask.nii.gz").grid.matches(volume.grid)
+    with pytest.raises(ScanError) as caught:
+        medseg.segment(tmp_path / "scan.nii.gz", single)
+    assert caught.value.code is ReasonCode.NOT_3D
 
 
 def test_a_gap_is_repaired_where_it_may_be(model, volume, tmp_path):

@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_with_the_scale_that_its_loss_had(experiment, tmp_p
 
 
 def test_two_blobs_are_learnt_and_the_run_folder_tells_the_story(experiment, tmp_path):
-    run = run_training(experiment, tmp_path / "run", RunOptions(device="cpu"))
+    run = run_training(experiment, str(tmp_path / "run"), RunOptions(device="cpu"))
     assert run.mean_dice > 0.85
     assert run.model == tmp_path / "run/model"
     model = load_model(run.model)
