@@ -280,8 +280,12 @@ def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
         pairs = {name: int(value) for value, name in pairs.items()}
     pairs.pop("background", None)
     ignore = pairs.pop("ignore", None)
-    singles = {name: int(value) for name, value in pairs.items() if not isinstance(value, list | tuple)}
-    groups = {name: tuple(map(int, value)) for name, value in pairs.items() if isinstance(value, list | tuple)}
+    singles = {name: _whole(name, value) for name, value in pairs.items() if not isinstance(value, list | tuple)}
+    groups = {
+        name: tuple(_whole(name, member) for member in value)
+        for name, value in pairs.items()
+        if isinstance(value, list | tuple)
+    }
     if groups:  # nnU-Net: every entry is a region, painted in the order given with the values 1, 2, ...
         regions = {name: groups.get(name, (singles.get(name, 0),)) for name in pairs}
         values = sorted({v for members in regions.values() for v in members})
@@ -298,6 +302,15 @@ def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
         regions=tuple(painted),
         ignore=ignore,
     )
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return a label's value; `int` would take 1.5 and true for 1."""
+    if value is None:
+        raise ValueError(f"{name!r} has no value; in YAML a blank follows the colon, as in {{liver: 1}}")
+    if isinstance(value, bool) or str(value) != str(int(value)):
+        raise ValueError(f"{name!r} has the value {value!r}, which is no whole number")
+    return int(value)
 
 
 def _inner(regions: Mapping[str, tuple[int, ...]], members: tuple[int, ...]) -> set[int]:

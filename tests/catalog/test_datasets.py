@@ -214,6 +214,10 @@ class TestLabels:
         ("document", "message"),
         [
             ('{"labels": {"a": 1, "b": 1}}', r"dataset.json: .*label values repeat"),
+            ('{"labels": {"a": 1, "b": 2.5}}', r"'b' has the value 2.5, which is no whole number"),
+            ('{"labels": {"a": true, "b": 2}}', r"'a' has the value True, which is no whole number"),
+            ('{"labels": {"a": [1, 2.5], "b": 2}}', r"'a' has the value 2.5, which is no whole number"),
+            ('{"labels": {"a:1": null}}', r"'a:1' has no value; in YAML a blank follows the colon"),
             ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
             ('{"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}', r"regions_class_order needs 2 values"),
         ],
