@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 
 from medseg.catalog.documents import parse_labels, read_object
+from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing, shown, stem
+from medseg.catalog.listing import Listing, shown, stem, with_safe_ids
 from medseg.catalog.selection import Selection, select_cases
 from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
@@ -117,15 +118,16 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     known = {case.id: case for case in cases}
     looked_at = [known[id_] for id_ in (*chosen.train, *chosen.validation)]
     channels, modalities = _channels(config, listing, looked_at)
+    ids = safe_ids(known)
     return Dataset(
         name=(listing.document.name if listing.document else "") or stem(config.folder.resolve()),
-        cases=cases,
+        cases=with_safe_ids(cases),
         labels=_label_map(config, listing, folder) or _discover_labels(looked_at),
         channels=channels,
         modalities=modalities,
-        train=chosen.train,
-        validation=chosen.validation,
-        test=chosen.test,
+        train=tuple(ids[id_] for id_ in chosen.train),
+        validation=tuple(ids[id_] for id_ in chosen.validation),
+        test=tuple(ids[id_] for id_ in chosen.test),
         layout=listing.layout,
     )
 

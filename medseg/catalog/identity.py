@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -95,13 +95,13 @@ def name_scans(paths: Sequence[Path]) -> list[str]:
     >>> name_scans([Path("a/scan.nii.gz"), Path("b/scan.nii.gz"), Path("liver 1.nii")])
     ['a_scan', 'b_scan', 'liver_1']
     """
-    names = [_safe("_".join(_parts(path)[-1:])) for path in paths]
+    names = [safe_name("_".join(_parts(path)[-1:])) for path in paths]
     for level in range(2, 2 + max((len(path.parts) for path in paths), default=0)):
         taken = Counter(name.casefold() for name in names)
         if max(taken.values(), default=1) == 1:
             break
         names = [
-            _safe("_".join(_parts(path)[-level:])) if taken[name.casefold()] > 1 else name
+            safe_name("_".join(_parts(path)[-level:])) if taken[name.casefold()] > 1 else name
             for path, name in zip(paths, names, strict=True)
         ]
     taken = Counter(name.casefold() for name in names)
@@ -111,6 +111,32 @@ def name_scans(paths: Sequence[Path]) -> list[str]:
     ]
 
 
+def safe_ids(names: Iterable[str]) -> dict[str, str]:
+    """Return what the cases of a dataset are called, by their files' names: as their scans are in results.
+
+    A name stays as it is where several would become one.
+
+    Examples
+    --------
+    >>> safe_ids(["liver 1", "liver_2", "a b", "a_b"])
+    {'liver 1': 'liver_1', 'liver_2': 'liver_2', 'a b': 'a b', 'a_b': 'a_b'}
+    """
+    safe = {name: safe_name(name) for name in names}
+    taken = Counter(name.casefold() for name in safe.values())
+    return {name: new if taken[new.casefold()] == 1 else name for name, new in safe.items()}
+
+
+def safe_name(text: str) -> str:
+    """Replace what a file name can't hold everywhere; of long names the end, which differs, is kept.
+
+    Examples
+    --------
+    >>> safe_name("liver 1")
+    'liver_1'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[-MAX_NAME:].lstrip("._-") or "scan"
+
+
 def _with_digest(name: str, path: Path) -> str:
     return f"{name[: MAX_NAME - PATH_DIGITS - 1]}-{sha256(os.fsencode(path)).hexdigest()[:PATH_DIGITS]}"
 
@@ -118,11 +144,6 @@ def _with_digest(name: str, path: Path) -> str:
 def _parts(path: Path) -> list[str]:
     ending = max((end for end in NIFTI_ENDINGS if path.name.lower().endswith(end)), key=len, default="")
     return [*path.parts[:-1], path.name[: len(path.name) - len(ending)]]
-
-
-def _safe(text: str) -> str:
-    """Replace what a file name can't hold everywhere; of long names the end, which differs, is kept."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[-MAX_NAME:].lstrip("._-") or "scan"
 
 
 def _make_key(path: Path) -> None:

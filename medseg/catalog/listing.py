@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.catalog.documents import DatasetJson
 from medseg.catalog.entries import UNREAD_ENDINGS
+from medseg.catalog.identity import safe_ids
 from medseg.errors import DatasetError
 from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.volume import Case
@@ -41,6 +42,13 @@ class Listing:
     channels: tuple[str, ...] = ()
     document: DatasetJson | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def with_safe_ids(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Return cases called as their scans are in results: of a file "liver 1.nii.gz" both are "liver_1"."""
+    listed = tuple(cases)
+    ids = safe_ids(case.id for case in listed)
+    return tuple(replace(case, id=ids[case.id], patient=ids.get(case.patient, case.patient)) for case in listed)
 
 
 def stem(path: Path) -> str:

@@ -8,7 +8,7 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.batch.summary import DONE
+from medseg.catalog.identity import safe_ids
 from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
@@ -109,6 +110,7 @@ def evaluate_folder(
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
     statuses = run_statuses(predictions)
+    true_masks = _called_as(true_masks, statuses.keys() | predicted_masks.keys())
     if statuses:
         predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
@@ -181,6 +183,12 @@ def find_masks(folder: Path) -> dict[str, Path]:
     if not found:
         raise DatasetError(f"{inner} holds no mask; expected are NIfTI files such as <case>.nii.gz")
     return found
+
+
+def _called_as(true_masks: dict[str, Path], known: Set[str]) -> dict[str, Path]:
+    """Return true masks by the names that cases have: of a scan called "liver 1" the case is "liver_1"."""
+    ids = safe_ids(true_masks)
+    return {name if name in known or ids[name] not in known else ids[name]: path for name, path in true_masks.items()}
 
 
 def _case_id(path: Path) -> str | None:

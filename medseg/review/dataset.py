@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os.path import commonpath, relpath
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset
+from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing
+from medseg.catalog.listing import Listing, with_safe_ids
 from medseg.errors import DatasetError
 from medseg.io.files import atomic_file
 from medseg.io.tables import OWNER_ONLY, write_csv
@@ -65,7 +67,7 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
         If the table can't be written.
     """
     reviewed = reviewed_cases(review)
-    listing = read_listing(original) if original else None
+    listing = _listed(original) if original else None
     kept = _unlabelled(listing, reviewed) if listing else reviewed
     if listing:
         _check_same_labels(listing, review)
@@ -119,6 +121,14 @@ def _write(
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
     with atomic_file(folder / LABELS) as temporary:
         temporary.write_text(json.dumps(labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def _listed(original: Path) -> Listing:
+    """Return a dataset's listing, its cases called as those of the review are."""
+    listing = read_listing(original)
+    ids = safe_ids(case.id for case in listing.cases)
+    lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
+    return replace(listing, cases=with_safe_ids(listing.cases), lists=lists)
 
 
 def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medseg.catalog.datasets import Dataset, read_dataset
+from medseg.catalog.index import index_scans
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError, LabelError, ScanError
 from medseg.geometry import Grid
@@ -192,6 +193,36 @@ class TestPatients:
     def test_refused(self, paired: Path, pattern: str, message: str) -> None:
         with pytest.raises(DatasetError, match=message):
             read(paired, patients=pattern)
+
+
+class TestNames:
+    """A case is called as its scan is in results, whatever its files are called."""
+
+    @pytest.fixture
+    def odd(self, tmp_path: Path, write_scan: ScanWriter, write_mask: ScanWriter) -> Path:
+        for seed, name in enumerate(("Li 1 a", "Li 1 b", "Li 2 a", "Mö 3 a")):
+            write_scan(tmp_path / "images" / f"{name}.nii.gz", seed=seed)
+            if name != "Mö 3 a":
+                write_mask(tmp_path / "labels" / f"{name}.nii.gz", (1,))
+        return tmp_path
+
+    def test_they_are_those_of_the_index(self, odd: Path) -> None:
+        dataset = read(odd)
+        assert {case.id for case in dataset.cases} == {case.id for case in index_scans(odd / "images").cases()}
+        assert dataset.train == ("Li_1_a", "Li_1_b", "Li_2_a")
+        assert [case.id for case in dataset.unlabelled] == ["M_3_a"]
+
+    def test_lists_and_patterns_speak_of_files(self, odd: Path) -> None:
+        dataset = read(odd, patients=r"^(\w+ \d)", validation=["Li 2 a"], **splits(odd, train=["Li 1 a"]))
+        assert (dataset.train, dataset.validation) == (("Li_1_a",), ("Li_2_a",))
+        assert {case.id: case.patient for case in dataset.cases}["Li_1_b"] == "Li 1"
+
+    def test_who_has_no_patient_is_one_of_its_own(self, odd: Path) -> None:
+        assert all(case.patient == case.id for case in read(odd).cases)
+
+    def test_names_that_would_become_one_stay(self, odd: Path, write_scan: ScanWriter) -> None:
+        write_scan(odd / "images" / "Li_1_a.nii.gz", seed=9)
+        assert {"Li 1 a", "Li_1_a", "Li_1_b"} <= {case.id for case in read(odd).cases}
 
 
 class TestLabels:

@@ -68,6 +68,20 @@ def test_the_folder_that_segment_writes_is_understood(folders, tmp_path):
     assert evaluate_folder(tmp_path / "out", folders[1], LABELS).cases == ("a", "b")
 
 
+def test_true_masks_are_found_by_the_name_that_a_run_gave_the_scan(tmp_path):
+    for case in ("liver_1", "liver 2", "other"):
+        write(tmp_path / "out" / "cases" / case / "mask.nii.gz", organ())
+    for name in ("liver 1", "liver 2", "else where"):
+        write(tmp_path / "truth" / f"{name}.nii.gz", organ())
+    evaluation = evaluate_folder(tmp_path / "out", tmp_path / "truth", LABELS)
+    assert evaluation.unmatched == ("other",)
+    assert {(case, state) for (case, target), state in states(evaluation).items() if target == "organ"} == {
+        ("liver_1", State.SCORED),
+        ("liver 2", State.SCORED),
+        ("else where", State.MISSED),
+    }
+
+
 def test_a_dataset_folder_stands_for_its_labels(folders, tmp_path):
     write(tmp_path / "dataset" / "labels" / "a.nii.gz", organ())
     write(tmp_path / "dataset" / "images" / "a.nii.gz", organ())

@@ -373,6 +373,18 @@ def test_training_reads_the_original_dataset_and_the_reviewed_cases(review, tmp_
     assert stat.S_IMODE((review.path / "dataset" / "cases.csv").stat().st_mode) == 0o600
 
 
+def test_the_original_s_files_may_be_called_what_no_case_is(review, tmp_path):
+    """The case of a scan "-alpha.nii.gz" is alpha: it is no other one."""
+    original = make_original(tmp_path / "mine", ("-alpha", "-beta"), ("-beta",))
+    for case in ("alpha", "beta"):
+        verdict(review, case, "accepted")
+    take(review)
+    assert {case.id for case in write_dataset(review, original)} == {"alpha"}
+    dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
+    assert {case.id for case in dataset.cases} == {"alpha", "beta"}
+    assert {case.id: case.mask.resolve() for case in dataset.labelled}["beta"] == original / "labels/-beta.nii.gz"
+
+
 def test_held_out_cases_stay_held_out(review, tmp_path):
     original = make_original(tmp_path / "mine", ("alpha", "beta", "old"), ("beta", "old"))
     rows = [("alpha", "", "test"), ("beta", "labels/beta.nii.gz", "val"), ("old", "labels/old.nii.gz", "train")]
