@@ -15,8 +15,8 @@ from medseg.batch.record import CaseRecord
 from medseg.catalog.anonymous import without_file_names
 from medseg.errors import ConfigError, ScanError
 from medseg.io.nifti import read_mask
+from medseg.io.nrrd import claimed_sizes
 from medseg.io.scan import read_case
-from medseg.io.slicer import claimed_sizes
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
