@@ -21,7 +21,7 @@ from torch import nn
 
 from medseg.catalog.splits import check_leakage, k_folds, without_patients
 from medseg.config import ExperimentConfig
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
 from medseg.preprocessing.cache import Cache, CachedCase
@@ -53,7 +53,7 @@ from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import comparable
 from medseg.training.setup import Setup, keep_config, set_up
 from medseg.training.start import Start, load_start
-from medseg.training.strangers import without_strangers
+from medseg.training.strangers import LEFT_OUT, find_strangers
 from medseg.training.validation import Comparison, Validator, score
 from medseg.volume import Case
 
@@ -175,12 +175,25 @@ class _Run:
     weight: Choice | None = None
 
     def without_strangers(self) -> _Run:
-        """Return the run without unlabelled scans that can't be read or don't look like the labelled ones."""
+        """Return the run without unlabelled scans that can't be read or don't look like the labelled ones.
 
-        def judge() -> Setup:
-            return without_strangers(self.setup, self.config.unlabelled, self.output, self._cache)
-
-        return replace(self, setup=first_process_first(self.fabric, judge))
+        Raises
+        ------
+        DatasetError
+            If the method needs unlabelled scans and none is left.
+        """
+        config, scans = self.config.unlabelled, self.setup.unlabelled
+        if not config.leave_out or config.method == "pseudo-labels":
+            return self
+        strange = first_process_first(self.fabric, lambda: find_strangers(scans, self.setup, self.output, self._cache))
+        kept = tuple(case for case in scans if case.id not in strange)
+        if strange and not kept and learns_unlabelled(config):
+            case, reason = next(iter(strange.items()))
+            raise DatasetError(
+                f"none of the {len(scans)} unlabelled scans looks like the labelled ones ({case}: {reason}); see "
+                f"{self.output / LEFT_OUT}, or train with unlabelled.method=supervised"
+            )
+        return replace(self, setup=replace(self.setup, unlabelled=kept))
 
     def with_chosen_weight(self) -> _Run | None:
         """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""
