@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -255,25 +255,19 @@ def learnable(
     return tuple((_with_label(known[record.case], folder / record.case), record) for record in used)
 
 
-def check_unseen(folder: Path, held_out: Sequence[Case]) -> None:
-    """Refuse held-out cases that the teachers of pseudo-labels have learnt from: their labels tell of them.
+def learnt_by_teachers(folder: Path) -> set[str]:
+    """Return the ids of the cases that the teachers of pseudo-labels have learnt from, as far as the folder says.
 
     Raises
     ------
     DatasetError
-        If there are any, or the folder's report can't be read.
+        If the folder's report can't be read.
     """
     path = folder / REPORT
     try:
-        learnt = set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
+        return set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
     except (OSError, ValueError, AttributeError, TypeError):
         raise DatasetError(f"{path} can't be read; delete it and run medseg pseudo-label again") from None
-    seen = [case.id for case in held_out if case.id in learnt]
-    if seen:
-        raise DatasetError(
-            f"the teachers of the pseudo-labels in {folder} have learnt from {len(seen)} of the {len(held_out)} "
-            f"held-out cases: {shown(seen)}; hold out cases that they have never seen"
-        )
 
 
 def check_ignore_is_free(labels: LabelMap) -> None:

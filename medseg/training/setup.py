@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.pseudo_labels import REVIEWED, check_unseen
+from medseg.catalog.pseudo_labels import REVIEWED, learnt_by_teachers
 from medseg.catalog.pseudo_review import read_pseudo_labels
-from medseg.catalog.splits import check_leakage, check_unlabelled
+from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen
 from medseg.config import ExperimentConfig, load_config, save_config
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
@@ -89,7 +89,8 @@ def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case,
     reviewed: tuple[Case, ...] = ()
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
-        check_unseen(folder, dataset.set_apart)
+        teachers = f"the teachers of the pseudo-labels in {folder} have"
+        check_unseen(dataset.set_apart, learnt_by_teachers(folder), teachers, kind="held-out")
         pairs = read_pseudo_labels(folder, dataset)
         reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
