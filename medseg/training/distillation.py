@@ -156,9 +156,9 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
         ) from None
 
 
-def _answers(model: Model) -> tuple[tuple[str, ...], int]:
-    """Return what a model's outputs mean; as regions, the same names have one output fewer than as classes."""
-    return model.labels.targets, model.labels.outputs
+def _answers(model: Model) -> tuple[tuple[str, ...], bool]:
+    """Return what a model's outputs mean: the targets, and whether they are overlapping regions."""
+    return model.labels.targets, bool(model.labels.regions)
 
 
 def _preparation(plan: Plan) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _check_start(start: Start, dataset: Dataset) -> None:
             f"the model to start from knows {', '.join(start.labels.targets)}, the dataset has "
             f"{', '.join(dataset.labels.targets)}: they must be equal"
         )
-    if start.labels and start.labels.outputs != dataset.labels.outputs:
+    if start.labels and bool(start.labels.regions) != bool(dataset.labels.regions):
         kinds = ("overlapping regions", "labels that exclude each other")
         known, wanted = kinds if start.labels.regions else kinds[::-1]
         raise ModelError(f"the model to start from knows {known}, the dataset has {wanted}: they must be of one kind")
