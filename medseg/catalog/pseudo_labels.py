@@ -33,7 +33,7 @@ from medseg.catalog.listing import shown, visible
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
 from medseg.io.scan import source_files
 from medseg.io.tables import write_csv
@@ -147,8 +147,7 @@ def write_pseudo_label(
 
 def write_record(folder: Path, record: PseudoLabelRecord) -> None:
     """Replace the record of a case."""
-    with atomic_file(folder / record.case / RECORD) as path:
-        path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(folder / record.case / RECORD, record.model_dump_json(indent=1) + "\n")
 
 
 def digest_maps(folder: Path) -> dict[str, str]:

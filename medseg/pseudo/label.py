@@ -35,7 +35,7 @@ from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.forward import streamed_axis
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.scan import read_case
 from medseg.labels import LabelMap
 from medseg.preprocessing.likeness import describe_appearance, strange_appearance
@@ -200,8 +200,7 @@ class _Desk:
             score=self.ranked_by,
             spearman=self.spearman,
         )
-        with atomic_file(folder / REPORT) as path:
-            path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")
 
     def label(self, case: Case, folder: Path, made_from: str) -> PseudoLabelRecord:
         """Label one scan, or leave it out, and write its folder."""

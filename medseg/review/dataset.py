@@ -16,7 +16,7 @@ from medseg.catalog.datasets import Dataset
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing
 from medseg.errors import DatasetError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.labels import LabelMap
 from medseg.review.folder import DATASET, ReviewFolder
@@ -117,8 +117,7 @@ def _write(
         for case in cases
     ]
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
-    with atomic_file(folder / LABELS) as temporary:
-        temporary.write_text(json.dumps(labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
 
 
 def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:

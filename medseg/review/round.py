@@ -23,7 +23,7 @@ from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import shown
 from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.scan import source_files
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
@@ -232,5 +232,4 @@ def _begin(output: Path, config: ExperimentConfig, model: Path, original: Datase
         raise OutputError(
             f"{output} holds a round of other corrections, another model, dataset or settings; give a new folder"
         )
-    with atomic_file(mark) as path:
-        path.write_text(follows_from, encoding="ascii")
+    write_text(mark, follows_from)

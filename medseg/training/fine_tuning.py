@@ -32,7 +32,7 @@ from medseg.catalog.splits import check_unseen, k_folds, patient_of, without_pat
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
@@ -170,8 +170,7 @@ def fine_tune(
         outcome = work.run()
     except _OutOfTime:
         return None
-    with atomic_file(output / RECORD) as path:
-        path.write_text(outcome.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(output / RECORD, outcome.model_dump_json(indent=1) + "\n")
     return outcome
 
 
