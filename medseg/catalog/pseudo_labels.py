@@ -35,7 +35,7 @@ from medseg.errors import DatasetError, LabelError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
-from medseg.io.scan import source_files
+from medseg.io.scan import case_files
 from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
@@ -112,7 +112,7 @@ def scan_digest(case: Case) -> str:
         If a file can't be read.
     """
     try:
-        return digest_files(path for source in case.images for path in source_files(source))
+        return digest_files(case_files(case))
     except OSError as error:
         raise DatasetError(f"case {case.id}: its scan can't be read ({error.strerror})") from None
 
