@@ -46,7 +46,7 @@ from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
 from medseg.pseudo.forward import TeachersForward, stream
 from medseg.pseudo.maps import ScanMaps, restore_maps
-from medseg.pseudo.probability import decision_names, decision_values
+from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
 from medseg.pseudo.teachers import Teachers
@@ -258,7 +258,7 @@ class _Desk:
 
     def _volumes_ml(self, maps: ScanMaps, voxel_ml: float) -> dict[str, float]:
         counts = np.bincount(maps.decided.ravel(), minlength=len(self.labels.targets) + 1)
-        by_value = dict(zip(decision_values(self.labels).tolist(), counts.tolist(), strict=True))
+        by_value = dict(zip(self.labels.painted.tolist(), counts.tolist(), strict=True))
         return {label.name: round(by_value.get(label.value, 0) * voxel_ml, 4) for label in self.labels.labels}
 
 
