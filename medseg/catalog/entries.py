@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.errors import ReasonCode
-from medseg.text import printable
 from medseg.volume import Case, Repair, Source
-
-__all__ = ["Catalog", "CatalogEntry", "Status", "printable"]
 
 UNREAD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".gipl", ".gipl.gz")
 """Volumes that medseg doesn't read; passing over them in silence would lose cases."""
