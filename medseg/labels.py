@@ -30,6 +30,9 @@ DEFAULT_COLOURS = (
 )  # fmt: skip
 """RGB colours given in turn to labels that have none: distinct on grey scans."""
 
+IGNORE_INDEX = 255
+"""Class index of voxels that give no gradient and count in no metric."""
+
 SIDE = re.compile(r"(?<![^\W\d_])(?:(left|right)(?![^\W\d_])|(lt|rt|lh|rh|l|r)(?![^\W_]))", re.IGNORECASE)
 """A word of its own, where underscores and numbers also part words (M1L, left1); but L5 is a vertebra."""
 
@@ -185,6 +188,18 @@ class LabelMap(BaseModel):
         return tuple(target.name for target in (self.regions or self.labels))
 
     @property
+    def painted(self) -> NDArray:
+        """Mask value of each decision of a network: 0, then that of each target in channel order.
+
+        Examples
+        --------
+        >>> LabelMap.parse({"liver": 3, "spleen": 7}).painted.tolist()
+        [0, 3, 7]
+        """
+        values = [region.paints for region in self.regions] if self.regions else self.values
+        return np.array([0, *values], dtype=self.dtype)
+
+    @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """Integer type that holds every value, that of ignore too."""
         return np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16
@@ -263,10 +278,6 @@ def load_label_map(path: Path) -> LabelMap:
     if not isinstance(definition, Mapping):
         raise LabelError(f"{path}: a label map is 'name: value' pairs, not {type(definition).__name__}")
     return LabelMap.parse(definition)
-
-
-IGNORE_INDEX = 255
-"""Class index of voxels that give no gradient and count in no metric."""
 
 
 def default_colour(position: int) -> tuple[int, int, int]:

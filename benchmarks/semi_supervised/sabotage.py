@@ -33,14 +33,11 @@ from scans import real_scans, training_arguments
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import ExperimentConfig
-from medseg.errors import DatasetError
-from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.pseudo.label import Labeller
 from medseg.training.labelled_weight import Choice
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
-from medseg.training.strangers import without_strangers
-from medseg.volume import Case
+from medseg.training.strangers import find_strangers
 
 OTHERS = 40
 KINDS = ("noise", "left_atrium", "hippocampus")
@@ -101,16 +98,8 @@ def shuffled(source: Path, seed: int, target: Path) -> None:
 
 def left_out_by_looks(config: ExperimentConfig, folder: Path, cache: Path) -> int:
     """Count the scans that online training leaves out."""
-    setup, prepared = set_up(config, folder / "looks"), Cache(cache, ram_gb=0)
-
-    def prepare(case: Case) -> CachedCase:
-        return prepared.prepare([case], setup.plan, setup.dataset.labels)[0]
-
-    judged = config.unlabelled.model_copy(update={"leave_out": True})
-    try:
-        return len(setup.unlabelled) - len(without_strangers(setup, judged, folder / "looks", prepare).unlabelled)
-    except DatasetError:  # none is left
-        return len(setup.unlabelled)
+    setup = set_up(config, folder / "looks")
+    return len(find_strangers(setup.unlabelled, setup, folder / "looks", cache))
 
 
 def chosen_weight(config: ExperimentConfig, folder: Path, arguments: argparse.Namespace) -> Choice | None:

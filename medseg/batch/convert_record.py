@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.config import IngestConfig
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.provenance import digest_files
 
 
@@ -34,8 +34,7 @@ class ScanRecord(BaseModel):
 
 def write_scan_record(path: Path, record: ScanRecord) -> None:
     """Write the record of a scan; raises `OutputError` if that can't be done."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(path, record.model_dump_json(indent=2) + "\n")
 
 
 def finished_scan(

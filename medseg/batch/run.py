@@ -21,7 +21,7 @@ from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
 from medseg.config import SegmentConfig
-from medseg.io.files import atomic_file, remove_leftovers
+from medseg.io.files import remove_leftovers, write_text
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.provenance import machine, package_versions, timestamp
 
@@ -145,8 +145,7 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
         "versions": package_versions(),
         **mark,
     }
-    with atomic_file(summary.tables / RUN) as path:
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(summary.tables / RUN, json.dumps(record, indent=2) + "\n")
 
 
 def _kinds(peaks: Iterable[dict[str, float]]) -> list[str]:

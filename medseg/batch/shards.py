@@ -25,7 +25,7 @@ from medseg.batch.listing import Listing
 from medseg.batch.summary import STATUSES
 from medseg.config import SegmentConfig
 from medseg.errors import OutputError
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, write_text
 from medseg.io.tables import OWNER_ONLY, merge_csv
 from medseg.provenance import digest_bytes, digest_json
 
@@ -136,8 +136,7 @@ def unite_shards(output: Path) -> dict[str, Any]:
     for name, mode in MERGED.items():
         merge_csv([folder / name for folder in folders], output / name, mode=mode)
     whole = _united(runs)
-    with atomic_file(output / RUN) as path:
-        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    write_text(output / RUN, json.dumps(whole, indent=2) + "\n")
     return whole
 
 

@@ -17,7 +17,7 @@ from medseg.batch.summary import CaseResult
 from medseg.batch.task import Task, Tell
 from medseg.io.files import atomic_folder
 from medseg.io.nifti import write_mask
-from medseg.io.scan import read_case, source_files
+from medseg.io.scan import case_files, read_case
 from medseg.labels import LabelMap
 from medseg.measures.features import CaseFeatures
 from medseg.measures.intensity import measure_scan
@@ -112,9 +112,10 @@ class Worker:
 
     def _read_scan(self, task: Task) -> _Read | CaseResult:
         began, case = perf_counter(), task.case
-        files = [file for source in case.images for file in source_files(source)]
         try:
-            inputs = Inputs(source=digest_files(files), model=self.model_digest, settings=self.settings_digest)
+            inputs = Inputs(
+                source=digest_files(case_files(case)), model=self.model_digest, settings=self.settings_digest
+            )
         except OSError as error:
             return CaseResult(case.id, "rejected", "UNREADABLE", f"{case.id}: can't be read ({error.strerror})")
         record = None if self.redo else finished_record(self.folder / case.id, inputs)

@@ -11,10 +11,7 @@ from typing import Literal, get_args
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode
 from medseg.io.header import ScanHeader
-from medseg.text import printable
 from medseg.volume import Case, Repair, Source
-
-__all__ = ["Catalog", "CatalogEntry", "Status", "printable"]
 
 UNREAD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".gipl", ".gipl.gz")
 """Volumes that medseg doesn't read; passing over them in silence would lose cases."""

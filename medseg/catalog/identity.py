@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from medseg.errors import ConfigError, OutputError
-from medseg.io.nifti_header import NIFTI_ENDINGS
+from medseg.io.nifti_header import split_ending
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +142,7 @@ def _with_digest(name: str, path: Path) -> str:
 
 
 def _parts(path: Path) -> list[str]:
-    ending = max((end for end in NIFTI_ENDINGS if path.name.lower().endswith(end)), key=len, default="")
-    return [*path.parts[:-1], path.name[: len(path.name) - len(ending)]]
+    return [*path.parts[:-1], split_ending(path.name)[0]]
 
 
 def _make_key(path: Path) -> None:

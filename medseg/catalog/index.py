@@ -23,7 +23,6 @@ from medseg.catalog.entries import Catalog, CatalogEntry, Places, Status, in_ord
 from medseg.catalog.identity import name_scans
 from medseg.catalog.index_run import IndexRun
 from medseg.catalog.memory import Kind, Memory
-from medseg.catalog.table import write_catalog
 from medseg.catalog.unpack import Archives
 from medseg.catalog.walk import Found, walk_files
 from medseg.config import IngestConfig
@@ -37,8 +36,6 @@ from medseg.volume import Repair, Source
 
 if TYPE_CHECKING:
     from medseg.catalog.series_rules import SeriesRules
-
-__all__ = ["Catalog", "CatalogEntry", "index_scans", "write_catalog"]
 
 
 @dataclass(frozen=True, slots=True)

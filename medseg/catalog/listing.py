@@ -11,7 +11,7 @@ from medseg.catalog.documents import DatasetJson
 from medseg.catalog.entries import UNREAD_ENDINGS
 from medseg.catalog.identity import safe_ids
 from medseg.errors import DatasetError
-from medseg.io.nifti_header import NIFTI_ENDINGS
+from medseg.io.nifti_header import NIFTI_ENDINGS, split_ending
 from medseg.volume import Case
 
 SLICE_ENDINGS = (".dcm", ".ima")
@@ -59,8 +59,7 @@ def stem(path: Path) -> str:
     >>> stem(Path("images/liver_3.nii.gz")), stem(Path("images/series_7"))
     ('liver_3', 'series_7')
     """
-    ending = next((ending for ending in NIFTI_ENDINGS if path.name.lower().endswith(ending)), "")
-    return path.name[: len(path.name) - len(ending)]
+    return split_ending(path.name)[0]
 
 
 def list_scans(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,9 +33,9 @@ from medseg.catalog.listing import shown, visible
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
-from medseg.io.scan import source_files
+from medseg.io.scan import case_files
 from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
@@ -112,7 +112,7 @@ def scan_digest(case: Case) -> str:
         If a file can't be read.
     """
     try:
-        return digest_files(path for source in case.images for path in source_files(source))
+        return digest_files(case_files(case))
     except OSError as error:
         raise DatasetError(f"case {case.id}: its scan can't be read ({error.strerror})") from None
 
@@ -147,8 +147,7 @@ def write_pseudo_label(
 
 def write_record(folder: Path, record: PseudoLabelRecord) -> None:
     """Replace the record of a case."""
-    with atomic_file(folder / record.case / RECORD) as path:
-        path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(folder / record.case / RECORD, record.model_dump_json(indent=1) + "\n")
 
 
 def digest_maps(folder: Path) -> dict[str, str]:
@@ -255,25 +254,19 @@ def learnable(
     return tuple((_with_label(known[record.case], folder / record.case), record) for record in used)
 
 
-def check_unseen(folder: Path, held_out: Sequence[Case]) -> None:
-    """Refuse held-out cases that the teachers of pseudo-labels have learnt from: their labels tell of them.
+def learnt_by_teachers(folder: Path) -> set[str]:
+    """Return the ids of the cases that the teachers of pseudo-labels have learnt from, as far as the folder says.
 
     Raises
     ------
     DatasetError
-        If there are any, or the folder's report can't be read.
+        If the folder's report can't be read.
     """
     path = folder / REPORT
     try:
-        learnt = set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
+        return set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
     except (OSError, ValueError, AttributeError, TypeError):
         raise DatasetError(f"{path} can't be read; delete it and run medseg pseudo-label again") from None
-    seen = [case.id for case in held_out if case.id in learnt]
-    if seen:
-        raise DatasetError(
-            f"the teachers of the pseudo-labels in {folder} have learnt from {len(seen)} of the {len(held_out)} "
-            f"held-out cases: {shown(seen)}; hold out cases that they have never seen"
-        )
 
 
 def check_ignore_is_free(labels: LabelMap) -> None:

@@ -1,9 +1,9 @@
-"""Who trains and who tests: folds by patient, and the check that no patient or scan is on both sides."""
+"""Who trains and who tests: folds by patient, and the checks that no patient, scan or case is on both sides."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,28 @@ def check_unlabelled(unlabelled: Sequence[Case], labelled: Sequence[Case], held_
     if copies:
         raise DatasetError(
             f"{len(copies)} unlabelled cases hold the same image as a labelled one: {shown(copies)}; remove the copies"
+        )
+
+
+def check_unseen(held_out: Sequence[Case], learnt: Collection[str], subject: str, *, kind: str = "validation") -> None:
+    """Refuse held-out cases that a model has learnt from: their scores would flatter.
+
+    Parameters
+    ----------
+    learnt : ids of the cases that it has learnt from.
+    subject : begins the message: who has learnt from them, and "has".
+    kind : of the held-out cases, for the message.
+
+    Raises
+    ------
+    DatasetError
+        If there are any.
+    """
+    seen = [case.id for case in held_out if case.id in learnt]
+    if seen:
+        raise DatasetError(
+            f"{subject} learnt from {len(seen)} of the {len(held_out)} {kind} cases: {shown(seen)}; hold out cases "
+            "that were never learnt from"
         )
 
 

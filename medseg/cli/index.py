@@ -17,7 +17,7 @@ from medseg.text import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from medseg.catalog.index import Catalog, CatalogEntry
+    from medseg.catalog.entries import Catalog, CatalogEntry
 
 NOTHING_USABLE = 3
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.errors import ReasonCode, ScanError
+from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import EnsembleForward, stream_scan, streamed_axis, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
@@ -77,10 +78,10 @@ class Predictor:
     """
 
     def __init__(self, model: Model, config: InferenceConfig | None = None, device: torch.device | None = None) -> None:
-        self.model, self.config = model, config or model.inference
-        self.device = device or torch.device("cpu")
-        for network in model.networks:
-            network.to(self.device).eval()
+        self.config, self.device = config or model.inference, device or torch.device("cpu")
+        networks = (network.to(self.device).eval() for network in model.networks)
+        # copied into the layout for CPUs once, not with every scan
+        self.model = replace(model, networks=tuple(one_by_one(network, self.device) for network in networks))
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment one scan; raises `ScanError` as `prepare` does."""

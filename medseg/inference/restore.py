@@ -95,7 +95,7 @@ class Restorer:
         taps = linear_taps(maps, grid.shape, straight.shape)
         self._along, *self._across = (taps[target] for target in self._target_axes)
         # decisions of a sheared scan are moved to its slices before they become label values
-        values = _values(labels) if straight is source_grid else np.arange(256, dtype=np.uint8)
+        values = labels.painted if straight is source_grid else np.arange(256, dtype=np.uint8)
         self._values = None if np.array_equal(values, np.arange(len(values))) else values
         # X varies fastest, as in NIfTI files and the scans read from them: in C order measuring, writing and reading
         # back a mask of 512x512x256 take 3 s more
@@ -128,7 +128,7 @@ class Restorer:
         confidence, uncertainty = self._meter.finish()
         array = self._array
         if self._straight is not self.source_grid:
-            array = _values(self.labels)[shear_labels(array, self._straight, self.source_grid)]
+            array = self.labels.painted[shear_labels(array, self._straight, self.source_grid)]
         return Restored(Mask(array, self.source_grid), confidence, uncertainty)
 
     def _paint(self, logits: Tensor, decided: Tensor, first: int) -> None:
@@ -268,9 +268,3 @@ def _look_up(values: NDArray, decided: Tensor) -> Tensor:
     for layer, decisions in zip(result, decided.numpy(), strict=True):
         np.take(values, decisions, out=layer, mode="clip")
     return torch.from_numpy(result)
-
-
-def _values(labels: LabelMap) -> NDArray:
-    """Return the mask value of each decision."""
-    painted = [region.paints for region in labels.regions] if labels.regions else labels.values
-    return np.array([0, *painted], dtype=labels.dtype)

@@ -19,7 +19,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from medseg.errors import MedsegError, ReasonCode, UnsupportedScanError
 from medseg.io.files import atomic_folder
-from medseg.io.nifti_header import NIFTI_ENDINGS
+from medseg.io.nifti_header import split_ending
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 """Endings of archives, of which only zip is unpacked."""
@@ -144,7 +144,7 @@ def _members(opened: ZipFile, archive: Path) -> list[tuple[Member, ZipInfo]]:
     pairs: dict[str, int] = {}
     taken: set[str] = set()
     for number, info in files:
-        stem, ending = _nifti_ending(info.filename)
+        stem, ending = split_ending(info.filename)
         name = f"{number:06d}{ending}"
         if ending and not ending.startswith(".nii"):  # header and voxels of a pair find each other by their name
             shared = f"{pairs.setdefault(stem, number):06d}{ending}"
@@ -190,7 +190,7 @@ def _obstacle(info: ZipInfo) -> tuple[ReasonCode | None, str]:
     parts = _parts(info)
     if parts[-1].startswith(".") or "__MACOSX" in parts:
         return ReasonCode.NOT_A_SCAN, "a hidden file"
-    if parts[-1].lower().endswith(ARCHIVE_ENDINGS) and not _nifti_ending(parts[-1])[1]:
+    if parts[-1].lower().endswith(ARCHIVE_ENDINGS) and not split_ending(parts[-1])[1]:
         return ReasonCode.ARCHIVE_NESTED, "an archive within an archive is not opened; unpack it"
     return None, ""
 
@@ -204,12 +204,6 @@ def _content(opened: ZipFile, info: ZipInfo) -> Iterator[bytes]:
 
 def _parts(info: ZipInfo) -> list[str]:
     return info.orig_filename.replace("\\", "/").split("/")
-
-
-def _nifti_ending(name: str) -> tuple[str, str]:
-    """Return a name without and its NIfTI ending, "" if it has none."""
-    ending = max((end for end in NIFTI_ENDINGS if name.lower().endswith(end)), key=len, default="")
-    return name[: len(name) - len(ending)], ending
 
 
 def _refused(code: ReasonCode, what: str) -> UnsupportedScanError:

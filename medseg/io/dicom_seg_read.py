@@ -14,7 +14,8 @@ from medseg.errors import ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
 from medseg.io.dicom_derived import without_warnings
 from medseg.io.nifti_header import MAX_VALUES
-from medseg.io.slicer import TO_LPS, Segment, Segmentation, terminology_entry
+from medseg.io.nrrd import TO_LPS
+from medseg.io.slicer import Segment, Segmentation, terminology_entry
 from medseg.labels import Code
 
 GREY = (128, 128, 128)

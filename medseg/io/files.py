@@ -64,6 +64,12 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _discard(temporary)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all; raises `OutputError` as `atomic_file`."""
+    with atomic_file(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `target` when the block ends without an error.

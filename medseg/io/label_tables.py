@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.tables import write_csv
 from medseg.io.terminology import category_of, printable, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
@@ -57,8 +57,7 @@ def write_colour_table(path: Path, labels: LabelMap) -> None:
         red, green, blue = label.colour
         name = "_".join(printable(label.name).split()) or f"label_{label.value}"
         lines.append(f"{label.value} {name} {red} {green} {blue} 255")
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def caret_table(labels: LabelMap) -> bytes:

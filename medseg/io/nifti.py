@@ -12,7 +12,6 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from medseg.config import IngestConfig
@@ -24,12 +23,9 @@ from medseg.io.header import ScanHeader
 from medseg.io.label_tables import caret_table
 from medseg.io.nibabel_alone import nib
 from medseg.io.nifti_header import NiftiHeader, forms_agree, grid_of, read_nifti_header
-from medseg.io.streams import CorruptFileError, ShortFileError, read_into
+from medseg.io.streams import CorruptFileError, ShortFileError, compressed, read_into
 from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
-
-GZIP_LEVEL = 2
-"""Of ISA-L's levels 0 to 3: masks shrink no further at 3, and to three quarters of what zlib's level 2 leaves."""
 
 INTEGRAL_TOLERANCE = 1e-3
 """Largest distance from a whole number that a mask stored as float or scaled may show."""
@@ -200,7 +196,7 @@ def nifti_bytes(array: NDArray, grid: Grid, *, slope: float = 1.0, intercept: fl
     """
     fields = _placed_header(grid, array.shape, array.dtype)
     fields["scl_slope"], fields["scl_inter"] = slope, intercept
-    return _compressed(_content(fields, array))
+    return compressed(_content(fields, array))
 
 
 def _channels(header: NiftiHeader, *, channels_last: bool) -> int:
@@ -325,18 +321,13 @@ def _extension(content: bytes) -> bytes:
 
 def _write_file(path: Path, fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -> None:
     content = _content(fields, array, extension)
-    path.write_bytes(_compressed(content) if path.name.lower().endswith(".gz") else content)
+    path.write_bytes(compressed(content) if path.name.lower().endswith(".gz") else content)
 
 
 def _content(fields: nib.Nifti1Header, array: NDArray, extension: bytes = b"") -> bytes:
     order = array.dtype.newbyteorder("<")
     flag = bytes([bool(extension), 0, 0, 0])
     return fields.binaryblock + flag + extension + array.astype(order, copy=False).tobytes(order="F")
-
-
-def _compressed(content: bytes) -> bytes:
-    packer = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return packer.compress(content) + packer.flush()
 
 
 def _verify(written: Path, array: NDArray, fields: nib.Nifti1Header, grid: Grid, target: Path) -> None:

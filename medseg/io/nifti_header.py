@@ -97,6 +97,18 @@ class NiftiHeader:
         return slope, intercept
 
 
+def split_ending(name: str) -> tuple[str, str]:
+    """Return a file's name without and its NIfTI ending, in small letters; "" if it has none.
+
+    Examples
+    --------
+    >>> split_ending("liver_3.NII.gz"), split_ending("series.7")
+    (('liver_3', '.nii.gz'), ('series.7', ''))
+    """
+    ending = next((ending for ending in NIFTI_ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)], ending
+
+
 def scan_files(path: Path) -> tuple[Path, Path]:
     """Return the header file and the voxel file of a NIfTI scan (the same one, except for pairs)."""
     name = path.name.lower()

@@ -57,6 +57,11 @@ def source_files(source: Source) -> tuple[Path, ...]:
     return source.files
 
 
+def case_files(case: Case) -> list[Path]:
+    """Return every file that a case's scans are made of, without its mask."""
+    return [file for source in case.images for file in source_files(source)]
+
+
 def read_case(case: Case) -> tuple[Volume, Mask | None]:
     """Read the scans of a case as the channels of one volume, and its mask where there is one.
 

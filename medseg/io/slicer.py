@@ -10,46 +10,20 @@ the segments, and several layers where segments overlap.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from medseg.errors import OutputError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
-from medseg.io.nifti_header import MAX_VALUES
-from medseg.io.streams import DeflateError
+from medseg.io.nrrd import PIXEL_TYPES, parse_nrrd, write_nrrd
 from medseg.io.terminology import category_of, printable, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
-from medseg.volume import Mask, Volume
-
-GZIP_LEVEL = 2
-"""As for NIfTI masks: higher levels gain little."""
-
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-PIXEL_TYPES = {
-    "unsigned char": "u1", "uchar": "u1", "uint8": "u1", "unsigned short": "u2", "ushort": "u2", "uint16": "u2",
-    "signed char": "i1", "int8": "i1", "short": "i2", "signed short": "i2", "int16": "i2",
-    "int": "i4", "signed int": "i4", "int32": "i4", "unsigned int": "u4", "uint": "u4", "uint32": "u4",
-}  # fmt: skip
-"""NRRD's names of the pixel types that a mask may have; Slicer keeps that of a label map it imported."""
-
-STORED_TYPES = {"u1": "unsigned char", "u2": "unsigned short", "i2": "short", "f4": "float"}
-"""What is written, by numpy's name."""
-
-SPACES = {"left-posterior-superior": TO_LPS, "lps": TO_LPS, "right-anterior-superior": np.eye(4), "ras": np.eye(4)}
-
-ESCAPES = re.compile(r"\\([\\n])")
-"""What NRRD escapes in key/value pairs: backslashes and line breaks."""
-
-HEADER_LIMIT = 1 << 20
-"""Bytes within which a header must end."""
+from medseg.volume import Mask
 
 CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
@@ -137,37 +111,13 @@ def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap, tags: Mapping[str, 
     clean = {key: printable(value, without="|:") for key, value in (tags or {}).items()}
     segments = tuple(_segment(label, clean) for label in labels.labels)
     with atomic_file(path) as temporary:
-        _write(temporary, mask.array, mask.grid, _segment_lines(mask, segments))
+        write_nrrd(temporary, mask.array, mask.grid, _segment_pairs(mask.grid, segments))
         try:
             written = read_seg_nrrd(temporary)
         except ScanError as error:
             raise OutputError(f"{path} can't be read back ({error}); check the disk and try again") from None
         same = written.segments == segments and np.array_equal(written.mask.array, mask.array)
         if not (same and written.grid.matches(mask.grid)):
-            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
-
-
-def write_volume_nrrd(path: Path, volume: Volume) -> None:
-    """Write a scan of one channel as NRRD, which holds the sheared grid of a tilted gantry.
-
-    ITK, and with it Slicer, refuses such a grid in a NIfTI file ("only supports orthonormal direction cosines").
-
-    Raises
-    ------
-    OutputError
-        If the file can't be written, or what was written is not what was meant.
-    """
-    scan = volume.array[0]
-    with np.errstate(invalid="ignore"):  # what int16 can't hold is unequal, and stays float32
-        whole = scan.astype(np.int16)
-    stored = whole if np.array_equal(scan, whole) else scan
-    with atomic_file(path) as temporary:
-        _write(temporary, stored, volume.grid, [])
-        raw = temporary.read_bytes()
-        fields, start = _header(raw, path.name)
-        values = _voxels(raw[start:], fields, stored.size, stored.dtype.newbyteorder("<"), path.name)
-        same = np.array_equal(values, stored.reshape(-1, order="F"))
-        if not (same and _grid(fields, volume.grid.shape).matches(volume.grid)):
             raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
 
 
@@ -185,7 +135,8 @@ def read_seg_nrrd(path: Path) -> Segmentation:
         raw = path.read_bytes()
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{path.name} can't be read: {error.strerror}") from None
-    fields, start = _header(raw, path.name)
+    file = parse_nrrd(raw, path.name)
+    fields = file.fields
     has_layers = fields.get("dimension") == "4" and fields.get("kinds", "").split()[:1] == ["list"]
     if fields.get("dimension") != "3" and not has_layers:
         raise UnsupportedScanError(
@@ -195,7 +146,7 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     try:
         sizes = [int(size) for size in fields["sizes"].split()]
         count, x, y, z = sizes if has_layers else (1, *sizes)
-        grid = _grid(fields, (x, y, z))
+        grid = file.grid((x, y, z))
         dtype = np.dtype(PIXEL_TYPES[fields["type"]])
         segments = _segments(fields, count)
     except KeyError as error:
@@ -207,20 +158,8 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     if fields.get("endian") == "big":
         dtype = dtype.newbyteorder(">")
     needed = int(np.prod([count, *grid.shape], dtype=object))
-    values = _labels(_voxels(raw[start:], fields, needed, dtype, path.name), path.name)
+    values = _labels(file.voxels(needed, dtype), path.name)
     return Segmentation(values.reshape((count, *grid.shape), order="F"), grid, segments)
-
-
-def claimed_sizes(path: Path) -> tuple[int, ...]:
-    """Return the sizes that a segmentation file's header claims, without its voxels; raises as `read_seg_nrrd`."""
-    with path.open("rb") as stream:
-        fields, _ = _header(stream.read(HEADER_LIMIT), path.name)
-    try:
-        return tuple(map(int, fields["sizes"].split()))
-    except (KeyError, ValueError):
-        raise UnsupportedScanError(
-            ReasonCode.UNREADABLE, f"{path.name} does not say how many voxels it has; save it again"
-        ) from None
 
 
 def segment_name(label: Label) -> str:
@@ -262,32 +201,9 @@ def _code(code: Code | None) -> str:
     return "^".join(printable(text, without="^~|:") for text in texts)
 
 
-def _write(path: Path, array: NDArray, grid: Grid, pairs: list[str]) -> None:
-    stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    header = "\n".join([*_grid_lines(stored.dtype, grid), *pairs]) + "\n\n"
-    packer = isal_zlib.compressobj(GZIP_LEVEL, wbits=31)
-    path.write_bytes(header.encode() + packer.compress(stored.tobytes(order="F")) + packer.flush())
-
-
-def _grid_lines(dtype: np.dtype, grid: Grid) -> list[str]:
-    affine = TO_LPS @ grid.affine
-    vectors = [f"({','.join(repr(float(part)) for part in vector)})" for vector in affine[:3].T]
-    return [
-        "NRRD0004",
-        f"type: {STORED_TYPES[dtype.str[1:]]}",
-        "dimension: 3",
-        "space: left-posterior-superior",
-        f"sizes: {' '.join(map(str, grid.shape))}",
-        f"space directions: {' '.join(vectors[:3])}",
-        "kinds: domain domain domain",
-        "endian: little",
-        "encoding: gzip",
-        f"space origin: {vectors[3]}",
-    ]
-
-
-def _segment_lines(mask: Mask, segments: tuple[Segment, ...]) -> list[str]:
-    extent = " ".join(f"0 {size - 1}" for size in mask.array.shape)
+def _segment_pairs(grid: Grid, segments: Sequence[Segment]) -> dict[str, str]:
+    """Return the header's key/value pairs that say of segments what `Segment` holds, each on the whole grid."""
+    extent = " ".join(f"0 {size - 1}" for size in grid.shape)
     pairs = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_MasterRepresentation": "Binary labelmap",
@@ -306,47 +222,10 @@ def _segment_lines(mask: Mask, segments: tuple[Segment, ...]) -> list[str]:
             f"Segment{number}_Extent": extent,
             f"Segment{number}_Tags": "".join(f"{key}:{value}|" for key, value in tags.items() if value),
         }
-    return [f"{key}:={_escaped(value)}" for key, value in pairs.items()]
+    return pairs
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\")
-
-
-def _header(raw: bytes, name: str) -> tuple[dict[str, str], int]:
-    """Return the header's fields and key/value pairs, and where the voxels begin."""
-    if not raw.startswith(b"NRRD000"):
-        raise UnsupportedScanError(ReasonCode.NOT_A_SCAN, f"{name} is not an NRRD file")
-    head = raw[:HEADER_LIMIT]
-    ends = [(head.find(blank), len(blank)) for blank in (b"\n\n", b"\r\n\r\n") if blank in head]
-    if not ends:
-        raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name} has no end of its header; voxels in another file?")
-    end, length = min(ends)
-    fields = {}
-    for line in head[:end].decode("utf-8", "replace").splitlines()[1:]:
-        key, colon, value = line.partition(":")
-        if not colon or line.startswith("#"):
-            continue
-        if value.startswith("="):
-            fields[key] = ESCAPES.sub(lambda match: "\n" if match[1] == "n" else "\\", value[1:])
-        else:
-            fields[key.strip().lower()] = value.strip()
-    return fields, end + length
-
-
-def _grid(fields: dict[str, str], shape: tuple[int, int, int]) -> Grid:
-    """Return the grid; a list of layers has no direction ("none"), which leaves three vectors."""
-    affine = np.eye(4)
-    (first, second, third), (origin,) = _vectors(fields["space directions"]), _vectors(fields["space origin"])
-    affine[:3] = np.array([first, second, third, origin]).T
-    return Grid(shape, SPACES[fields["space"].lower()] @ affine)
-
-
-def _vectors(text: str) -> list[list[float]]:
-    return [[float(part) for part in vector.split(",")] for vector in re.findall(r"\(([^)]*)\)", text)]
-
-
-def _segments(fields: dict[str, str], layers: int) -> tuple[Segment, ...]:
+def _segments(fields: Mapping[str, str], layers: int) -> tuple[Segment, ...]:
     """Return the segments; as in Slicer, one without a layer is in that of its own number, with the value 1."""
     segments: list[Segment] = []
     while (start := f"Segment{len(segments)}_") + "ID" in fields:
@@ -378,26 +257,3 @@ def _labels(values: NDArray, name: str) -> NDArray[np.uint8] | NDArray[np.uint16
             ReasonCode.UNSUPPORTED_PIXELS, f"{name} holds the value {low if low < 0 else high}; a mask's are 0 to 65535"
         )
     return values.astype(np.uint8) if values.dtype.itemsize == 1 else values.astype(np.uint16)
-
-
-def _voxels(content: bytes, fields: dict[str, str], count: int, dtype: np.dtype, name: str) -> NDArray:
-    """Return the stored values, flat; memory is bounded by the header's sizes."""
-    if count > MAX_VALUES:
-        raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name} claims {count} voxels, more than are read")
-    needed = count * dtype.itemsize
-    encoding = fields.get("encoding", "raw")
-    if encoding in ("gzip", "gz"):
-        inflater = isal_zlib.decompressobj(wbits=31)
-        try:
-            content = inflater.decompress(content, needed + 1)
-        except DeflateError as error:
-            raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name}: the voxels are damaged ({error})") from None
-        if len(content) > needed:
-            raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name} holds more voxels than its header says")
-        if not inflater.eof:  # the checksum stands at the end
-            content = b""
-    elif encoding != "raw":
-        raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{name} is {encoding} encoded; save it as gzip or raw")
-    if len(content) < needed:
-        raise ScanError(ReasonCode.TRUNCATED, f"{name} ends before its last voxel; copy it again")
-    return np.frombuffer(content[:needed], dtype)

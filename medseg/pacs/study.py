@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -92,8 +92,7 @@ class Study:
     def note(self, **changes: object) -> StudyRecord:
         """Change fields of its record, safely on disk; returns the record."""
         record = self.record.model_copy(update=changes)
-        with atomic_file(self.folder / RECORD) as path:
-            path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(self.folder / RECORD, record.model_dump_json(indent=2) + "\n")
         flush_folder(self.folder)
         return record
 

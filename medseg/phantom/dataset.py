@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medseg.errors import OutputError
 from medseg.io.dicom_write import write_series
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_file, atomic_folder, write_text
 from medseg.io.nifti import write_mask, write_volume
 from medseg.labels import Code, Label, LabelMap
 from medseg.phantom.body import KIDNEY, LIVER, SPLEEN, TUMOUR
@@ -93,8 +93,7 @@ def make_sample_data(folder: Path, seed: int = 0, counts: SampleCounts | None = 
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
             list(workers.map(lambda order: order.write(target), [*_training_orders(seed, counts), *unseen]))
         _cut_short(target / CUT_SHORT, seed)
-        with atomic_file(target / "train" / "labels.json") as path:
-            path.write_text(LABELS.model_dump_json(indent=2, exclude_defaults=True) + "\n")
+        write_text(target / "train" / "labels.json", LABELS.model_dump_json(indent=2, exclude_defaults=True) + "\n")
         with atomic_file(target / "truth.csv") as path, path.open("w", newline="") as file:
             rows = [("scan", "truth"), *((order.scan, order.mask) for order in unseen)]
             csv.writer(file, lineterminator="\n").writerows(rows)

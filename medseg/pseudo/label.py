@@ -35,7 +35,7 @@ from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.forward import streamed_axis
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.scan import read_case
 from medseg.labels import LabelMap
 from medseg.preprocessing.likeness import describe_appearance, strange_appearance
@@ -46,7 +46,7 @@ from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
 from medseg.pseudo.forward import TeachersForward, stream
 from medseg.pseudo.maps import ScanMaps, restore_maps
-from medseg.pseudo.probability import decision_names, decision_values
+from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
 from medseg.pseudo.teachers import Teachers
@@ -200,8 +200,7 @@ class _Desk:
             score=self.ranked_by,
             spearman=self.spearman,
         )
-        with atomic_file(folder / REPORT) as path:
-            path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")
 
     def label(self, case: Case, folder: Path, made_from: str) -> PseudoLabelRecord:
         """Label one scan, or leave it out, and write its folder."""
@@ -259,7 +258,7 @@ class _Desk:
 
     def _volumes_ml(self, maps: ScanMaps, voxel_ml: float) -> dict[str, float]:
         counts = np.bincount(maps.decided.ravel(), minlength=len(self.labels.targets) + 1)
-        by_value = dict(zip(decision_values(self.labels).tolist(), counts.tolist(), strict=True))
+        by_value = dict(zip(self.labels.painted.tolist(), counts.tolist(), strict=True))
         return {label.name: round(by_value.get(label.value, 0) * voxel_ml, 4) for label in self.labels.labels}
 
 

@@ -76,12 +76,6 @@ def decision_names(labels: LabelMap) -> tuple[str, ...]:
     return ("background", *labels.targets)
 
 
-def decision_values(labels: LabelMap) -> NDArray:
-    """Return the mask value of each decision."""
-    painted = [region.paints for region in labels.regions] if labels.regions else labels.values
-    return np.array([0, *painted], dtype=labels.dtype)
-
-
 def _indices_of(target: int, labels: LabelMap) -> list[int]:
     """Return the class indices that belong to a target."""
     return [1 + labels.values.index(value) for value in labels.members(target)]

@@ -24,7 +24,7 @@ from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.measures.features import SPECK_SHARE
 from medseg.measures.structure import TOUCHING
 from medseg.pseudo.maps import ScanMaps
-from medseg.pseudo.probability import decision_names, decision_values
+from medseg.pseudo.probability import decision_names
 
 SMALLER, LARGER = 0.5, 2.0
 """Parts of a structure may be this much smaller than the 1st percentile of those that people drew, and larger than
@@ -77,7 +77,7 @@ def judge(maps: ScanMaps, grid: Grid, labels: LabelMap, gates: Gates, config: Ps
     believed = maps.confidence >= np.rint(255 * np.asarray(gates.thresholds))[maps.decided]
     if config.prototype_gate:
         believed &= ~(maps.doubted & np.asarray(gates.doubtable)[maps.decided])
-    predicted = decision_values(labels)[maps.decided]
+    predicted = labels.painted[maps.decided]
     if config.component_filter:
         believed &= ~strange_parts(predicted, maps.confidence, grid.voxel_ml, gates.parts, config.thresholds[0])
     weight = np.full(maps.decided.shape, 255 * gates.similarity, dtype=np.float32)

@@ -34,7 +34,7 @@ from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_file, atomic_folder, write_text
 from medseg.networks.model import load_model, save_model
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
@@ -180,8 +180,7 @@ class _Rounds:
             if number < self.config.pseudo.rounds:
                 teachers = self._students(number)
         promotion = self._promote(baseline, reports)
-        with atomic_file(self.output / "promotion.json") as path:
-            path.write_text(promotion.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(self.output / "promotion.json", promotion.model_dump_json(indent=1) + "\n")
         return promotion
 
     def _round(self, number: int, teachers: Teachers, best: tuple[HeldOutScore, ...]) -> RoundReport:
@@ -203,8 +202,7 @@ class _Rounds:
         elif not reason:
             self._train_anew(self._student(self.config, labels), folder / "student", settings)
             report = report.model_copy(update={"reason": "nothing could be held out to measure the student by"})
-        with atomic_file(folder / "round.json") as path:
-            path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "round.json", report.model_dump_json(indent=1) + "\n")
         return report
 
     def _ask(self, folder: Path, labelling: Labelling) -> None:
@@ -212,8 +210,7 @@ class _Rounds:
         mark, made = folder / "asked", digest_json([[r.case, r.made_from] for r in labelling.records])
         if mark.is_file() and mark.read_text(encoding="ascii") == made:
             return
-        with atomic_file(mark) as path:
-            path.write_text(made, encoding="ascii")
+        write_text(mark, made)
         raise _Stopped(f"review the pseudo-labels in {labelling.folder}, then give the same command again")
 
     def _label(self, number: int, labeller: Labeller) -> Labelling:
@@ -315,8 +312,7 @@ class _Rounds:
         mark = folder / "follows_from"
         if folder.is_dir() and (not mark.is_file() or mark.read_text(encoding="ascii") != settings):
             shutil.rmtree(folder)
-        with atomic_file(mark) as path:
-            path.write_text(settings, encoding="ascii")
+        write_text(mark, settings)
         return self._train(config, folder)
 
     def _train(self, config: ExperimentConfig, folder: Path, folds: int = 0) -> TrainingRun:

@@ -14,7 +14,7 @@ from pathlib import Path
 from medseg.catalog.entries import Catalog, CatalogEntry, Status
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.quality.page import render_page
 from medseg.quality.thumbnails import thumbnail
 
@@ -50,8 +50,7 @@ def write_catalog_page(catalog: Catalog, path: Path, fetch: Callable[[Path], Non
         If it can't be written.
     """
     page = render_catalog(catalog, fetch)
-    with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def render_catalog(catalog: Catalog, fetch: Callable[[Path], None]) -> str:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from medseg.batch.record import PICTURE
 from medseg.errors import ConfigError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.labels import Label
 from medseg.quality.calibration import BAD_DICE
 from medseg.quality.checks import MEANINGS, Finding, Flag, millilitres
@@ -84,8 +84,7 @@ def write_report(folder: Path, viewer: str = "") -> Review:
     review = review_results(folder)
     write_worklist(review, folder / WORKLIST)
     looks = _looks(review, viewer.rstrip("/"))
-    with atomic_file(folder / REPORT) as path:
-        path.write_text(render(review, looks), encoding="utf-8")
+    write_text(folder / REPORT, render(review, looks))
     return review
 
 

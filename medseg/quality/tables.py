@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.tables import write_csv
 from medseg.quality.evaluate import Evaluation
 from medseg.quality.metrics import State, StructureScore
@@ -50,8 +50,7 @@ def write_summary(evaluation: Evaluation, path: Path) -> None:
         "predictions_without_truth": list(evaluation.unmatched),
         "truths_not_run": list(evaluation.not_run),
     }
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def score_table(evaluation: Evaluation) -> Table:

@@ -25,7 +25,7 @@ import numpy as np
 from markupsafe import Markup
 
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, write_text
 from medseg.io.nifti import nifti_bytes
 from medseg.labels import Label, LabelMap
 from medseg.quality.overlay import overlay_png
@@ -135,8 +135,7 @@ def write_view(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None
     sizes = " × ".join(map(str, steps))
     note = f"one of {sizes} voxels is shown; small parts may be missing" if prod(steps) > 1 else ""
     page = render_view(layers, present, home="../../report.html", note=note)
-    with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def steps_within(grid: Grid, voxels: int) -> tuple[int, int, int]:

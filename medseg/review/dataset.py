@@ -18,7 +18,7 @@ from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, with_safe_ids
 from medseg.errors import DatasetError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.labels import LabelMap
 from medseg.review.folder import DATASET, ReviewFolder
@@ -119,8 +119,7 @@ def _write(
         for case in cases
     ]
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
-    with atomic_file(folder / LABELS) as temporary:
-        temporary.write_text(json.dumps(labels.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
 
 
 def _listed(original: Path) -> Listing:

@@ -8,7 +8,8 @@ from pathlib import Path
 from medseg.batch.record import Geometry
 from medseg.catalog.identity import pseudonym
 from medseg.io.nifti import write_volume
-from medseg.io.slicer import write_seg_nrrd, write_volume_nrrd
+from medseg.io.nrrd import write_volume_nrrd
+from medseg.io.slicer import write_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files
 from medseg.quality.review import ReviewedCase

@@ -21,7 +21,7 @@ from medseg.config import BatchConfig
 from medseg.errors import LabelError, ScanError
 from medseg.io.files import atomic_file
 from medseg.io.nifti import read_mask
-from medseg.io.scan import read_case, source_files
+from medseg.io.scan import case_files, read_case
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import Review, ReviewedCase, review_results
 from medseg.review.earlier import Earlier
@@ -205,7 +205,7 @@ class _Exporter:
                 f"{record.case}: its scan is not in that folder; give the folder of scans that was segmented, and the "
                 "same key file",
             )
-        if _digest(*(file for source in scan.images for file in source_files(source))) != record.inputs.source:
+        if _digest(*case_files(scan)) != record.inputs.source:
             raise ReviewError(
                 Refusal.CHANGED_SCAN, f"{record.case}: its scan has changed since it was segmented; segment again"
             )

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from medseg.batch.record import Geometry
 from medseg.errors import OutputError, ScanError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.slicer import read_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files
@@ -155,6 +155,5 @@ def open_review(folder: Path) -> ReviewFolder:
 
 def write_manifest(folder: Path, manifest: Manifest) -> ReviewFolder:
     """Write the record of an export, last of all; raises `OutputError` if that can't be done."""
-    with atomic_file(folder / MANIFEST) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return ReviewFolder(folder, manifest)

@@ -23,8 +23,8 @@ from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import shown
 from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
-from medseg.io.files import atomic_file
-from medseg.io.scan import source_files
+from medseg.io.files import write_text
+from medseg.io.scan import case_files
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.quality.report import write_report
@@ -196,7 +196,7 @@ def _same(reviewed: Iterable[Case], others: Sequence[Case], review: ReviewFolder
 def _source(case: Case) -> str:
     """Return the digest of a scan's files, as the record of a segmentation has it."""
     try:
-        return digest_files(file for source in case.images for file in source_files(source))
+        return digest_files(case_files(case))
     except OSError as error:
         raise DatasetError(f"{case.id}: its scan can't be read ({error.strerror}); restore it") from None
 
@@ -232,5 +232,4 @@ def _begin(output: Path, config: ExperimentConfig, model: Path, original: Datase
         raise OutputError(
             f"{output} holds a round of other corrections, another model, dataset or settings; give a new folder"
         )
-    with atomic_file(mark) as path:
-        path.write_text(follows_from, encoding="ascii")
+    write_text(mark, follows_from)

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.errors import ConfigError, OutputError
-from medseg.io.files import atomic_file, atomic_folder
+from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.metrics import State, StructureScore
@@ -203,8 +203,7 @@ def choose(review: ReviewFolder, case: str, number: int) -> None:
         there = ", ".join(version.name for version in versions) or "none"
         raise ConfigError(f"{case} has no version {number}; its versions are: {there}")
     choice = Choice(version=number, among=versions[-1].number, chosen=timestamp())
-    with atomic_file(review.path / REVIEWS / case / CHOICE) as temporary:
-        temporary.write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(review.path / REVIEWS / case / CHOICE, choice.model_dump_json(indent=1) + "\n")
 
 
 def mask_path(review: ReviewFolder, version: Version) -> Path:

@@ -22,7 +22,7 @@ from medseg.catalog.anonymous import without_file_names, without_names
 from medseg.catalog.index import index_scans
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
-from medseg.io.scan import read_case, source_files
+from medseg.io.scan import case_files, read_case
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.networks.model import load_model
 from medseg.provenance import digest_files, learnt_cases
@@ -203,7 +203,7 @@ class _Pool:
 
     def _describe(self, case: Case) -> tuple[Parts, View | None] | None:
         """Return what a scan is like; None, with a reason left, if it is a copy or can't be compared."""
-        files = [file for source in case.images for file in source_files(source)]
+        files = case_files(case)
         try:
             digest = digest_files(files)
             if digest in self._seen:

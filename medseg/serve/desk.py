@@ -15,8 +15,8 @@ from medseg.batch.record import CaseRecord
 from medseg.catalog.anonymous import without_file_names
 from medseg.errors import ConfigError, ScanError
 from medseg.io.nifti import read_mask
-from medseg.io.scan import read_case
-from medseg.io.slicer import claimed_sizes
+from medseg.io.nrrd import claimed_sizes
+from medseg.io.scan import case_files, read_case
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
@@ -28,7 +28,7 @@ from medseg.review.submissions import Submission
 from medseg.review.versions import Version, mask_path, standing, versions_of
 from medseg.serve.numbering import check_size, write_named
 from medseg.serve.refusal import UNPROCESSABLE, RequestError
-from medseg.serve.studies import Stamp, digest_of, files_of, stamp_of
+from medseg.serve.studies import Stamp, digest_of, stamp_of
 from medseg.volume import Case, Mask, Volume
 
 SPARE_LAYERS = 8
@@ -228,4 +228,4 @@ def _read(case: Case) -> Volume:
     try:
         return read_case(case)[0]
     except ScanError as error:
-        raise ScanError(error.code, without_file_names(str(error), files_of(case), case.id)) from None
+        raise ScanError(error.code, without_file_names(str(error), case_files(case), case.id)) from None

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.config import ExperimentConfig
 from medseg.errors import MedsegError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 
 LESSON, OUTCOME, RUN = "lesson.json", "outcome.json", "run"
 """What a lesson's folder holds; RUN is where `medseg.training.fine_tuning` trains."""
@@ -86,8 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         code = PROMOTED if outcome.is_promoted else KEPT
     except MedsegError as error:
         outcome, code = Outcome(is_promoted=False, reason=str(error)), FAILED
-    with atomic_file(folder / OUTCOME) as path:
-        path.write_text(outcome.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(folder / OUTCOME, outcome.model_dump_json(indent=1) + "\n")
     return code
 
 

@@ -11,10 +11,10 @@ from medseg.batch.record import MASK, CaseRecord
 from medseg.batch.summary import CaseResult, Failure
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
+from medseg.io.scan import case_files
 from medseg.quality.review import ReviewedCase, review_case
 from medseg.serve.refusal import DISK_FULL, SERVER_ERROR, TOO_MANY, UNPROCESSABLE, RequestError
 from medseg.serve.settings import RESULTS, ServeSettings
-from medseg.serve.studies import files_of
 from medseg.volume import Case
 
 PICTURE = "medseg.quality.overlay:overlay_png"
@@ -80,6 +80,6 @@ class Segmenter:
 def _done(case: Case, result: CaseResult) -> CaseRecord:
     if result.record:
         return result.record
-    message = without_file_names(result.message, files_of(case), case.id)
+    message = without_file_names(result.message, case_files(case), case.id)
     refused = UNPROCESSABLE if result.status == "rejected" else SERVER_ERROR
     raise RequestError(STATUSES.get(result.reason, refused), message)

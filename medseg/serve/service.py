@@ -16,7 +16,7 @@ from medseg.batch.record import CaseRecord
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import load_key
 from medseg.errors import ScanError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.networks.model import model_digest
@@ -154,8 +154,7 @@ class Service:
         if self.segmenter and self.settings.model:
             self.segmenter.replace(model)
             place = {"instead_of": model_digest(self.settings.model), "model": str(model.resolve())}
-            with atomic_file(self.settings.output / IN_USE) as path:
-                path.write_text(json.dumps(place, indent=1) + "\n", encoding="utf-8")
+            write_text(self.settings.output / IN_USE, json.dumps(place, indent=1) + "\n")
             if self.settings.ahead:
                 self.sweep_all()
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from medseg.batch.intake import open_catalog
 from medseg.batch.listing import list_cases
 from medseg.errors import DatasetError, ReasonCode, ScanError
-from medseg.io.scan import source_files
+from medseg.io.scan import case_files
 from medseg.provenance import digest_files
 from medseg.serve.refusal import NOT_FOUND, RequestError
 from medseg.serve.settings import ServeSettings
@@ -58,15 +57,10 @@ def open_studies(settings: ServeSettings, channels: int) -> Iterator[Studies]:
         yield Studies(cases, len(listing.rejected))
 
 
-def files_of(case: Case) -> list[Path]:
-    """Return every file of a scan."""
-    return [file for source in case.images for file in source_files(source)]
-
-
 def digest_of(case: Case) -> str:
     """Return the digest of the files of a scan; raises `ScanError` (`UNREADABLE`) if one can't be read."""
     try:
-        return digest_files(files_of(case))
+        return digest_files(case_files(case))
     except OSError as error:
         raise ScanError(ReasonCode.UNREADABLE, f"{case.id}: its scan can't be read ({error.strerror})") from None
 
@@ -74,7 +68,7 @@ def digest_of(case: Case) -> str:
 def stamp_of(case: Case) -> Stamp | None:
     """Return size, time of change and number on its disk of each file of a scan; None if one is not there now."""
     try:
-        states = [file.stat() for file in files_of(case)]
+        states = [file.stat() for file in case_files(case)]
     except OSError:
         return None
     return tuple((state.st_size, state.st_mtime_ns, state.st_ino) for state in states)

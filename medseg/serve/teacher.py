@@ -20,7 +20,7 @@ from medseg.catalog.datasets import read_dataset
 from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError, MedsegError
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
@@ -98,8 +98,7 @@ class Teacher:
                 raise RequestError(TOO_MANY, "a training is running; stop it first, or wait until it has ended")
             folder = self._folder / f"{len(list(self._folder.glob('[0-9]*'))) + 1:03d}"
             lesson = self._lesson(review, wishes)
-            with atomic_file(folder / LESSON) as path:
-                path.write_text(lesson.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            write_text(folder / LESSON, lesson.model_dump_json(indent=1) + "\n")
             dataset = lesson.experiment.dataset
             line = f"learning from {len(dataset.train or ())} cases, {len(dataset.validation or ())} held out"
             self._process = subprocess.Popen(

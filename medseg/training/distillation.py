@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.catalog.listing import shown
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
 from medseg.data.batches import Batch
-from medseg.errors import ConfigError, DatasetError, ModelError, PlanError
+from medseg.errors import ModelError, PlanError
 from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
@@ -31,7 +30,6 @@ from medseg.plan import Plan, Sizes
 from medseg.provenance import learnt_cases
 from medseg.training.methods import Terms
 from medseg.training.start import Start
-from medseg.volume import Case
 
 
 class Distilled(nn.Module):
@@ -105,17 +103,14 @@ def load_teachers(config: DistillationConfig) -> tuple[Model, ...]:
     return models
 
 
-def load_student(config: DistillationConfig) -> Start:
+def student_of(teachers: Sequence[Model], config: DistillationConfig) -> Start:
     """Return what a student starts from: the first teacher's plan with fewer feature maps, and weights.
 
     Raises
     ------
-    ModelError
-        As `load_teachers`.
     PlanError
         If the teacher's network can't be made narrower, or not pruned where that is asked for.
     """
-    teachers = load_teachers(config)
     teacher = teachers[0]
     plan = narrowed_plan(teacher.plan, config.width, coarse=config.coarse)
     state = {} if config.start == "random" else prune(teacher.networks[0], plan.network)
@@ -130,32 +125,13 @@ def load_student(config: DistillationConfig) -> Start:
         model_digest(config.teachers[0]),
         teacher.postprocessing,
         teacher.modalities,
-        tuple(_learnt(teachers)),
+        tuple(learnt_by(teachers)),
     )
 
 
-def check_unseen(config: DistillationConfig, held_out: Sequence[Case], folds: int) -> None:
-    """Refuse to score a student on cases that a teacher has learnt from: it tells them to the student.
-
-    Raises
-    ------
-    ConfigError
-        If folds of the training cases would be held out.
-    DatasetError
-        If a held-out case was among a teacher's training cases.
-    """
-    if folds:
-        raise ConfigError(
-            "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
-            "out validation cases"
-        )
-    learnt = _learnt(load_teachers(config))
-    seen = [case.id for case in held_out if case.id in learnt]
-    if seen:
-        raise DatasetError(
-            f"a teacher has learnt from {len(seen)} of the {len(held_out)} validation cases: {shown(seen)}; hold out "
-            "cases that it has never seen"
-        )
+def learnt_by(teachers: Sequence[Model]) -> set[str]:
+    """Return the ids of the cases that a teacher has learnt from: it tells them to the student."""
+    return {case for model in teachers for case in learnt_cases(model.provenance)}
 
 
 def identity(config: DistillationConfig) -> dict[str, Any]:
@@ -180,13 +156,9 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
         ) from None
 
 
-def _learnt(teachers: Sequence[Model]) -> set[str]:
-    return {case for model in teachers for case in learnt_cases(model.provenance)}
-
-
-def _answers(model: Model) -> tuple[tuple[str, ...], int]:
-    """Return what a model's outputs mean; as regions, the same names have one output fewer than as classes."""
-    return model.labels.targets, model.labels.outputs
+def _answers(model: Model) -> tuple[tuple[str, ...], bool]:
+    """Return what a model's outputs mean: the targets, and whether they are overlapping regions."""
+    return model.labels.targets, bool(model.labels.regions)
 
 
 def _preparation(plan: Plan) -> dict[str, Any]:

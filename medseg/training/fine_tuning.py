@@ -28,12 +28,11 @@ from statistics import fmean
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.listing import shown
-from medseg.catalog.splits import k_folds, patient_of, without_patients
+from medseg.catalog.splits import check_unseen, k_folds, patient_of, without_patients
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
@@ -171,8 +170,7 @@ def fine_tune(
         outcome = work.run()
     except _OutOfTime:
         return None
-    with atomic_file(output / RECORD) as path:
-        path.write_text(outcome.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(output / RECORD, outcome.model_dump_json(indent=1) + "\n")
     return outcome
 
 
@@ -197,13 +195,7 @@ class _FineTuning:
 
     def check(self) -> None:
         """Refuse what would measure nothing."""
-        learnt = set(learnt_cases(self.before.provenance))
-        seen = [case.id for case in self.held_out if case.id in learnt]
-        if seen:
-            raise DatasetError(
-                f"the model has learnt from {len(seen)} of the {len(self.held_out)} validation cases: {shown(seen)}; "
-                "hold out cases that it has never seen"
-            )
+        check_unseen(self.held_out, learnt_cases(self.before.provenance), "the model has")
         if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
                 f"there is no validation case, and {len(self.earlier)} earlier labelled cases are too few to cross-"

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.splits import patient_of
 from medseg.config import ExperimentConfig
-from medseg.io.files import atomic_file
+from medseg.io.files import write_text
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
@@ -117,8 +117,7 @@ def with_weight(config: ExperimentConfig, weight: float) -> ExperimentConfig:
 
 def save_choice(choice: Choice, path: Path) -> None:
     """Write a choice as JSON."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(path, choice.model_dump_json(indent=2) + "\n")
 
 
 def load_choice(path: Path, settings: str) -> Choice | None:

@@ -35,7 +35,7 @@ from medseg.training.mixing import Teacher
 from medseg.training.processes import first_process_first, launch
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.setup import Setup, set_up
-from medseg.training.strangers import without_strangers
+from medseg.training.strangers import find_strangers
 
 MEASURED_BATCHES = 8
 """Batches that were not trained on, of which the explained share is the mean."""
@@ -192,9 +192,9 @@ def _prepare(setup: Setup, config: ExperimentConfig, output: Path, folds: int, c
     """
     unlabelled = tuple(replace(case, mask=None) for case in setup.dataset.unlabelled)
     check_unlabelled(unlabelled, setup.train, setup.dataset.set_apart)
-    any_method = config.unlabelled.model_copy(update={"method": "supervised"})
-    scans = without_strangers(replace(setup, unlabelled=unlabelled), any_method, output, cache.folder).unlabelled
-    scans = without_patients(scans, setup.train) if folds else (*setup.train, *scans)
+    strange = find_strangers(unlabelled, setup, output, cache.folder) if config.unlabelled.leave_out else {}
+    kept = tuple(case for case in unlabelled if case.id not in strange)
+    scans = without_patients(kept, setup.train) if folds else (*setup.train, *kept)
     if not scans:
         raise DatasetError(
             "cross-validation needs unlabelled scans to pre-train on, because every labelled one is held out of a "

@@ -20,9 +20,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from medseg.catalog.splits import check_leakage, k_folds, without_patients
+from medseg.catalog.splits import check_leakage, check_unseen, k_folds, without_patients
 from medseg.config import ExperimentConfig
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
 from medseg.preprocessing.cache import Cache, CachedCase
@@ -32,7 +32,7 @@ from medseg.quality.expectations import describe_training
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
-from medseg.training.distillation import check_unseen, identity, load_student
+from medseg.training.distillation import identity, learnt_by, load_teachers, student_of
 from medseg.training.held_out import cross_validated, validated
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
@@ -54,7 +54,7 @@ from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import comparable
 from medseg.training.setup import Setup, keep_config, set_up
 from medseg.training.start import Start, load_start
-from medseg.training.strangers import without_strangers
+from medseg.training.strangers import LEFT_OUT, find_strangers
 from medseg.training.validation import Comparison, Validator, score
 from medseg.volume import Case
 
@@ -132,18 +132,12 @@ def run_training(
         )
     deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     fabric = launch(options.device, config)
-    start = _start(config, options)
+    start, known = _start(config, options)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
     check_ingredients(config, setup.dataset.labels, setup.plan)
     if options.folds:
-        k_folds(setup.train, options.folds, config.training.seed)  # refuses more folds than patients before any trains
-    if config.distillation.teachers:
-        check_unseen(config.distillation, setup.held_out, options.folds)
-    if options.folds and _follows_pseudo_labels(config):
-        raise ConfigError(
-            "folds would be scored on cases that the teachers of the pseudo-labels have learnt from; train without "
-            "folds, or in rounds with pipelines/self_training.py, which holds them out from the teachers, too"
-        )
+        _check_folds(config, setup, options.folds)
+    check_unseen(setup.held_out, known, "a teacher has")
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
@@ -153,15 +147,33 @@ def run_training(
     return trained
 
 
+def _check_folds(config: ExperimentConfig, setup: Setup, folds: int) -> None:
+    """Refuse, before a network trains, a cross-validation that can't be, or whose scores would flatter."""
+    k_folds(setup.train, folds, config.training.seed)  # refuses more folds than patients
+    if config.distillation.teachers:
+        raise ConfigError(
+            "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
+            "out validation cases"
+        )
+    if _follows_pseudo_labels(config):
+        raise ConfigError(
+            "folds would be scored on cases that the teachers of the pseudo-labels have learnt from; train without "
+            "folds, or in rounds with pipelines/self_training.py, which holds them out from the teachers, too"
+        )
+
+
 def _follows_pseudo_labels(config: ExperimentConfig) -> bool:
     return config.unlabelled.method == "pseudo-labels" and learns_unlabelled(config.unlabelled)
 
 
-def _start(config: ExperimentConfig, options: RunOptions) -> Start | None:
-    """Return the weights or, of a student, the plan to start from; None: the data decide."""
+def _start(config: ExperimentConfig, options: RunOptions) -> tuple[Start | None, set[str]]:
+    """Return what to start from, None if the data decide, and the cases that teachers have learnt from."""
+    teachers = load_teachers(config.distillation)
     if options.init:
-        return load_start(options.init)
-    return load_student(config.distillation) if config.distillation.teachers else None
+        start: Start | None = load_start(options.init)
+    else:
+        start = student_of(teachers, config.distillation) if teachers else None
+    return start, learnt_by(teachers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +190,25 @@ class _Run:
     weight: Choice | None = None
 
     def without_strangers(self) -> _Run:
-        """Return the run without unlabelled scans that can't be read or don't look like the labelled ones."""
+        """Return the run without unlabelled scans that can't be read or don't look like the labelled ones.
 
-        def judge() -> Setup:
-            return without_strangers(self.setup, self.config.unlabelled, self.output, self._cache)
-
-        return replace(self, setup=first_process_first(self.fabric, judge))
+        Raises
+        ------
+        DatasetError
+            If the method needs unlabelled scans and none is left.
+        """
+        config, scans = self.config.unlabelled, self.setup.unlabelled
+        if not config.leave_out or config.method == "pseudo-labels":
+            return self
+        strange = first_process_first(self.fabric, lambda: find_strangers(scans, self.setup, self.output, self._cache))
+        kept = tuple(case for case in scans if case.id not in strange)
+        if strange and not kept and learns_unlabelled(config):
+            case, reason = next(iter(strange.items()))
+            raise DatasetError(
+                f"none of the {len(scans)} unlabelled scans looks like the labelled ones ({case}: {reason}); see "
+                f"{self.output / LEFT_OUT}, or train with unlabelled.method=supervised"
+            )
+        return replace(self, setup=replace(self.setup, unlabelled=kept))
 
     def with_chosen_weight(self) -> _Run | None:
         """Return the run with the labelled weight settled, which may take a cross-validation; None: out of time."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.pseudo_labels import REVIEWED, check_unseen
+from medseg.catalog.pseudo_labels import REVIEWED, learnt_by_teachers
 from medseg.catalog.pseudo_review import read_pseudo_labels
-from medseg.catalog.splits import check_leakage, check_unlabelled
+from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen
 from medseg.config import ExperimentConfig, load_config, save_config
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
@@ -89,7 +89,8 @@ def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case,
     reviewed: tuple[Case, ...] = ()
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
-        check_unseen(folder, dataset.set_apart)
+        teachers = f"the teachers of the pseudo-labels in {folder} have"
+        check_unseen(dataset.set_apart, learnt_by_teachers(folder), teachers, kind="held-out")
         pairs = read_pseudo_labels(folder, dataset)
         reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
@@ -176,7 +177,7 @@ def _check_start(start: Start, dataset: Dataset) -> None:
             f"the model to start from knows {', '.join(start.labels.targets)}, the dataset has "
             f"{', '.join(dataset.labels.targets)}: they must be equal"
         )
-    if start.labels and start.labels.outputs != dataset.labels.outputs:
+    if start.labels and bool(start.labels.regions) != bool(dataset.labels.regions):
         kinds = ("overlapping regions", "labels that exclude each other")
         known, wanted = kinds if start.labels.regions else kinds[::-1]
         raise ModelError(f"the model to start from knows {known}, the dataset has {wanted}: they must be of one kind")

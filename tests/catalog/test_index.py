@@ -15,8 +15,9 @@ from medseg.catalog import walk
 from medseg.catalog.anonymous import without_names
 from medseg.catalog.dicom_index import index_dicom
 from medseg.catalog.entries import Places
-from medseg.catalog.index import index_scans, write_catalog
+from medseg.catalog.index import index_scans
 from medseg.catalog.index_run import IndexRun
+from medseg.catalog.table import write_catalog
 from medseg.errors import DatasetError, OutputError, ReasonCode
 from medseg.geometry import Grid
 from medseg.io import dicom_pool

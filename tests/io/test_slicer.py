@@ -17,7 +17,8 @@ from medseg.geometry import Grid
 from medseg.io import slicer
 from medseg.io.label_tables import CSV_COLUMNS, write_colour_csv, write_colour_table
 from medseg.io.nifti import read_mask, write_mask, write_volume
-from medseg.io.slicer import Segment, read_seg_nrrd, write_seg_nrrd, write_volume_nrrd
+from medseg.io.nrrd import write_volume_nrrd
+from medseg.io.slicer import Segment, read_seg_nrrd, write_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.volume import Mask, Source, Volume
 

@@ -236,7 +236,7 @@ def put(place: Path, *scans: str) -> None:
 def test_a_study_whose_fault_could_not_be_noted_is_begun_again_when_there_is_room(work, monkeypatch):
     put(work.spool.root / "complete" / "study-1.1", "a.dcm")
 
-    def full(path: Path) -> None:
+    def full(path: Path, text: str) -> None:
         raise OutputError(f"can't write {path}: the disk is full; free some space")
 
     class OnceFull:
@@ -245,7 +245,7 @@ def test_a_study_whose_fault_could_not_be_noted_is_begun_again_when_there_is_roo
         def segment(self, study: Study) -> StudyRecord:
             self.begun += 1
             if self.begun == 1:
-                monkeypatch.setattr("medseg.pacs.study.atomic_file", full)
+                monkeypatch.setattr("medseg.pacs.study.write_text", full)
                 raise OSError(errno.ENOSPC, "No space left on device")
             return StudyRecord(send=("mask.dcm",))
 

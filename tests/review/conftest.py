@@ -15,7 +15,7 @@ from medseg.config import BatchConfig
 from medseg.geometry import Grid
 from medseg.io.nifti import write_mask, write_volume
 from medseg.io.slicer import COMPLETED, Segment, label_terminology, segment_id, segment_name
-from medseg.io.slicer import _segment_lines as segment_lines
+from medseg.io.slicer import _segment_pairs as segment_pairs
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files
 from medseg.review.export import export_review
@@ -145,14 +145,11 @@ def write_layers(path: Path, layers: np.ndarray, grid: Grid, segments: list[Segm
         "encoding: raw",
         f"space origin: {vectors[3]}",
     ]
-    pairs = segment_lines(Mask(np.zeros(grid.shape, np.uint8), grid), tuple(segments))
-    for number, segment in enumerate(segments):
-        pairs = [
-            f"Segment{number}_Layer:={segment.layer}" if line.startswith(f"Segment{number}_Layer") else line
-            for line in pairs
-        ]
+    pairs = segment_pairs(grid, segments)
+    pairs |= {f"Segment{number}_Layer": str(segment.layer) for number, segment in enumerate(segments)}
+    lines += [f"{key}:={value}" for key, value in pairs.items()]
     stored = layers if layers.dtype == np.uint8 else layers.astype("<i2")
-    path.write_bytes(("\n".join([*lines, *pairs]) + "\n\n").encode() + stored.tobytes(order="F"))
+    path.write_bytes(("\n".join(lines) + "\n\n").encode() + stored.tobytes(order="F"))
     return path
 
 

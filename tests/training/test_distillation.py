@@ -17,7 +17,7 @@ from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
 from medseg.rules import PostprocessingRules
-from medseg.training.distillation import Distilled, load_student, load_teachers
+from medseg.training.distillation import Distilled, load_teachers, student_of
 from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
 from medseg.training.pruning import prune_and_fine_tune, pruned_model
 from medseg.training.run import RunOptions, run_training
@@ -106,7 +106,7 @@ def test_the_start_is_the_teachers_maps_unless_random_ones_are_wished(teacher):
         return set(network.encoder[1][0][0].weight.detach().flatten().tolist())
 
     def started(config: DistillationConfig) -> set[float]:
-        start = load_student(config)
+        start = student_of(load_teachers(config), config)
         network = build_network(start.plan, start.labels.outputs)
         start.put_into(network)
         return weights(network)
