@@ -139,6 +139,11 @@ class SliceHeader:
     patient: str = field(default="", repr=False)
 
     @property
+    def image(self) -> str:
+        """What names its image: the file's instance, and the frame in it; "" where the file has no instance UID."""
+        return f"{self.instance}#{self.frame}" if self.instance else ""
+
+    @property
     def is_localizer(self) -> bool:
         """Whether this is a scout view, not part of a volume."""
         return "LOCALIZER" in self.phase[0].upper().split("\\") if self.phase else False

@@ -274,13 +274,13 @@ def _without_copies(
             twin = next((other for other in unique if _may_repeat(header, other) and same_pixels(header, other)), None)
             if twin is not None:
                 copies.append(header)
-            elif header.instance and any(header.instance == other.instance for other in unique):
+            elif header.image and any(header.image == other.image for other in unique):
                 raise SeriesError(ReasonCode.CONFLICT, "has two different images under one instance UID")
             else:
                 unique.append(header)
         kept += unique
-    instances = [header.instance for header in kept if header.instance]
-    if len(set(instances)) < len(instances):
+    images = [header.image for header in kept if header.image]
+    if len(set(images)) < len(images):
         raise SeriesError(ReasonCode.CONFLICT, "has one instance UID at two positions")
     return kept, copies
 
@@ -288,7 +288,7 @@ def _without_copies(
 def _may_repeat(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether equal pixels make one slice a copy of the other; blank slices of two echoes are equal, too."""
     is_same_phase = one.phase[:-1] == other.phase[:-1]  # the last is a time, which a copy may have of its own
-    return is_same_phase or bool(one.instance and one.instance == other.instance)
+    return is_same_phase or bool(one.image and one.image == other.image)
 
 
 def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:
