@@ -38,8 +38,8 @@ CHECKS: Mapping[str, Callable[[str], object]] = {
 
 MANUFACTURER = "medseg"
 TEXT_LIMIT = 64
-CODE_LIMIT = 16
-"""Most characters of DICOM's LO and of a code value."""
+SCHEME_LIMIT = 16
+"""Most characters of DICOM's LO and of a coding scheme's designator."""
 
 
 @contextmanager
@@ -99,10 +99,10 @@ def _can_be_copied(image: Dataset, keyword: str) -> bool:
 
 
 def concept(code: Code) -> CodedConcept:
-    """Return a code as highdicom takes it, within the limits of DICOM's value representations."""
+    """Return a code as highdicom takes it, which has an element for long values: SNOMED CT's have up to 18 digits."""
     return CodedConcept(
-        value=printable(code.value, limit=CODE_LIMIT),
-        scheme_designator=printable(code.scheme, limit=CODE_LIMIT),
+        value=printable(code.value),
+        scheme_designator=printable(code.scheme, limit=SCHEME_LIMIT),
         meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
     )
 
