@@ -385,6 +385,15 @@ def table_of_values(series):
     series.edit(change)
 
 
+def mosaic(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.4", "MR"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
+    for path in series.edit(change).files[1:]:  # of a volume there is one file
+        path.unlink()
+
+
 def secondary_capture(series):
     series.edit(lambda data, _: setattr(data, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"))
 
@@ -404,7 +413,7 @@ REFUSALS = {
     no_orientation: ReasonCode.NO_POSITION, no_spacing: ReasonCode.NO_POSITION,
     not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE, cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
-    table_of_values: ReasonCode.UNSUPPORTED_PIXELS,
+    table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
 }  # fmt: skip
 
