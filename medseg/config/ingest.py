@@ -37,7 +37,8 @@ class IngestConfig(Stage):
         "repair", description="Pixels outside the field of view hold a padding value; repair: they become air"
     )
     no_rescale: Literal["reject", "warn"] = Field(
-        "reject", description="A CT has no rescale slope and intercept; warn: take stored values for HU"
+        "reject",
+        description="A CT or PET has no rescale slope and intercept; warn: take stored values for HU, or PET's unit",
     )
     hu_suspect: Literal["reject", "warn"] = Field("warn", description="A CT's values don't look like HU")
     spacing_suspect: Literal["reject", "warn"] = Field(

@@ -369,6 +369,8 @@ def _pixel_problem(
         return ReasonCode.UNSUPPORTED_PIXELS, (
             "maps stored values by a table (Modality LUT), which is not read; export it with slope and intercept"
         )
+    if any(read.value(keyword) and read.numbers(keyword) is None for keyword in ("RescaleSlope", "RescaleIntercept")):
+        return ReasonCode.NO_RESCALE, "states a rescale slope or intercept that is no number"
     start = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)

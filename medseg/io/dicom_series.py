@@ -22,7 +22,7 @@ from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
 from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal
-from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, SliceHeader
+from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, PT, SliceHeader
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
 
@@ -250,8 +250,10 @@ def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
     doubts = {doubt for header in slices for doubt in header.doubts}
     if any(header.slope == 0 for header in slices):
         raise SeriesError(ReasonCode.NO_RESCALE, "has a rescale slope of 0, which makes all values alike")
-    if any(header.modality == CT and not header.rescaled for header in slices):
-        findings.note(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
+    if any(header.modality in (CT, PT) and not header.rescaled for header in slices):
+        findings.note(
+            ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: their values have no unit"
+        )
     if ReasonCode.HU_SUSPECT in doubts:
         findings.note(ReasonCode.HU_SUSPECT, "says that its values are no HU (RescaleType)")
     if ReasonCode.SPACING_SUSPECT in doubts:

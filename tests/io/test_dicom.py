@@ -9,6 +9,8 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError, SeriesError
@@ -346,6 +348,24 @@ def no_rescale(series):
     series.edit(change)
 
 
+def no_rescale_in_a_slice_of_pet(series):
+    def change(data, number):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.128", "PT"
+        data.RescaleSlope, data.RescaleIntercept = 0.1 * (number + 1), 0
+        if number == 3:
+            del data.RescaleSlope
+
+    series.edit(change)
+
+
+def slope_with_a_comma(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.4", "MR"
+        data["RescaleSlope"] = RawDataElement(Tag("RescaleSlope"), "DS", 4, b"0,5 ", 0, False, True)
+
+    series.edit(change)
+
+
 def cut_pixels(series):
     content = series.files[5].read_bytes()
     series.files[5].write_bytes(content[:-20])
@@ -411,7 +431,9 @@ REFUSALS = {
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
     long_cosines: ReasonCode.BAD_ORIENTATION, no_position: ReasonCode.NO_POSITION,
     no_orientation: ReasonCode.NO_POSITION, no_spacing: ReasonCode.NO_POSITION,
-    not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE, cut_pixels: ReasonCode.TRUNCATED,
+    not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE,
+    no_rescale_in_a_slice_of_pet: ReasonCode.NO_RESCALE, slope_with_a_comma: ReasonCode.NO_RESCALE,
+    cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
     table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
