@@ -42,7 +42,9 @@ class IngestConfig(Stage):
     )
     hu_suspect: Literal["reject", "warn"] = Field("warn", description="A CT's values don't look like HU")
     spacing_suspect: Literal["reject", "warn"] = Field(
-        "warn", description="Pixel spacing differs from the detector's (ImagerPixelSpacing); warn: take PixelSpacing"
+        "warn",
+        description="Pixel spacing differs from the detector's (ImagerPixelSpacing), or a single slice has no "
+        "thickness; warn: take PixelSpacing, and 1 mm",
     )
     monochrome1: Literal["reject", "warn"] = Field(
         "warn", description="The grey scale is inverted for display; warn: keep the values"

@@ -332,6 +332,8 @@ def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings
     normal = slice_normal(directions)
     ordered = sorted(slices, key=lambda header: float(np.dot(header.position or (), normal)))
     positions = np.array([header.position for header in ordered])
+    if len(ordered) == 1 and not ordered[0].thickness:
+        findings.note(ReasonCode.SPACING_SUSPECT, "has one slice and states no thickness; 1 mm is taken for it")
     line = fit_line(positions, normal, fallback=ordered[0].thickness or 1.0)
     for fault in line.faults:
         findings.note(fault.code, fault.message, fault.repair or "")

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError, SeriesError
 from medseg.geometry import Grid
 from medseg.io import dicom_headers
@@ -182,6 +184,19 @@ def test_missing_end_slices_are_a_shorter_scan(phantom, assert_in_place):
 def test_single_slice_takes_its_thickness(phantom, assert_in_place):
     series = phantom(shape=(12, 10, 1))
     assert_in_place(read_series(series.source), series.grid)
+
+
+def test_a_single_slice_of_unknown_thickness_is_flagged(phantom):
+    def change(data, _):
+        del data.SliceThickness, data.SpacingBetweenSlices
+
+    series = phantom(shape=(12, 10, 1))
+    assert ReasonCode.SPACING_SUSPECT not in read_series(series.source).flags
+    volume = read_series(series.edit(change).source)
+    assert ReasonCode.SPACING_SUSPECT in volume.flags
+    assert volume.grid.spacing[2] == 1
+    with pytest.raises(ScanError, match="states no thickness"):
+        read_series(replace(series.source, policy=IngestConfig(spacing_suspect="reject")))
 
 
 def test_copies_of_slices_are_left_out(phantom, assert_in_place):
