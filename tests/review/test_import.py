@@ -373,6 +373,16 @@ def test_training_reads_the_original_dataset_and_the_reviewed_cases(review, tmp_
     assert stat.S_IMODE((review.path / "dataset" / "cases.csv").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("name", ["山田\u3000太郎", "no\u00a0break", "=1+1", "-old", 'it\'s, "quoted"'])
+def test_names_of_folders_and_files_come_through_the_table(review, tmp_path, name):
+    original = make_original(tmp_path / name, (name, "old"), ("old",))
+    verdict(review, "alpha", "accepted")
+    take(review)
+    write_dataset(review, original)
+    dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
+    assert {case.id for case in dataset.cases} == {"alpha", "old", name}
+
+
 def test_held_out_cases_stay_held_out(review, tmp_path):
     original = make_original(tmp_path / "mine", ("alpha", "beta", "old"), ("beta", "old"))
     rows = [("alpha", "", "test"), ("beta", "labels/beta.nii.gz", "val"), ("old", "labels/old.nii.gz", "train")]
