@@ -12,6 +12,7 @@ from medseg.catalog.documents import DatasetJson
 from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, shown, stem
 from medseg.catalog.sources import scan_source
 from medseg.errors import DatasetError
+from medseg.io.tables import plain
 from medseg.volume import Case
 
 VALIDATION_WORDS = ("val", "valid", "validating")
@@ -124,7 +125,7 @@ def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
 def _stripped(path: Path, line: int, row: Mapping[Any, Any]) -> dict[str, str]:
     if None in row:
         raise DatasetError(f"{path}, line {line}: there are more cells than columns")
-    return {column: (cell or "").strip() for column, cell in row.items()}
+    return {column: plain((cell or "").strip()) for column, cell in row.items()}
 
 
 def _decathlon_case(path: Path, where: str, entry: Any) -> Case:

@@ -37,11 +37,14 @@ class IngestConfig(Stage):
         "repair", description="Pixels outside the field of view hold a padding value; repair: they become air"
     )
     no_rescale: Literal["reject", "warn"] = Field(
-        "reject", description="A CT has no rescale slope and intercept; warn: take stored values for HU"
+        "reject",
+        description="A CT or PET has no rescale slope and intercept; warn: take stored values for HU, or PET's unit",
     )
     hu_suspect: Literal["reject", "warn"] = Field("warn", description="A CT's values don't look like HU")
     spacing_suspect: Literal["reject", "warn"] = Field(
-        "warn", description="Pixel spacing differs from the detector's (ImagerPixelSpacing); warn: take PixelSpacing"
+        "warn",
+        description="Pixel spacing differs from the detector's (ImagerPixelSpacing), or a single slice has no "
+        "thickness; warn: take PixelSpacing, and 1 mm",
     )
     monochrome1: Literal["reject", "warn"] = Field(
         "warn", description="The grey scale is inverted for display; warn: keep the values"

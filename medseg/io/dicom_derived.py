@@ -7,13 +7,15 @@ of medseg, beside others in their folder, that name a patient.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
+from highdicom import PatientSexValues
 from highdicom.sr.coding import CodedConcept
 from pydicom import Dataset, dcmread
+from pydicom.valuerep import DA, TM
 
 from medseg.errors import ReasonCode, SeriesError
 from medseg.io.terminology import printable
@@ -29,10 +31,15 @@ COPIED_EVEN_IF_EMPTY = (
 )  # fmt: skip
 """May be empty in DICOM but not absent; some exports leave them out."""
 
+CHECKS: Mapping[str, Callable[[str], object]] = {
+    "PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": PatientSexValues,
+}  # fmt: skip
+"""What fails on values of these that DICOM doesn't have, such as the birth date 00000000 that anonymisers write."""
+
 MANUFACTURER = "medseg"
 TEXT_LIMIT = 64
-CODE_LIMIT = 16
-"""Most characters of DICOM's LO and of a code value."""
+SCHEME_LIMIT = 16
+"""Most characters of DICOM's LO and of a coding scheme's designator."""
 
 
 @contextmanager
@@ -59,6 +66,8 @@ class Algorithm:
 def quotable_images(source: Source) -> list[Dataset]:
     """Return the headers of a series' files, with all that a derived object quotes of them.
 
+    Dates, times and a sex that are none of DICOM's are empty, as they may be.
+
     Raises
     ------
     SeriesError
@@ -75,17 +84,25 @@ def quotable_images(source: Source) -> list[Dataset]:
                 "quote; export the series again with its identifiers",
             )
         for keyword in COPIED_EVEN_IF_EMPTY:
-            if keyword not in image:
+            if not _can_be_copied(image, keyword):
                 setattr(image, keyword, "")
         images.append(image)
     return images
 
 
+def _can_be_copied(image: Dataset, keyword: str) -> bool:
+    try:
+        CHECKS.get(keyword, str)(image[keyword].value)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def concept(code: Code) -> CodedConcept:
-    """Return a code as highdicom takes it, within the limits of DICOM's value representations."""
+    """Return a code as highdicom takes it, which has an element for long values: SNOMED CT's have up to 18 digits."""
     return CodedConcept(
-        value=printable(code.value, limit=CODE_LIMIT),
-        scheme_designator=printable(code.scheme, limit=CODE_LIMIT),
+        value=printable(code.value),
+        scheme_designator=printable(code.scheme, limit=SCHEME_LIMIT),
         meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
     )
 

@@ -69,7 +69,6 @@ def _frame(file: SliceHeader, number: int, group: Dataset, shared: Dataset) -> S
         rescaled=slope is not None and intercept is not None,
         doubts=(ReasonCode.HU_SUSPECT,) if foreign else file.doubts,
         phase=_phase(file, group, shared),
-        instance=f"{file.instance}#{number}" if file.instance else "",
     )
 
 

@@ -139,6 +139,16 @@ class SliceHeader:
     patient: str = field(default="", repr=False)
 
     @property
+    def image(self) -> str:
+        """What names its image: the file's instance, and the frame in it; "" where the file has no instance UID."""
+        return f"{self.instance}#{self.frame}" if self.instance else ""
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether this is a volume as Siemens stores diffusion and functional MR: its slices are tiles of one image."""
+        return "MOSAIC" in self.phase[0].upper().split("\\") if self.phase else False
+
+    @property
     def is_localizer(self) -> bool:
         """Whether this is a scout view, not part of a volume."""
         return "LOCALIZER" in self.phase[0].upper().split("\\") if self.phase else False
@@ -342,6 +352,8 @@ def _pixel_problem(
     """Return what is wrong with the pixel data as far as its length shows; the stream stands before it."""
     if header.frames > 1 and header.sop_class not in MULTI_FRAME:
         return ReasonCode.NO_POSITION, f"holds {header.frames} images and one position for all of them"
+    if header.is_mosaic:
+        return ReasonCode.UNSUPPORTED_PIXELS, "holds a mosaic, all slices of a volume side by side; convert it to NIfTI"
     read = Elements(dataset)
     samples, bits = read.integer("SamplesPerPixel") or 1, read.integer("BitsAllocated")
     if samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") or bits not in (8, 16, 32):
@@ -357,6 +369,8 @@ def _pixel_problem(
         return ReasonCode.UNSUPPORTED_PIXELS, (
             "maps stored values by a table (Modality LUT), which is not read; export it with slope and intercept"
         )
+    if any(read.value(keyword) and read.numbers(keyword) is None for keyword in ("RescaleSlope", "RescaleIntercept")):
+        return ReasonCode.NO_RESCALE, "states a rescale slope or intercept that is no number"
     start = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -105,7 +106,8 @@ def _segment(segmentation: hd.seg.Segmentation, number: int, has_layers: bool) -
 
 
 def _code(item: Dataset) -> Code:
-    return Code(scheme=item.CodingSchemeDesignator, value=item.CodeValue, meaning=item.CodeMeaning)
+    concept = CodedConcept.from_dataset(item)
+    return Code(scheme=concept.scheme_designator, value=concept.value, meaning=concept.meaning)
 
 
 def _narrow(layers: NDArray) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -22,7 +22,7 @@ from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
 from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal
-from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, SliceHeader
+from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, PT, SliceHeader
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
 
@@ -250,8 +250,10 @@ def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
     doubts = {doubt for header in slices for doubt in header.doubts}
     if any(header.slope == 0 for header in slices):
         raise SeriesError(ReasonCode.NO_RESCALE, "has a rescale slope of 0, which makes all values alike")
-    if any(header.modality == CT and not header.rescaled for header in slices):
-        findings.note(ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: not HU")
+    if any(header.modality in (CT, PT) and not header.rescaled for header in slices):
+        findings.note(
+            ReasonCode.NO_RESCALE, "has slices without rescale slope and intercept: their values have no unit"
+        )
     if ReasonCode.HU_SUSPECT in doubts:
         findings.note(ReasonCode.HU_SUSPECT, "says that its values are no HU (RescaleType)")
     if ReasonCode.SPACING_SUSPECT in doubts:
@@ -274,13 +276,13 @@ def _without_copies(
             twin = next((other for other in unique if _may_repeat(header, other) and same_pixels(header, other)), None)
             if twin is not None:
                 copies.append(header)
-            elif header.instance and any(header.instance == other.instance for other in unique):
+            elif header.image and any(header.image == other.image for other in unique):
                 raise SeriesError(ReasonCode.CONFLICT, "has two different images under one instance UID")
             else:
                 unique.append(header)
         kept += unique
-    instances = [header.instance for header in kept if header.instance]
-    if len(set(instances)) < len(instances):
+    images = [header.image for header in kept if header.image]
+    if len(set(images)) < len(images):
         raise SeriesError(ReasonCode.CONFLICT, "has one instance UID at two positions")
     return kept, copies
 
@@ -288,7 +290,7 @@ def _without_copies(
 def _may_repeat(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether equal pixels make one slice a copy of the other; blank slices of two echoes are equal, too."""
     is_same_phase = one.phase[:-1] == other.phase[:-1]  # the last is a time, which a copy may have of its own
-    return is_same_phase or bool(one.instance and one.instance == other.instance)
+    return is_same_phase or bool(one.image and one.image == other.image)
 
 
 def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:
@@ -330,6 +332,8 @@ def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings
     normal = slice_normal(directions)
     ordered = sorted(slices, key=lambda header: float(np.dot(header.position or (), normal)))
     positions = np.array([header.position for header in ordered])
+    if len(ordered) == 1 and not ordered[0].thickness:
+        findings.note(ReasonCode.SPACING_SUSPECT, "has one slice and states no thickness; 1 mm is taken for it")
     line = fit_line(positions, normal, fallback=ordered[0].thickness or 1.0)
     for fault in line.faults:
         findings.note(fault.code, fault.message, fault.repair or "")

@@ -153,7 +153,7 @@ def read_seg_nrrd(path: Path) -> Segmentation:
         raise UnsupportedScanError(
             ReasonCode.UNSUPPORTED_PIXELS, f"{path.name}: {error} is missing or not what a segmentation file has"
         ) from None
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{path.name} has a header that contradicts itself") from None
     if fields.get("endian") == "big":
         dtype = dtype.newbyteorder(">")

@@ -93,7 +93,7 @@ INGEST_MEANINGS = {
     ReasonCode.EMPTY: "a slice, or the whole scan, is of one value",
     ReasonCode.NOT_FINITE: "some voxels were no numbers",
     ReasonCode.PIXEL_PADDING: "pixels outside the field of view hold a padding value",
-    ReasonCode.SPACING_SUSPECT: "the pixel spacing is not the detector's",
+    ReasonCode.SPACING_SUSPECT: "the pixel spacing is not the detector's, or a single slice has no thickness",
     ReasonCode.HU_SUSPECT: "the intensities don't look like Hounsfield units",
     ReasonCode.NO_RESCALE: "the files give no rescaling of the intensities",
     ReasonCode.FOV_TRUNCATED: "the body is cut by the field of view",

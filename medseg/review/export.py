@@ -6,6 +6,7 @@ computer, no header text of theirs is in it, and Slicer and training read the ve
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +36,7 @@ from medseg.review.folder import (
     write_manifest,
 )
 from medseg.review.refusal import Refusal, ReviewError
-from medseg.review.worklist import entered_verdicts, write_worklist
+from medseg.review.worklist import Row, entered_verdicts, write_worklist
 from medseg.text import printable
 from medseg.volume import Case
 
@@ -109,6 +110,8 @@ def export_review(
     ------
     OutputError
         If `results` is no results folder, or `folder` lies among the scans or can't be written.
+    ReviewError
+        If there is an entry in its worklist that would be lost when that is written anew.
     ConfigError
         If `scans` is missing.
     """
@@ -119,6 +122,7 @@ def export_review(
     entered = entered_verdicts(folder / WORKLIST)
     key = load_key(config.key)
     earlier = Earlier.of(folder, key)
+    _check_known(entered, earlier)
     exporter = _Exporter(review, folder, key, earlier)
     exported, problems = list[ReviewCase](), list[tuple[str, str]]()
     with open_catalog(scans, folder, config) as catalog:
@@ -210,6 +214,17 @@ class _Exporter:
                 Refusal.CHANGED_SCAN, f"{record.case}: its scan has changed since it was segmented; segment again"
             )
         return scan
+
+
+def _check_known(entered: Mapping[str, Sequence[Row]], earlier: Earlier) -> None:
+    """Refuse verdicts on cases that the folder doesn't have: writing the worklist anew would lose them."""
+    strange = next((rows[0] for case, rows in entered.items() if case not in earlier.cases), None)
+    if strange and earlier.review:
+        raise ReviewError(
+            Refusal.WORKLIST,
+            f"{WORKLIST}, line {strange.line}: the review has no case {printable(strange.case)!r}; repair it before "
+            "the worklist is written anew",
+        )
 
 
 def _digest(*paths: Path) -> str:

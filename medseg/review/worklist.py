@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -59,8 +59,8 @@ class BadRow:
     message: str
 
 
-def write_worklist(path: Path, manifest: Manifest, entered: Mapping[str, Row]) -> None:
-    """Write the cases in the order in which they should be looked at, with the verdicts entered so far."""
+def write_worklist(path: Path, manifest: Manifest, entered: Mapping[str, Sequence[Row]]) -> None:
+    """Write the cases in the order in which they should be looked at, a line for each verdict entered so far."""
     rows = (
         [
             ".",
@@ -71,15 +71,18 @@ def write_worklist(path: Path, manifest: Manifest, entered: Mapping[str, Row]) -
             None if case.expected_dice is None else round(case.expected_dice, 4),
             " ".join(case.flags),
             " ".join(case.findings),
-            *_cells(entered.get(case.case)),
+            *_cells(verdict),
         ]
         for case in manifest.cases
+        for verdict in entered.get(case.case, (None,))
     )
     write_csv(path, HEADER, rows)
 
 
-def entered_verdicts(path: Path) -> dict[str, Row]:
+def entered_verdicts(path: Path) -> dict[str, tuple[Row, ...]]:
     """Return the verdicts in a worklist that is to be written anew, by case; none if there is no worklist.
+
+    Several reviewers may each have a line for a case.
 
     Raises
     ------
@@ -91,7 +94,10 @@ def entered_verdicts(path: Path) -> dict[str, Row]:
     rows, problems = read_worklist(path)
     if problems:
         raise ReviewError(Refusal.WORKLIST, f"{problems[0].message}; repair it before the worklist is written anew")
-    return {row.case: row for row in rows}
+    by_case: dict[str, tuple[Row, ...]] = {}
+    for row in rows:
+        by_case[row.case] = (*by_case.get(row.case, ()), row)
+    return by_case
 
 
 def read_worklist(path: Path) -> tuple[list[Row], list[BadRow]]:

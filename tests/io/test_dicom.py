@@ -2,6 +2,7 @@
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
+from medseg.config import IngestConfig
 from medseg.errors import GeometryError, OutputError, ReasonCode, ScanError, SeriesError
 from medseg.geometry import Grid
 from medseg.io import dicom_headers
@@ -182,6 +186,19 @@ def test_single_slice_takes_its_thickness(phantom, assert_in_place):
     assert_in_place(read_series(series.source), series.grid)
 
 
+def test_a_single_slice_of_unknown_thickness_is_flagged(phantom):
+    def change(data, _):
+        del data.SliceThickness, data.SpacingBetweenSlices
+
+    series = phantom(shape=(12, 10, 1))
+    assert ReasonCode.SPACING_SUSPECT not in read_series(series.source).flags
+    volume = read_series(series.edit(change).source)
+    assert ReasonCode.SPACING_SUSPECT in volume.flags
+    assert volume.grid.spacing[2] == 1
+    with pytest.raises(ScanError, match="states no thickness"):
+        read_series(replace(series.source, policy=IngestConfig(spacing_suspect="reject")))
+
+
 def test_copies_of_slices_are_left_out(phantom, assert_in_place):
     series = phantom()
     for number in (0, 3, 4):
@@ -346,6 +363,24 @@ def no_rescale(series):
     series.edit(change)
 
 
+def no_rescale_in_a_slice_of_pet(series):
+    def change(data, number):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.128", "PT"
+        data.RescaleSlope, data.RescaleIntercept = 0.1 * (number + 1), 0
+        if number == 3:
+            del data.RescaleSlope
+
+    series.edit(change)
+
+
+def slope_with_a_comma(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.4", "MR"
+        data["RescaleSlope"] = RawDataElement(Tag("RescaleSlope"), "DS", 4, b"0,5 ", 0, False, True)
+
+    series.edit(change)
+
+
 def cut_pixels(series):
     content = series.files[5].read_bytes()
     series.files[5].write_bytes(content[:-20])
@@ -385,6 +420,15 @@ def table_of_values(series):
     series.edit(change)
 
 
+def mosaic(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.4", "MR"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
+    for path in series.edit(change).files[1:]:  # of a volume there is one file
+        path.unlink()
+
+
 def secondary_capture(series):
     series.edit(lambda data, _: setattr(data, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"))
 
@@ -402,9 +446,11 @@ REFUSALS = {
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
     long_cosines: ReasonCode.BAD_ORIENTATION, no_position: ReasonCode.NO_POSITION,
     no_orientation: ReasonCode.NO_POSITION, no_spacing: ReasonCode.NO_POSITION,
-    not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE, cut_pixels: ReasonCode.TRUNCATED,
+    not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE,
+    no_rescale_in_a_slice_of_pet: ReasonCode.NO_RESCALE, slope_with_a_comma: ReasonCode.NO_RESCALE,
+    cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
-    table_of_values: ReasonCode.UNSUPPORTED_PIXELS,
+    table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
 }  # fmt: skip
 

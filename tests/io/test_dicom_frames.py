@@ -11,7 +11,12 @@ from pydicom.sequence import Sequence
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.dicom import inspect_series, read_series
-from medseg.volume import Source
+from medseg.io.dicom_rtstruct import write_rtstruct
+from medseg.io.dicom_sr import write_dicom_sr
+from medseg.measures.measure import measure_mask
+from medseg.volume import Mask, Source
+
+from .dicom_results import ALGORITHM, LABELS, blobs
 
 
 @pytest.fixture
@@ -158,3 +163,22 @@ def test_truncated_multi_frame_file_is_refused(enhanced):
     with pytest.raises(ScanError) as caught:
         read_series(source)
     assert caught.value.code == ReasonCode.TRUNCATED
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_contours_and_measurements_refer_to_frames_by_the_uid_of_their_file(enhanced, tmp_path):
+    source, _ = enhanced(parts=(4, 4))
+    volume = read_series(source)
+    mask = Mask(blobs(), volume.grid)
+    write_rtstruct(tmp_path / "contours.dcm", mask, LABELS, source, ALGORITHM)
+    measures = measure_mask(volume, mask, LABELS, 2).measures
+    write_dicom_sr(tmp_path / "measurements.dcm", measures, LABELS, source, ALGORITHM)
+    files = {file.SOPInstanceUID: file for file in map(pydicom.dcmread, source.files)}
+    for contour in pydicom.dcmread(tmp_path / "contours.dcm").ROIContourSequence[0].ContourSequence:
+        quoted = contour.ContourImageSequence[0]
+        groups = files[quoted.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence
+        place = groups[quoted.ReferencedFrameNumber - 1].PlanePositionSequence[0].ImagePositionPatient
+        assert contour.ContourData[2] == pytest.approx(place[2])
+    report = pydicom.dcmread(tmp_path / "measurements.dcm")
+    quoted = [image for element in report.iterall() if element.keyword == "ReferencedSOPSequence" for image in element]
+    assert {image.ReferencedSOPInstanceUID for image in quoted} == set(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import xml.etree.ElementTree as ElementTree
 
 import nibabel as nib
@@ -222,6 +223,7 @@ def test_hostile_names_stay_within_their_line(tmp_path):
         (lambda raw: raw.replace(b"unsigned char", b"double"), ReasonCode.UNSUPPORTED_PIXELS),
         (lambda raw: raw.replace(b"encoding: gzip", b"encoding: bzip2"), ReasonCode.UNREADABLE),
         (lambda raw: raw.replace(b"Segment1_LabelValue:=5", b"Segment1_LabelValue:="), ReasonCode.UNREADABLE),
+        (lambda raw: re.sub(rb"Segment1_Color:=\S+", b"Segment1_Color:=inf", raw), ReasonCode.UNREADABLE),
         (lambda raw: raw.replace(b"(0.8,", b"(0.0,"), ReasonCode.BAD_ORIENTATION),
     ],
 )

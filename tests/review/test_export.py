@@ -23,7 +23,7 @@ from medseg.review.dataset import reviewed_cases
 from medseg.review.export import Selection, export_review
 from medseg.review.folder import CASE_TAG, open_review
 from medseg.review.importing import import_review
-from medseg.review.refusal import Refusal
+from medseg.review.refusal import Refusal, ReviewError
 from medseg.review.session import Session
 from medseg.review.versions import mask_path, standing
 from medseg.review.worklist import entered_verdicts
@@ -181,6 +181,15 @@ def test_a_verdict_in_the_worklist_stays_with_the_mask_that_was_seen(results):
     assert np.array_equal(mask_that_holds(again.review, "alpha"), make_mask(1).array)
     segment_again(results, "alpha", make_mask(2))
     assert export(results).problems == ()
+
+
+def test_a_verdict_on_a_misspelt_case_is_named_before_the_worklist_is_written_anew(results):
+    review = export(results).review
+    enter(review, "alpah,accepted,anna")
+    before = (review.path / "worklist.csv").read_bytes()
+    with pytest.raises(ReviewError, match="line 2: the review has no case 'alpah'"):
+        export(results)
+    assert (review.path / "worklist.csv").read_bytes() == before
 
 
 def test_a_verdict_waits_though_somebody_elses_is_imported(results):

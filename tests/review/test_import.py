@@ -385,6 +385,17 @@ def test_the_original_s_files_may_be_called_what_no_case_is(review, tmp_path):
     assert {case.id: case.mask.resolve() for case in dataset.labelled}["beta"] == original / "labels/-beta.nii.gz"
 
 
+@pytest.mark.parametrize("name", ["山田\u3000太郎", "no\u00a0break", "=1+1", "-old", 'it\'s, "quoted"'])
+def test_names_of_folders_and_files_come_through_the_table(review, tmp_path, name):
+    original = make_original(tmp_path / name, (name, "old"), ("old",))
+    verdict(review, "alpha", "accepted")
+    take(review)
+    write_dataset(review, original)
+    dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
+    before = read_dataset(DatasetConfig(folder=original))
+    assert {case.id for case in dataset.cases} == {"alpha", *(case.id for case in before.cases)}
+
+
 def test_held_out_cases_stay_held_out(review, tmp_path):
     original = make_original(tmp_path / "mine", ("alpha", "beta", "old"), ("beta", "old"))
     rows = [("alpha", "", "test"), ("beta", "labels/beta.nii.gz", "val"), ("old", "labels/old.nii.gz", "train")]

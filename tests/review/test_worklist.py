@@ -162,12 +162,24 @@ def test_a_row_that_contradicts_a_session_is_refused(review):
     assert summary.refused[0].code == Refusal.WORKLIST
 
 
+def test_verdicts_of_several_people_on_a_case_outlive_a_new_export(review):
+    path = review.path / "worklist.csv"
+    path.write_text("case,status,reviewer\nalpha,accepted,anna\nbeta,flagged,anna\nalpha,rejected,bob\n")
+    write_worklist(path, review.manifest, entered_verdicts(path))
+    rows, _ = read_worklist(path)
+    assert [(row.case, row.status, row.reviewer) for row in rows] == [
+        ("beta", "flagged", "anna"),
+        ("alpha", "accepted", "anna"),
+        ("alpha", "rejected", "bob"),
+    ]
+
+
 def test_verdicts_outlive_a_new_export(review):
     path = review.path / "worklist.csv"
     path.write_text("case,status,comment\nalpha,flagged,=HYPERLINK(1)\n")
     entered = entered_verdicts(path)
     write_worklist(path, review.manifest, entered)
-    assert entered_verdicts(path)["alpha"].comment == "=HYPERLINK(1)"
+    assert [row.comment for row in entered_verdicts(path)["alpha"]] == ["=HYPERLINK(1)"]
     assert "'=HYPERLINK" in path.read_text()
     path.write_text("case,status\nalpha,perhaps\n")
     with pytest.raises(ReviewError, match="repair it"):

@@ -1,0 +1,59 @@
+"""What all objects derived from a series quote of it, whatever its headers hold."""
+
+import numpy as np
+import pydicom
+import pytest
+
+from medseg.io.dicom import read_series
+from medseg.io.dicom_rtstruct import write_rtstruct
+from medseg.io.dicom_seg import write_dicom_seg
+from medseg.io.dicom_seg_read import read_dicom_seg
+from medseg.io.dicom_sr import write_dicom_sr
+from medseg.labels import LabelMap
+from medseg.measures.measure import measure_mask
+from medseg.volume import Mask
+
+from .dicom_results import ALGORITHM, LABELS, blobs
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "copied"),
+    [
+        ("PatientBirthDate", "00000000", ""),
+        ("PatientBirthDate", "unknown", ""),
+        ("StudyDate", "01/02/2020", ""),
+        ("StudyDate", "2020.02.01", "2020.02.01"),  # as ACR-NEMA wrote it
+        ("StudyTime", "12:00:00", ""),
+        ("PatientSex", "female", ""),
+        ("PatientSex", "F", "F"),
+        ("AccessionNumber", "longer than the sixteen letters of DICOM", "longer than the sixteen letters of DICOM"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*Invalid value for VR:UserWarning")
+def test_values_that_are_none_of_dicoms_cost_no_result(tmp_path, phantom, keyword, value, copied):
+    def change(dataset, _):
+        with pydicom.config.disable_value_validation():
+            setattr(dataset, keyword, value)
+
+    source = phantom().edit(change).source
+    volume = read_series(source)
+    mask = Mask(blobs(), volume.grid)
+    paths = [tmp_path / f"{name}.dcm" for name in ("segmentation", "contours", "measurements")]
+    write_dicom_seg(paths[0], mask, LABELS, source, ALGORITHM)
+    write_rtstruct(paths[1], mask, LABELS, source, ALGORITHM)
+    write_dicom_sr(paths[2], measure_mask(volume, mask, LABELS, 2).measures, LABELS, source, ALGORITHM)
+    assert [str(pydicom.dcmread(path)[keyword].value or "") for path in paths] == [copied] * 3
+
+
+def test_a_code_of_eighteen_digits_is_whole(tmp_path, phantom):
+    code = {"value": "123456781000119107", "meaning": "Structure of an extension of SNOMED CT"}
+    labels = LabelMap.parse({"labels": [{"value": 3, "name": "gland", "code": code}]})
+    source = phantom().source
+    volume = read_series(source)
+    mask = Mask(np.uint8(3) * (blobs() == 3), volume.grid)
+    write_dicom_seg(tmp_path / "segmentation.dcm", mask, labels, source, ALGORITHM)
+    write_rtstruct(tmp_path / "contours.dcm", mask, labels, source, ALGORITHM)
+    written = pydicom.dcmread(tmp_path / "segmentation.dcm").SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    drawn = pydicom.dcmread(tmp_path / "contours.dcm").RTROIObservationsSequence[0].RTROIIdentificationCodeSequence[0]
+    assert written.LongCodeValue == drawn.LongCodeValue == code["value"]
+    assert code["value"] in read_dicom_seg(tmp_path / "segmentation.dcm").segments[0].terminology
