@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, OutputError
 from medseg.io.nifti import write_mask, write_volume
 from medseg.networks.model import load_model
+from medseg.serve import service as service_module
 from medseg.serve import teacher as module
 from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
 from medseg.serve.refusal import RequestError
@@ -99,6 +100,30 @@ def test_a_training_that_dies_changes_nothing(labelled, monkeypatch, model_folde
     assert told["status"] == "ERROR"
     assert "without a result" in told["details"][-1]
     assert labelled.service.segmenter.path == model_folder
+
+
+PROMOTED = Outcome(is_promoted=True, reason="as played", dice_before=0.5, dice_after=0.6)
+
+
+def play_a_better_one(monkeypatch, model_folder) -> None:
+    play(
+        monkeypatch,
+        f"""
+import pathlib, shutil
+shutil.copytree({str(model_folder)!r}, folder + "/run/model")
+pathlib.Path(folder, {OUTCOME!r}).write_text({PROMOTED.model_dump_json()!r})""",
+    )
+
+
+def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_folder):
+    def full(target):
+        raise OutputError(f"can't write {target}: the disk is full; free some space")
+
+    play_a_better_one(monkeypatch, model_folder)
+    monkeypatch.setattr(service_module, "atomic_file", full)
+    labelled.post(f"/train/{NAME}")
+    assert "can't be used" in wait(labelled)["details"][-1]
+    assert labelled.service.segmenter.path == labelled.service.teacher.pupil.path == model_folder
 
 
 def test_cases_that_the_model_learnt_from_are_never_held_out(labelled):
