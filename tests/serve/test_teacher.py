@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import time
 
 import numpy as np
@@ -115,6 +116,32 @@ pathlib.Path(folder, {OUTCOME!r}).write_text({PROMOTED.model_dump_json()!r})""",
     )
 
 
+def test_a_lesson_is_never_told_from_the_folder_of_another_one(labelled, monkeypatch, model_folder):
+    lessons = labelled.service.settings.output / "lessons"
+    play_a_better_one(monkeypatch, model_folder)
+    for _ in range(2):
+        labelled.post(f"/train/{NAME}")
+        assert wait(labelled)["status"] == "DONE"
+    shutil.rmtree(lessons / "001")  # somebody made room
+    play(monkeypatch, "import os; os.abort()")
+    labelled.post(f"/train/{NAME}")
+    assert wait(labelled)["status"] == "ERROR"
+    assert sorted(folder.name for folder in lessons.iterdir()) == ["002", "003"]
+
+
+def test_a_lesson_that_could_not_be_written_costs_itself_alone(labelled, monkeypatch):
+    def full(target):
+        target.parent.mkdir()
+        raise OutputError(f"can't write {target}: the disk is full; free some space")
+
+    play(monkeypatch, "import os; os.abort()")
+    labelled.post(f"/train/{NAME}")
+    wait(labelled)
+    monkeypatch.setattr(module, "atomic_file", full)
+    assert labelled.post(f"/train/{NAME}").status_code == 500
+    assert labelled.get("/info/").status_code == 200
+
+
 def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_folder):
     def full(target):
         raise OutputError(f"can't write {target}: the disk is full; free some space")
@@ -124,6 +151,18 @@ def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_
     labelled.post(f"/train/{NAME}")
     assert "can't be used" in wait(labelled)["details"][-1]
     assert labelled.service.segmenter.path == labelled.service.teacher.pupil.path == model_folder
+
+
+def test_a_model_that_does_not_fit_beside_the_one_before_ends_the_training(labelled, monkeypatch, model_folder):
+    def replace(model):
+        raise RuntimeError("CUDA out of memory")
+
+    play_a_better_one(monkeypatch, model_folder)
+    monkeypatch.setattr(labelled.service.segmenter, "replace", replace)
+    labelled.post(f"/train/{NAME}")
+    told = wait(labelled)
+    assert told["status"] == "ERROR"
+    assert "unexpected error (RuntimeError)" in told["details"][-1]
 
 
 def test_cases_that_the_model_learnt_from_are_never_held_out(labelled):
