@@ -8,18 +8,20 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
+from medseg.quality.review import check_one_run, read_run
 from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
 from medseg.volume import Mask
 
@@ -106,11 +108,14 @@ def evaluate_folder(
         If a folder is missing, there are no true masks, or no case of both folders matches.
     ConfigError
         If the tolerance is no finite number from 0 on.
+    OutputError
+        If the folder holds results of several runs, because the last one has not ended.
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
     statuses = run_statuses(predictions)
     if statuses:
         predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
+        _check_one_run(predictions, predicted_masks)
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
@@ -151,6 +156,12 @@ def run_statuses(predictions: Path) -> dict[str, str]:
         return {}
     with table.open(encoding="utf-8", newline="") as file:
         return {row["case"]: row["status"] for row in csv.DictReader(file) if row.get("case") and row.get("status")}
+
+
+def _check_one_run(predictions: Path, cases: Iterable[str]) -> None:
+    if (predictions / "run.json").is_file():
+        records = (read_record(predictions / "cases" / case) for case in cases)
+        check_one_run(predictions, read_run(predictions), [record for record in records if record])
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
