@@ -183,6 +183,19 @@ def test_the_table_fits_a_screen_and_shows_what_was_missed(folders):
     assert "spurious" not in text.replace("missed and spurious", "")
 
 
+@pytest.mark.parametrize("name", ["organ", "anterior hippocampus"])
+def test_the_table_names_its_rows_where_every_state_occurs(tmp_path, name):
+    for case, (predicted, true) in enumerate([(1, 1), (0, 1), (1, 0), (0, 0)]):
+        write(tmp_path / "p" / f"{case}.nii.gz", predicted * organ())
+        write(tmp_path / "t" / f"{case}.nii.gz", true * organ())
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(evaluate_folder(tmp_path / "p", tmp_path / "t", LabelMap.parse({name: 1}))))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in (*name.split(), "Dice", "missed", "spurious", "empty"):
+        assert word in text
+
+
 def test_a_name_in_brackets_is_shown_and_not_taken_as_a_style(folders):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(score_table(evaluate_folder(*folders, LabelMap.parse({"[red]organ": 1, "tumour": 2}))))
