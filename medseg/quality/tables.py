@@ -29,6 +29,7 @@ HEADINGS: dict[Metric, str] = {
 NARROWEST_NAME = 12
 """Width of the column of names: where room is short, rich would take it away first."""
 
+
 def write_scores(scores: Iterable[StructureScore], path: Path) -> None:
     """Write one row a case and target as CSV; what could not be measured is an empty cell."""
     rows = (

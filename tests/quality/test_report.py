@@ -138,6 +138,14 @@ def test_a_damaged_or_missing_picture_is_no_obstacle(results):
     assert (results / "report.html").read_text().count("no picture") == 2
 
 
+def test_only_pictures_that_were_drawn_are_linked(tmp_path):
+    records = [record("drawn", outputs={"mask.nii.gz": "d", "overlay.png": "d"}), record("not", outputs={})]
+    write_report(write_results(tmp_path / "out", records, known=reference()))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'href="cases/drawn/overlay.png"' in page
+    assert 'href="cases/not/overlay.png"' not in page
+
+
 def test_pictures_keep_to_the_budget(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (700, 1400, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png", compress_level=1)
