@@ -7,7 +7,6 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, 
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
-from medseg.quality.review import check_one_run, read_run
+from medseg.quality.review import check_one_run, read_rows, read_run
 from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
 from medseg.volume import Mask
 
@@ -109,7 +108,8 @@ def evaluate_folder(
     ConfigError
         If the tolerance is no finite number from 0 on.
     OutputError
-        If the folder holds results of several runs, because the last one has not ended.
+        If the folder holds results of several runs, because the last one has not ended, or its ``cases.csv`` can't be
+        read.
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
     statuses = run_statuses(predictions)
@@ -151,11 +151,9 @@ def evaluate_pairs(
 
 def run_statuses(predictions: Path) -> dict[str, str]:
     """Return how each case that ``medseg segment`` was given ended; empty for a plain folder of masks."""
-    table = predictions / "cases.csv"
-    if not table.is_file():
+    if not (predictions / "cases").is_dir() or not (predictions / "cases.csv").is_file():
         return {}
-    with table.open(encoding="utf-8", newline="") as file:
-        return {row["case"]: row["status"] for row in csv.DictReader(file) if row.get("case") and row.get("status")}
+    return {row["case"]: row["status"] for row in read_rows(predictions, {"case", "status"})}
 
 
 def _check_one_run(predictions: Path, cases: Iterable[str]) -> None:

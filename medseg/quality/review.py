@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def review_results(folder: Path) -> Review:
     except (KeyError, ValueError) as error:
         raise OutputError(f"{folder / 'run.json'}: not what medseg segment writes ({type(error).__name__})") from None
     cases, others = [], []
-    for row in _read_rows(folder):
+    for row in read_rows(folder, {"case", "status", "reason", "message"}):
         case = row["case"]
         is_inside = Path(case).name == case  # a folder from elsewhere must not make us read outside of it
         record = read_record(folder / "cases" / case) if row["status"] in DONE and is_inside else None
@@ -199,13 +199,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _read_rows(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells."""
+def read_rows(folder: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells.
+
+    Raises
+    ------
+    OutputError
+        If it can't be read, or lacks one of these columns, as after a spreadsheet wrote it with semicolons.
+    """
     try:
-        with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
+        with (folder / "cases.csv").open(encoding="utf-8-sig", newline="") as stream:
             rows = [{key: plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
     except (OSError, ValueError):
         raise OutputError(f"{folder}: there is no readable cases.csv; segment again") from None
-    if rows and not {"case", "status", "reason", "message"} <= rows[0].keys():
+    if rows and not set(columns) <= rows[0].keys():
         raise OutputError(f"{folder / 'cases.csv'}: not what medseg segment writes; segment again")
     return rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medseg.errors import ConfigError, DatasetError
+from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.quality.evaluate import Pair, evaluate_folder, evaluate_pairs, find_masks
@@ -212,6 +212,26 @@ def test_a_run_is_compared_on_the_scans_it_was_given(tmp_path):
     assert [case for case, _ in evaluation.problems] == ["failed"]
     assert evaluation.not_run == ("other",)
     assert evaluation.mean_dice == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("saved", "is_read"),
+    [
+        ("\ufeffcase,status\ndone,done\nfailed,rejected\n".encode(), True),  # as Excel saves it
+        (b"case;status\ndone;done\nfailed;rejected\n", False),
+        (b"case,status\ndone,done\nf\xe4iled,rejected\n", False),
+    ],
+)
+def test_a_table_that_a_spreadsheet_saved_again_is_read_or_refused(tmp_path, saved, is_read):
+    for case in ("done", "failed"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", organ())
+        write(tmp_path / "run" / "cases" / case / "mask.nii.gz", organ())
+    (tmp_path / "run" / "cases.csv").write_bytes(saved)
+    if is_read:
+        assert [case for case, _ in evaluate_folder(tmp_path / "run", tmp_path / "truth").problems] == ["failed"]
+        return
+    with pytest.raises(OutputError, match=r"cases\.csv.*segment again"):
+        evaluate_folder(tmp_path / "run", tmp_path / "truth")
 
 
 def test_a_mask_of_an_earlier_run_is_no_prediction_of_a_case_that_failed_since(tmp_path):
