@@ -63,5 +63,6 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         gpus=torch.cuda.device_count() if device.type == "cuda" else 0,
+        settings=worker.settings_digest,
     )
     return worker, facts

@@ -138,6 +138,7 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
         "labels": facts.labels.model_dump(mode="json"),
         "reference": facts.reference.model_dump(mode="json") if facts.reference else None,
         "inference": facts.inference.model_dump(mode="json"),
+        "settings": facts.settings,
         "device": facts.device,
         "device_name": facts.device_name,
         "memory_mb": {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in _kinds(peaks)},

@@ -49,6 +49,7 @@ class Facts:
     inference : how it is applied.
     device, device_name : such as "cuda:0" and "NVIDIA A100"; the name of a CPU is left to the record of the machine.
     gpus : how many the worker sees.
+    settings : digest of all that decides a result beside scan and model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Facts:
     device: str
     device_name: str
     gpus: int
+    settings: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def export(
             min=0,
             max=1,
             help="Share of the voxels that must get the label that the source gives them; default: 0.9999 in float32, "
-            "0.995 in bf16, 0.99 in int8.",
+            "0.995 in bf16, 0.99 in int8. Below 0.8 also the Dice of each structure with the source's.",
         ),
     ] = None,
 ) -> None:

@@ -12,6 +12,7 @@ from medseg.errors import ModelError
 from medseg.export.windows import Window
 from medseg.inference.forward import EnsembleForward
 from medseg.inference.restore import decide
+from medseg.inference.uncertainty import Agreement as Decisions
 from medseg.labels import LabelMap
 from medseg.networks.exported import Agreement, Precision
 from medseg.networks.model import Model
@@ -21,23 +22,30 @@ LEAST_EQUAL: dict[Precision, float] = {"float32": 0.9999, "bf16": 0.995, "int8":
 structure of a tenth of it: more is another model."""
 
 
+LEAST_DICE = 0.8
+"""Dice of each structure with the source's: one of few voxels could be lost without a hundredth of them changing.
+Good exports have 0.99 and more, in 8 bits, too; of an untrained network 8 bits leave 0.89."""
+
+
 def compare(model: Model, networks: Sequence[nn.Module], windows: Sequence[Window], *, from_scans: bool) -> Agreement:
     """Return how networks of another runtime answer in place of the model's own, which compute in float32."""
     forwards = [_forward(model, model.networks), _forward(model, networks)]
-    largest, total, voxels, equal = 0.0, 0.0, 0, 0
+    largest, total, voxels, equal, drawn = 0.0, 0.0, 0, 0, Decisions(model.labels)
     for window in windows:
         source, other = (forward(torch.from_numpy(window)[None]) for forward in forwards)
         difference = (_probabilities(source, model.labels) - _probabilities(other, model.labels)).abs()
         largest = max(largest, float(difference.max()))
         total += float(difference.mean())
-        same = decide(source.transpose(0, 1), model.labels) == decide(other.transpose(0, 1), model.labels)
-        equal, voxels = equal + int(same.sum()), voxels + same.numel()
+        ours, theirs = (decide(logits.transpose(0, 1), model.labels) for logits in (source, other))
+        drawn.add([theirs], ours)
+        equal, voxels = equal + int((ours == theirs).sum()), voxels + ours.numel()
     return Agreement(
         windows=len(windows),
         from_scans=from_scans,
         largest_difference=round(largest, 6),
         mean_difference=round(total / len(windows), 8),
         equal=round(equal / voxels, 8),
+        dice=drawn.finish(),
     )
 
 
@@ -46,12 +54,13 @@ def check(agreement: Agreement, precision: Precision, least: float | None = None
 
     Parameters
     ----------
-    least : share of the voxels that must get the same label; None: that of the precision.
+    least : share of the voxels that must get the same label, and Dice of each structure if it is lower than
+        `LEAST_DICE`; None: those of the precision.
 
     Raises
     ------
     ModelError
-        If fewer do.
+        If fewer do, or a structure is another one.
     """
     wanted = LEAST_EQUAL[precision] if least is None else least
     if not agreement.equal >= wanted:
@@ -59,6 +68,14 @@ def check(agreement: Agreement, precision: Precision, least: float | None = None
             f"the exported model gives {agreement.equal:.4%} of the voxels the label that its source gives them, less "
             f"than {wanted:.2%}, so it was not written; export it without --int8, calibrate it on scans that are more "
             "like those to be segmented, or say --least with a lower share"
+        )
+    found = {name: dice for name, dice in agreement.dice.items() if dice is not None}
+    worst, limit = min(found, key=lambda name: found[name], default=""), min(LEAST_DICE, wanted)
+    if worst and found[worst] < limit:
+        raise ModelError(
+            f"the exported model draws {worst} with a Dice of {found[worst]:.3f} against its source, less than "
+            f"{limit:g}, so it was not written; export it without --int8, calibrate it on scans that show {worst}, or "
+            "say --least with a lower share"
         )
 
 

@@ -54,6 +54,9 @@ class Agreement(BaseModel):
     largest_difference: float = Field(description="Largest difference of a probability")
     mean_difference: float = Field(description="Mean absolute difference of the probabilities")
     equal: float = Field(ge=0, le=1, description="Share of the voxels that get the same label")
+    dice: dict[str, float | None] = Field(
+        default_factory=dict, description="Dice of each structure with the source's; null: neither finds it"
+    )
 
 
 class Export(BaseModel):

@@ -19,7 +19,7 @@ from time import time
 from medseg.batch.faults import place_of
 from medseg.catalog.identity import load_key
 from medseg.catalog.series_rules import read_series_rules
-from medseg.errors import MedsegError, ReasonCode
+from medseg.errors import MedsegError
 from medseg.io.dicom_headers import quiet_pydicom
 from medseg.pacs.journal import Journal, Tell
 from medseg.pacs.node import listening
@@ -157,11 +157,11 @@ class Work:
             self.spool.move(study, "sending")
             problems = f", {len(record.problems)} problems" if record.problems else ""
             self._tell(study, "segmented", f"{len(record.send)} results{problems}")
-        elif record.reason == ReasonCode.EMPTY:
+        elif record.failed_in:
+            self.fail(study, record.failed_in, record.reason, record.message)
+        else:
             self.spool.end(study, "done")
             self._tell(study, "done", f"nothing to send: {record.message}", reason=record.reason)
-        else:
-            self.fail(study, "complete", record.reason, record.message)
 
     def _put_back(self, study: Study, tries: int, error: Exception) -> None:
         logger.debug("segmenting", exc_info=error)

@@ -79,8 +79,8 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         problems = tuple(_problems(summary.results))
         flush_tree(self._work)
         os.rename(self._work, study.results)
-        reason, message = ("", "") if send else _nothing(summary, problems)
-        return study.note(send=send, problems=problems, reason=reason, message=message, tries=0, next_try=0.0)
+        why = {"reason": "", "message": "", "failed_in": ""} if send else _nothing(summary, problems)
+        return study.note(send=send, problems=problems, tries=0, next_try=0.0, **why)
 
 
 def _files(results: Iterable[CaseResult], folder: Path) -> Iterable[str]:
@@ -102,10 +102,14 @@ def _problems(results: Iterable[CaseResult]) -> Iterable[Problem]:
             yield Problem(case=result.case, reason=code, message=f"no {name}: {words}")
 
 
-def _nothing(summary: RunSummary, problems: tuple[Problem, ...]) -> tuple[str, str]:
-    """Return why there is nothing to send: reason code and sentence."""
+def _nothing(summary: RunSummary, problems: tuple[Problem, ...]) -> dict[str, str]:
+    """Return why there is nothing to send, as fields of the record; that nothing was found is no failure."""
+    done = {result.case for result in summary.results if result.is_done}
+    # EMPTY is also said of a scan that was refused because it is blank
+    faults = [problem for problem in problems if problem.case not in done or problem.reason != ReasonCode.EMPTY]
     if problems:
-        worst = next((problem for problem in problems if problem.reason != ReasonCode.EMPTY), problems[0])
-        return worst.reason, worst.message
+        worst = (faults or problems)[0]
+        return {"reason": worst.reason, "message": worst.message, "failed_in": "complete" if faults else ""}
     left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items()) or "none"
-    return "NO_SERIES", f"no series of the study is one to segment (files left out: {left_out})"
+    message = f"no series of the study is one to segment (files left out: {left_out})"
+    return {"reason": "NO_SERIES", "message": message, "failed_in": "complete"}

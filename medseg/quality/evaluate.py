@@ -7,20 +7,21 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
 from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
+from medseg.quality.review import check_one_run, read_rows, read_run
 from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
 from medseg.volume import Mask
 
@@ -107,12 +108,16 @@ def evaluate_folder(
         If a folder is missing, there are no true masks, or no case of both folders matches.
     ConfigError
         If the tolerance is no finite number from 0 on.
+    OutputError
+        If the folder holds results of several runs, because the last one has not ended, or its ``cases.csv`` can't be
+        read.
     """
     true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
     statuses = run_statuses(predictions)
     true_masks = _called_as(true_masks, statuses.keys() | predicted_masks.keys())
     if statuses:
         predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
+        _check_one_run(predictions, predicted_masks)
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
@@ -148,11 +153,15 @@ def evaluate_pairs(
 
 def run_statuses(predictions: Path) -> dict[str, str]:
     """Return how each case that ``medseg segment`` was given ended; empty for a plain folder of masks."""
-    table = predictions / "cases.csv"
-    if not table.is_file():
+    if not (predictions / "cases").is_dir() or not (predictions / "cases.csv").is_file():
         return {}
-    with table.open(encoding="utf-8", newline="") as file:
-        return {row["case"]: row["status"] for row in csv.DictReader(file) if row.get("case") and row.get("status")}
+    return {row["case"]: row["status"] for row in read_rows(predictions, {"case", "status"})}
+
+
+def _check_one_run(predictions: Path, cases: Iterable[str]) -> None:
+    if (predictions / "run.json").is_file():
+        records = (read_record(predictions / "cases" / case) for case in cases)
+        check_one_run(predictions, read_run(predictions), [record for record in records if record])
 
 
 def find_masks(folder: Path) -> dict[str, Path]:

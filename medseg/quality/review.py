@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,16 @@ def review_results(folder: Path) -> Review:
     Raises
     ------
     OutputError
-        If the folder is not one that `medseg segment` wrote.
+        If the folder is not one that `medseg segment` wrote, or a later run has not ended there.
     """
-    run = _read_run(folder)
+    run = read_run(folder)
     try:
         labels = LabelMap.parse(run["labels"])
         reference = Reference.model_validate(run["reference"]) if run.get("reference") else None
     except (KeyError, ValueError) as error:
         raise OutputError(f"{folder / 'run.json'}: not what medseg segment writes ({type(error).__name__})") from None
     cases, others = [], []
-    for row in _read_rows(folder):
+    for row in read_rows(folder, {"case", "status", "reason", "message"}):
         case = row["case"]
         is_inside = Path(case).name == case  # a folder from elsewhere must not make us read outside of it
         record = read_record(folder / "cases" / case) if row["status"] in DONE and is_inside else None
@@ -114,6 +115,7 @@ def review_results(folder: Path) -> Review:
             others.append(NotSegmented(case, "failed", "OUTPUT", f"{case}: its folder is missing or unreadable"))
         else:
             others.append(NotSegmented(case, row["status"], row["reason"], row["message"]))
+    check_one_run(folder, run, [case.record for case in cases])
     ordered = sorted(cases, key=lambda case: (-case.priority, case.record.case))
     return Review(folder, labels, reference, tuple(ordered), tuple(others), run)
 
@@ -157,7 +159,35 @@ def _score(record: CaseRecord, findings: tuple[Finding, ...]) -> float:
     return float(sum(sure) / len(sure) * FLAG_PENALTY ** len(kinds))
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def check_one_run(folder: Path, run: Mapping[str, Any], records: Iterable[CaseRecord]) -> None:
+    """Refuse an output folder in which cases are of another run than the tables.
+
+    A run with another model or other settings writes its cases over the earlier ones, and its tables at the end. If it
+    is stopped, the folder holds results of both, under the name of the first.
+
+    Parameters
+    ----------
+    run : what ``run.json`` says.
+    records : of the cases that are done by ``cases.csv``.
+
+    Raises
+    ------
+    OutputError
+        If a case has another model than the run, or other settings.
+    """
+    made = [(record.inputs.model, record.inputs.settings) for record in records]
+    model = run["model"].get("digest") if isinstance(run.get("model"), dict) else None
+    settings = run.get("settings") or (made[0][1] if made else "")  # earlier versions did not write it
+    others = sum(found != (model, settings) for found in made)
+    if others:
+        raise OutputError(
+            f"{folder}: {others} of {len(made)} cases are of another model or other settings than run.json: a later "
+            "run has not ended; repeat its command, or the one before"
+        )
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what ``run.json`` of an output folder says; raises `OutputError` if there is none."""
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -169,13 +199,19 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _read_rows(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells."""
+def read_rows(folder: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells.
+
+    Raises
+    ------
+    OutputError
+        If it can't be read, or lacks one of these columns, as after a spreadsheet wrote it with semicolons.
+    """
     try:
-        with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
+        with (folder / "cases.csv").open(encoding="utf-8-sig", newline="") as stream:
             rows = [{key: plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
     except (OSError, ValueError):
         raise OutputError(f"{folder}: there is no readable cases.csv; segment again") from None
-    if rows and not {"case", "status", "reason", "message"} <= rows[0].keys():
+    if rows and not set(columns) <= rows[0].keys():
         raise OutputError(f"{folder / 'cases.csv'}: not what medseg segment writes; segment again")
     return rows

@@ -26,6 +26,9 @@ HEADINGS: dict[Metric, str] = {
     "volume_error_ml": "volume\nerror ml",
 }
 
+NARROWEST_NAME = 12
+"""Width of the column of names: where room is short, rich would take it away first."""
+
 
 def write_scores(scores: Iterable[StructureScore], path: Path) -> None:
     """Write one row a case and target as CSV; what could not be measured is an empty cell."""
@@ -66,10 +69,11 @@ def score_table(evaluation: Evaluation) -> Table:
     odd = [s for s in State if s is not State.SCORED and any(t.states[s.value] for t in summaries)]
     table = Table(
         box=SIMPLE_HEAD,
+        padding=(0, 0 if odd else 1),
         title=f"{len(evaluation.cases)} cases, NSD at {evaluation.tolerance_mm:g} mm",
         caption="missed and spurious count as Dice 0" if set(odd) - {State.BOTH_EMPTY} else None,
     )
-    table.add_column("structure", overflow="fold")
+    table.add_column("structure", overflow="fold", min_width=NARROWEST_NAME)
     for heading in (*HEADINGS.values(), *(state.value.replace("_", "\n") for state in odd)):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:

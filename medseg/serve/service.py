@@ -15,7 +15,7 @@ from medseg.batch.places import check_places, check_writable
 from medseg.batch.record import CaseRecord
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import load_key
-from medseg.errors import ScanError
+from medseg.errors import OutputError, ScanError
 from medseg.io.files import write_text
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
@@ -150,11 +150,16 @@ class Service:
         return {"total": len(known), "completed": final, "label_tags": {"final": final, "original": original}}
 
     def promote(self, model: Path) -> None:
-        """Go on with another model, now and after a restart."""
+        """Go on with another model, now and after a restart; or, if that can't be noted, with the one before."""
         if self.segmenter and self.settings.model:
+            before = self.segmenter.path
             self.segmenter.replace(model)
             place = {"instead_of": model_digest(self.settings.model), "model": str(model.resolve())}
-            write_text(self.settings.output / IN_USE, json.dumps(place, indent=1) + "\n")
+            try:
+                write_text(self.settings.output / IN_USE, json.dumps(place, indent=1) + "\n")
+            except OutputError:
+                self.segmenter.replace(before)
+                raise
             if self.settings.ahead:
                 self.sweep_all()
 

@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from medseg.catalog.datasets import read_dataset
 from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
-from medseg.errors import DatasetError, MedsegError
+from medseg.errors import DatasetError
 from medseg.io.files import write_text
 from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.serve.lesson import LESSON, OUTCOME, RUN, Lesson, Outcome
-from medseg.serve.refusal import BAD_REQUEST, TOO_MANY, RequestError
+from medseg.serve.refusal import BAD_REQUEST, TOO_MANY, RequestError, sentence_of
 from medseg.serve.settings import LESSONS, ServeSettings
 from medseg.serve.task import BackgroundTask
 from medseg.volume import Case
@@ -96,7 +96,7 @@ class Teacher:
         with self._lock:
             if self.task and self.task.is_running:
                 raise RequestError(TOO_MANY, "a training is running; stop it first, or wait until it has ended")
-            folder = self._folder / f"{len(list(self._folder.glob('[0-9]*'))) + 1:03d}"
+            folder = self._folder / f"{self._last_number() + 1:03d}"
             lesson = self._lesson(review, wishes)
             write_text(folder / LESSON, lesson.model_dump_json(indent=1) + "\n")
             dataset = lesson.experiment.dataset
@@ -129,12 +129,17 @@ class Teacher:
         """Return how far the training is, as Slicer's module reads it."""
         total = self._settings.experiment.training.steps
         told: dict[str, Any] = {"epoch": 0, "total_epochs": total, "best_metric": self.dice or 0}
-        folders = sorted(self._folder.glob("[0-9]*"))
+        folders = sorted(path.parent for path in self._folder.glob(f"[0-9]*/{LESSON}"))
         if not self.task or not folders:
             return told
         lesson = Lesson.model_validate_json((folders[-1] / LESSON).read_bytes())
         told |= {"epoch": _steps_done(folders[-1]), "total_epochs": lesson.experiment.training.steps}
         return told if self.task.is_running else {**told, "total_time": "ended"}
+
+    def _last_number(self) -> int:
+        """Return the highest number of a lesson; folders of earlier ones may have been deleted."""
+        names = (folder.name for folder in self._folder.iterdir())
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def _lesson(self, review: ReviewFolder, wishes: Mapping[str, Any]) -> Lesson:
         training = self._training(wishes)
@@ -190,6 +195,7 @@ class Teacher:
                 if done > told:
                     task.details.append(f"step {done} of {total}")
                     told = done
+        process.communicate()  # closes its input
         with self._lock:
             if task.is_running:
                 self._finish(task, folder, process.returncode)
@@ -212,8 +218,9 @@ class Teacher:
         try:
             self._promote(model)
             self.pupil, self.dice = Pupil.of(model), outcome.dice_after
-        except MedsegError as error:
-            task.end("ERROR", f"the new model can't be used: {error}")
+        except Exception as error:  # whatever it is: a task that never ended would let no other begin
+            logger.debug("promotion", exc_info=error)
+            task.end("ERROR", f"the new model can't be used: {sentence_of(error)}")
             return
         task.end("DONE", f"the new model is in use: {outcome.reason}")
 

@@ -26,7 +26,7 @@ class FakeEngine:
         self.worker, self.digest, self.ends, self.given = worker, digest, ends, []
 
     def facts(self):
-        return Facts("fake", self.digest, 1, LABELS, None, InferenceConfig(), "cpu", "", 0)
+        return Facts("fake", self.digest, 1, LABELS, None, InferenceConfig(), "cpu", "", 0, "s")
 
     def run(self, tasks):
         for task in tasks:

@@ -34,7 +34,7 @@ def test_any_bytes_may_be_a_files_name(name):
 @pytest.mark.parametrize(
     "message",
     [
-        Facts("liver", "digest", 2, LABELS, None, InferenceConfig(flips=True), "cuda:0", "NVIDIA A100", 4),
+        Facts("liver", "digest", 2, LABELS, None, InferenceConfig(flips=True), "cuda:0", "NVIDIA A100", 4, "s"),
         Progress("a", "infer"),
         CaseResult("a", "rejected", "TRUNCATED", "a: it ends too early"),
         Refusal("ModelError", "no such model\nfolder"),

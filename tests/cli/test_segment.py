@@ -159,6 +159,31 @@ def test_cases_of_earlier_runs_are_counted(medseg, model, scans, tmp_path):
     assert f"{count} case folders are of earlier runs" in second.stdout
 
 
+@pytest.mark.parametrize("wishes", [("--overlap", 0.25), ()])
+def test_results_of_a_run_that_was_stopped_are_not_taken_for_those_of_the_run_before(
+    medseg, model, scans, tmp_path, wishes
+):
+    output, later, other = tmp_path / "out", tmp_path / "later", tmp_path / "other"
+    shutil.copytree(model, other)
+    if not wishes:
+        (other / "model.json").write_text(json.dumps({**json.loads((model / "model.json").read_text()), "name": "b"}))
+    medseg("segment", scans, "-m", model, "-o", output, "--no-pictures")
+    medseg("segment", scans, "-m", other, "-o", later, "--no-pictures", *wishes)
+    uses = [
+        ("report", output),
+        ("evaluate", output, later),
+        ("review", "export", output, "--scans", scans, "-o", tmp_path / "review", "--key", tmp_path / "key"),
+    ]
+    shutil.rmtree(output / "cases" / "a_scan")
+    shutil.copytree(later / "cases" / "a_scan", output / "cases" / "a_scan")  # so far a killed run would have come
+    for use in uses:
+        told = medseg(*use)
+        assert told.exit_code == 2, told.output
+        assert "1 of 3 cases are of another model or other settings than run.json" in told.stderr
+    medseg("segment", scans, "-m", other, "-o", output, "--no-pictures", *wishes)
+    assert medseg(*uses[0]).exit_code == 0
+
+
 def test_nothing_to_segment_says_so(medseg, model, tmp_path):
     (tmp_path / "empty").mkdir()
     result = medseg("segment", tmp_path / "empty", "-m", model, "-o", tmp_path / "out")

@@ -19,13 +19,14 @@ from medseg.batch.segment_folder import segment_folder
 from medseg.config import InferenceConfig, make_segment_config
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.export import export as exporting
-from medseg.export.compare import check
+from medseg.export.compare import check, compare
 from medseg.export.export import ExportOptions, export_model
 from medseg.labels import LabelMap
 from medseg.networks import exported
 from medseg.networks.build import build_network
 from medseg.networks.exported import Agreement, read_exports
 from medseg.networks.model import Model, load_model, model_digest, save_model
+from medseg.outputs import NetworkOutput
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 
 SPY = """
@@ -170,6 +171,32 @@ def test_an_export_that_decides_otherwise_is_not_written(model, tmp_path, monkey
         export_model(model, tmp_path / "out", ExportOptions(("onnx",)))
     assert list(tmp_path.iterdir()) == []
     check(disagreeing, "int8", least=0.98)
+
+
+class Threshold(torch.nn.Module):
+    """Calls "bright" what is above a threshold."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, image: torch.Tensor) -> NetworkOutput:
+        nothing = torch.zeros_like(image)
+        return NetworkOutput(torch.cat([nothing, nothing - 1, image - self.threshold], dim=1))
+
+
+def test_an_export_that_loses_a_small_structure_is_refused():
+    window = np.zeros((1, 16, 16, 16), np.float32)
+    window[0, 4:6, 4:6, 4:8] = 1  # 0.4 % of the voxels
+    source = Model((Threshold(0.5),), plan_of(), LabelMap.parse({"dim": 1, "bright": 2}))
+    same = compare(source, [Threshold(0.6)], [window], from_scans=True)
+    assert same.dice == {"dim": None, "bright": 1.0}
+    check(same, "float32")
+    lost = compare(source, [Threshold(2.0)], [window], from_scans=True)
+    assert lost.equal > 0.99
+    with pytest.raises(ModelError, match=r"draws bright with a Dice of 0\.000 against its source, less than 0\.8"):
+        check(lost, "int8")
+    check(lost, "int8", least=0.0)
 
 
 @pytest.mark.parametrize("name", ["openvino_0.bin", "openvino_0.xml", "onnx_0.onnx"])

@@ -66,11 +66,15 @@ def _pushed_whole(monkeypatch):
     monkeypatch.setattr(Spool, "complete", after_push)
 
 
-def make_series(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **words: str) -> list[Path]:
-    """Write a CT series with a bright block in the middle; returns its files in order."""
+def make_series(
+    folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE, *, is_blank: bool = False, **words: str
+) -> list[Path]:
+    """Write a CT series with a bright block in the middle, or of one value; returns its files in order."""
     rng = np.random.default_rng(seed)
     array = rng.normal(-50, 20, (1, *shape)).astype(np.float32)
     array[0, 5:12, 4:11, 2:5] = 300
+    if is_blank:
+        array[:] = 0
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     write_series(Volume(array, Grid(shape, affine)), folder, seed=seed, patient=words.pop("patient", PATIENT), **words)
     return sorted(folder.iterdir())

@@ -139,6 +139,14 @@ def test_a_study_without_findings_is_done(listen, tmp_path, monkeypatch):
     until(lambda: "nothing to send: no dicom-seg: nothing was found" in node.lines[-1])
 
 
+def test_a_scan_that_is_refused_as_blank_is_no_study_without_findings(listen, tmp_path):
+    node = listen(segment={"ingest": {"empty": "reject"}})
+    push(node.port, make_series(tmp_path / "series", is_blank=True))
+    until(lambda: node.state_of() == {"failed": 1})
+    assert only(node, "failed").record.reason == "EMPTY"
+    until(lambda: "one value everywhere" in node.lines[-1])
+
+
 def test_a_late_slice_joins_the_study(listen, store, tmp_path):
     """The slices before it make a sound, shorter series; after it the mask is of all of them."""
     files = make_series(tmp_path / "series")

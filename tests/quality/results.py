@@ -145,7 +145,7 @@ def write_results(
     write_csv(folder / "cases.csv", *case_rows(results, list(VOLUMES)))
     run = {
         "finished": "2026-01-01T10:00:00Z",
-        "model": {"name": "abdomen", "digest": "0123456789abcdef"},
+        "model": {"name": "abdomen", "digest": "m"},
         "labels": LABELS.model_dump(mode="json"),
         "reference": known.model_dump(mode="json") if known else None,
     }

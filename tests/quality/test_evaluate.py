@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medseg.errors import ConfigError, DatasetError
+from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
 from medseg.quality.evaluate import Pair, evaluate_folder, evaluate_pairs, find_masks
@@ -197,6 +197,19 @@ def test_the_table_fits_a_screen_and_shows_what_was_missed(folders):
     assert "spurious" not in text.replace("missed and spurious", "")
 
 
+@pytest.mark.parametrize("name", ["organ", "anterior hippocampus"])
+def test_the_table_names_its_rows_where_every_state_occurs(tmp_path, name):
+    for case, (predicted, true) in enumerate([(1, 1), (0, 1), (1, 0), (0, 0)]):
+        write(tmp_path / "p" / f"{case}.nii.gz", predicted * organ())
+        write(tmp_path / "t" / f"{case}.nii.gz", true * organ())
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(evaluate_folder(tmp_path / "p", tmp_path / "t", LabelMap.parse({name: 1}))))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in (*name.split(), "Dice", "missed", "spurious", "empty"):
+        assert word in text
+
+
 def test_a_name_in_brackets_is_shown_and_not_taken_as_a_style(folders):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(score_table(evaluate_folder(*folders, LabelMap.parse({"[red]organ": 1, "tumour": 2}))))
@@ -213,6 +226,26 @@ def test_a_run_is_compared_on_the_scans_it_was_given(tmp_path):
     assert [case for case, _ in evaluation.problems] == ["failed"]
     assert evaluation.not_run == ("other",)
     assert evaluation.mean_dice == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("saved", "is_read"),
+    [
+        ("\ufeffcase,status\ndone,done\nfailed,rejected\n".encode(), True),  # as Excel saves it
+        (b"case;status\ndone;done\nfailed;rejected\n", False),
+        (b"case,status\ndone,done\nf\xe4iled,rejected\n", False),
+    ],
+)
+def test_a_table_that_a_spreadsheet_saved_again_is_read_or_refused(tmp_path, saved, is_read):
+    for case in ("done", "failed"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", organ())
+        write(tmp_path / "run" / "cases" / case / "mask.nii.gz", organ())
+    (tmp_path / "run" / "cases.csv").write_bytes(saved)
+    if is_read:
+        assert [case for case, _ in evaluate_folder(tmp_path / "run", tmp_path / "truth").problems] == ["failed"]
+        return
+    with pytest.raises(OutputError, match=r"cases\.csv.*segment again"):
+        evaluate_folder(tmp_path / "run", tmp_path / "truth")
 
 
 def test_a_mask_of_an_earlier_run_is_no_prediction_of_a_case_that_failed_since(tmp_path):

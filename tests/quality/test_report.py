@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medseg.batch.record import Inputs
 from medseg.batch.summary import CaseResult
 from medseg.errors import ConfigError, OutputError
 from medseg.measures.intensity import Intensity
@@ -101,7 +102,9 @@ def test_records_without_features_are_listed_all_the_same(tmp_path):
 def test_hostile_names_stay_text(tmp_path):
     others = [CaseResult(HOSTILE, "failed", HOSTILE, f"{HOSTILE} \"'"), CaseResult("../../etc", "done")]
     labels = LABELS.model_dump(mode="json")
-    folder = write_results(tmp_path / "out", [record(HOSTILE_NAME), record("moved")], others, reference())
+    made = Inputs(source="s", model=HOSTILE, settings="t")
+    records = [record(case, inputs=made) for case in (HOSTILE_NAME, "moved")]
+    folder = write_results(tmp_path / "out", records, others, reference())
     run = json.loads((folder / "run.json").read_text())
     labels["labels"][1]["name"] = HOSTILE
     (folder / "run.json").write_text(
@@ -133,6 +136,14 @@ def test_a_damaged_or_missing_picture_is_no_obstacle(results):
     (results / "cases" / "large" / "overlay.png").unlink()
     write_report(results)
     assert (results / "report.html").read_text().count("no picture") == 2
+
+
+def test_only_pictures_that_were_drawn_are_linked(tmp_path):
+    records = [record("drawn", outputs={"mask.nii.gz": "d", "overlay.png": "d"}), record("not", outputs={})]
+    write_report(write_results(tmp_path / "out", records, known=reference()))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'href="cases/drawn/overlay.png"' in page
+    assert 'href="cases/not/overlay.png"' not in page
 
 
 def test_pictures_keep_to_the_budget(tmp_path, monkeypatch):

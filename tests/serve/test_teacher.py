@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import shutil
 import time
 
 import numpy as np
 import pytest
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, OutputError
 from medseg.io.nifti import write_mask, write_volume
 from medseg.networks.model import load_model
+from medseg.serve import service as service_module
 from medseg.serve import teacher as module
 from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
 from medseg.serve.refusal import RequestError
@@ -99,6 +101,68 @@ def test_a_training_that_dies_changes_nothing(labelled, monkeypatch, model_folde
     assert told["status"] == "ERROR"
     assert "without a result" in told["details"][-1]
     assert labelled.service.segmenter.path == model_folder
+
+
+PROMOTED = Outcome(is_promoted=True, reason="as played", dice_before=0.5, dice_after=0.6)
+
+
+def play_a_better_one(monkeypatch, model_folder) -> None:
+    play(
+        monkeypatch,
+        f"""
+import pathlib, shutil
+shutil.copytree({str(model_folder)!r}, folder + "/run/model")
+pathlib.Path(folder, {OUTCOME!r}).write_text({PROMOTED.model_dump_json()!r})""",
+    )
+
+
+def test_a_lesson_is_never_told_from_the_folder_of_another_one(labelled, monkeypatch, model_folder):
+    lessons = labelled.service.settings.output / "lessons"
+    play_a_better_one(monkeypatch, model_folder)
+    for _ in range(2):
+        labelled.post(f"/train/{NAME}")
+        assert wait(labelled)["status"] == "DONE"
+    shutil.rmtree(lessons / "001")  # somebody made room
+    play(monkeypatch, "import os; os.abort()")
+    labelled.post(f"/train/{NAME}")
+    assert wait(labelled)["status"] == "ERROR"
+    assert sorted(folder.name for folder in lessons.iterdir()) == ["002", "003"]
+
+
+def test_a_lesson_that_could_not_be_written_costs_itself_alone(labelled, monkeypatch):
+    def full(target):
+        target.parent.mkdir()
+        raise OutputError(f"can't write {target}: the disk is full; free some space")
+
+    play(monkeypatch, "import os; os.abort()")
+    labelled.post(f"/train/{NAME}")
+    wait(labelled)
+    monkeypatch.setattr(module, "atomic_file", full)
+    assert labelled.post(f"/train/{NAME}").status_code == 500
+    assert labelled.get("/info/").status_code == 200
+
+
+def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_folder):
+    def full(target):
+        raise OutputError(f"can't write {target}: the disk is full; free some space")
+
+    play_a_better_one(monkeypatch, model_folder)
+    monkeypatch.setattr(service_module, "atomic_file", full)
+    labelled.post(f"/train/{NAME}")
+    assert "can't be used" in wait(labelled)["details"][-1]
+    assert labelled.service.segmenter.path == labelled.service.teacher.pupil.path == model_folder
+
+
+def test_a_model_that_does_not_fit_beside_the_one_before_ends_the_training(labelled, monkeypatch, model_folder):
+    def replace(model):
+        raise RuntimeError("CUDA out of memory")
+
+    play_a_better_one(monkeypatch, model_folder)
+    monkeypatch.setattr(labelled.service.segmenter, "replace", replace)
+    labelled.post(f"/train/{NAME}")
+    told = wait(labelled)
+    assert told["status"] == "ERROR"
+    assert "unexpected error (RuntimeError)" in told["details"][-1]
 
 
 def test_cases_that_the_model_learnt_from_are_never_held_out(labelled):
