@@ -130,24 +130,24 @@ def test_a_lesson_is_never_told_from_the_folder_of_another_one(labelled, monkeyp
 
 
 def test_a_lesson_that_could_not_be_written_costs_itself_alone(labelled, monkeypatch):
-    def full(target):
+    def full(target, text):
         target.parent.mkdir()
         raise OutputError(f"can't write {target}: the disk is full; free some space")
 
     play(monkeypatch, "import os; os.abort()")
     labelled.post(f"/train/{NAME}")
     wait(labelled)
-    monkeypatch.setattr(module, "atomic_file", full)
+    monkeypatch.setattr(module, "write_text", full)
     assert labelled.post(f"/train/{NAME}").status_code == 500
     assert labelled.get("/info/").status_code == 200
 
 
 def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_folder):
-    def full(target):
+    def full(target, text):
         raise OutputError(f"can't write {target}: the disk is full; free some space")
 
     play_a_better_one(monkeypatch, model_folder)
-    monkeypatch.setattr(service_module, "atomic_file", full)
+    monkeypatch.setattr(service_module, "write_text", full)
     labelled.post(f"/train/{NAME}")
     assert "can't be used" in wait(labelled)["details"][-1]
     assert labelled.service.segmenter.path == labelled.service.teacher.pupil.path == model_folder
