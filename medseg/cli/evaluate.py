@@ -23,7 +23,8 @@ def evaluate(
         Path, typer.Argument(metavar="PREDICTIONS", help="What medseg segment wrote, or a folder of masks.")
     ],
     truths: Annotated[
-        Path, typer.Argument(metavar="TRUTHS", help="True masks of the same names, or a dataset folder.")
+        Path,
+        typer.Argument(metavar="TRUTHS", help="True masks, called as the cases or their scans; or a dataset folder."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for scores.csv, summary.json and dice.png.")

@@ -7,8 +7,10 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import numpy as np
 from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
-from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, ScanError
+from medseg.catalog.listing import stem
+from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
@@ -98,7 +101,8 @@ def evaluate_folder(
     Parameters
     ----------
     predictions : a folder that ``medseg segment`` wrote, or one with a NIfTI mask a case.
-    truths : a folder with a NIfTI mask a case, or a dataset folder with ``labels/`` or ``labelsTr/``.
+    truths : a folder with a NIfTI mask a case, called after it, or after the file or folder of its scan; or a dataset
+        folder with ``labels/`` or ``labelsTr/``.
     labels : meaning of the values; default: every value found in the masks is a target.
     tolerance_mm : surface distance up to which outlines count as equal in the NSD.
 
@@ -112,16 +116,15 @@ def evaluate_folder(
         If the folder holds results of several runs, because the last one has not ended, or its ``cases.csv`` can't be
         read.
     """
-    true_masks, predicted_masks = find_masks(truths), find_masks(predictions)
-    statuses = run_statuses(predictions)
-    true_masks = _called_as(true_masks, statuses.keys() | predicted_masks.keys())
+    predicted_masks, statuses = find_masks(predictions), run_statuses(predictions)
+    true_masks = _by_case(find_masks(truths), statuses.keys() | predicted_masks.keys(), predictions)
     if statuses:
         predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
         _check_one_run(predictions, predicted_masks)
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
             f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
-            f"{_some(true_masks)}); name each prediction after its true mask"
+            f"{_some(true_masks)}); name each true mask after its case, or after the file or folder of its scan"
         )
     given = set(statuses) or set(true_masks)
     pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items() if case in given]
@@ -194,10 +197,29 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _called_as(true_masks: dict[str, Path], known: Set[str]) -> dict[str, Path]:
-    """Return true masks by the names that cases have: of a scan called "liver 1" the case is "liver_1"."""
-    ids = safe_ids(true_masks)
-    return {name if name in known or ids[name] not in known else ids[name]: path for name, path in true_masks.items()}
+def _by_case(true_masks: dict[str, Path], known: Set[str], predictions: Path) -> dict[str, Path]:
+    """Return true masks by their cases' ids, where they are called after the cases, or after the scans.
+
+    The case of a scan "liver 1.nii.gz" is liver_1, that of a DICOM series is a pseudonym, which ``sources.csv``
+    explains. A mask that may be of several cases, or is one of several for a case, stays what it is called.
+    """
+    ids, cases = safe_ids(true_masks), _cases_of_scans(predictions)
+    found = {name: {name, ids[name]} & known or cases.get(name, set()) for name in true_masks}
+    claims = {name: min(choice) if len(choice) == 1 else name for name, choice in found.items()}
+    taken = Counter(claims.values())
+    named = {claims[name] if taken[claims[name]] == 1 else name: path for name, path in true_masks.items()}
+    return dict(sorted(named.items()))
+
+
+def _cases_of_scans(predictions: Path) -> dict[str, set[str]]:
+    """Return the cases of the scans that each name leads to, of a file or a folder; nothing if no run says so."""
+    cases: dict[str, set[str]] = defaultdict(set)
+    with suppress(OutputError):  # only its owner may read it
+        for row in read_rows(predictions, {"case", "source"}, "sources.csv"):
+            path = Path(row["source"])
+            for name in (*path.parent.parts, stem(path)):
+                cases[name].add(row["case"])
+    return cases
 
 
 def _case_id(path: Path) -> str | None:

@@ -199,8 +199,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_rows(folder: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Return the rows of ``cases.csv``, without the apostrophes that keep spreadsheets from running cells.
+def read_rows(folder: Path, columns: Collection[str], table: str = "cases.csv") -> list[dict[str, str]]:
+    """Return the rows of a table of a run, without the apostrophes that keep spreadsheets from running cells.
 
     Raises
     ------
@@ -208,10 +208,10 @@ def read_rows(folder: Path, columns: Collection[str]) -> list[dict[str, str]]:
         If it can't be read, or lacks one of these columns, as after a spreadsheet wrote it with semicolons.
     """
     try:
-        with (folder / "cases.csv").open(encoding="utf-8-sig", newline="") as stream:
+        with (folder / table).open(encoding="utf-8-sig", newline="") as stream:
             rows = [{key: plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
     except (OSError, ValueError):
-        raise OutputError(f"{folder}: there is no readable cases.csv; segment again") from None
+        raise OutputError(f"{folder}: there is no readable {table}; segment again") from None
     if rows and not set(columns) <= rows[0].keys():
-        raise OutputError(f"{folder / 'cases.csv'}: not what medseg segment writes; segment again")
+        raise OutputError(f"{folder / table}: not what medseg segment writes; segment again")
     return rows

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.geometry import Grid
+from medseg.io.tables import write_csv
 from medseg.labels import LabelMap
 from medseg.quality.evaluate import Pair, evaluate_folder, evaluate_pairs, find_masks
 from medseg.quality.metrics import State, image_diagonal_mm
@@ -80,6 +81,29 @@ def test_true_masks_are_found_by_the_name_that_a_run_gave_the_scan(tmp_path):
         ("liver 2", State.SCORED),
         ("else where", State.MISSED),
     }
+
+
+def test_true_masks_may_be_called_after_the_file_or_folder_of_the_scan(tmp_path):
+    """As those of DICOM series are, whose cases have pseudonyms; one that may mean two cases means none."""
+    sources = {
+        "case-1": "liver_1",
+        "case-2": "b/ct/series",
+        "case-3": "both/one",
+        "case-4": "both/two",
+        "x": "=x.nii.gz",
+    }
+    for case in sources:
+        write(tmp_path / "run" / "cases" / case / "mask.nii.gz", organ())
+    write_csv(tmp_path / "run" / "cases.csv", ["case", "status"], [(case, "done") for case in sources])
+    write_csv(tmp_path / "run" / "sources.csv", ["case", "source"], sources.items())
+    for name in ("liver_1", "b", "both", "=x"):
+        write(tmp_path / "truth" / f"{name}.nii.gz", organ())
+    evaluation = evaluate_folder(tmp_path / "run", tmp_path / "truth", LABELS)
+    assert evaluation.cases == ("case-1", "case-2", "x")
+    assert evaluation.not_run == ("both",)
+    assert evaluation.unmatched == ("case-3", "case-4")
+    write(tmp_path / "truth" / "series.nii.gz", organ())  # a second mask of case-2
+    assert evaluate_folder(tmp_path / "run", tmp_path / "truth", LABELS).not_run == ("b", "both", "series")
 
 
 def test_a_dataset_folder_stands_for_its_labels(folders, tmp_path):
