@@ -19,7 +19,9 @@ from medseg.batch.faults import fault_of
 from medseg.batch.listing import Listing, list_cases
 from medseg.batch.places import check_places
 from medseg.catalog.anonymous import without_file_names, without_names
+from medseg.catalog.identity import safe_name
 from medseg.catalog.index import index_scans
+from medseg.catalog.listing import stem
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
@@ -175,7 +177,7 @@ class _Pool:
         learnt = set(self._learnt())
         cases = sorted(listing.cases, key=lambda case: case.id)
         for number, case in enumerate(cases, start=1):
-            if case.id in learnt:
+            if {case.id, safe_name(stem(listing.sources[case.id]))} & learnt:
                 self.left_out.append((case.id, f"{case.id}: the model learnt from a scan of this name"))
             elif described := self._describe(case):
                 parts, view = described

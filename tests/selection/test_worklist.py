@@ -103,6 +103,7 @@ def test_pseudonyms_hide_file_names(scans, saved, tmp_path):
     (scans / "broken.nii.gz").write_bytes((scans / "case_1.nii.gz").read_bytes()[:-400])
     worklist = rank_scans(scans, tmp_path / "out", saved, SelectionOptions(count=9, pseudonymize=True))
     text = (tmp_path / "out/next.csv").read_text() + str(worklist)
+    assert worklist.available == 5  # a scan that was learnt from is known by its file's name
     assert "case-" in text
     assert "case_1" not in text
     assert "broken" not in text
