@@ -19,7 +19,7 @@ import numpy as np
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing, shown, stem, with_safe_ids
+from medseg.catalog.listing import Listing, shown, stem, with_ids
 from medseg.catalog.selection import Selection, select_cases
 from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
@@ -111,23 +111,24 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     """
     folder = config.folder if config.folder.is_dir() else config.folder.parent
     listing = read_listing(config.folder)
-    cases = _with_patients([sound_case(case, config.ingest) for case in listing.cases], config.patients)
-    _check_unique(cases)
-    chosen = select_cases(cases, config, listing.lists, _read_splits(config, folder))
+    named = _with_patients([sound_case(case, config.ingest) for case in listing.cases], config.patients)
+    _check_unique(named)
+    ids = safe_ids(case.id for case in named)
+    cases = with_ids(named, ids)
+    chosen = select_cases(cases, config, {**listing.lists, **_read_splits(config, folder)}, ids)
     _check_patients(cases, chosen)
     known = {case.id: case for case in cases}
     looked_at = [known[id_] for id_ in (*chosen.train, *chosen.validation)]
     channels, modalities = _channels(config, listing, looked_at)
-    ids = safe_ids(known)
     return Dataset(
         name=(listing.document.name if listing.document else "") or stem(config.folder.resolve()),
-        cases=with_safe_ids(cases),
+        cases=cases,
         labels=_label_map(config, listing, folder) or _discover_labels(looked_at),
         channels=channels,
         modalities=modalities,
-        train=tuple(ids[id_] for id_ in chosen.train),
-        validation=tuple(ids[id_] for id_ in chosen.validation),
-        test=tuple(ids[id_] for id_ in chosen.test),
+        train=chosen.train,
+        validation=chosen.validation,
+        test=chosen.test,
         layout=listing.layout,
     )
 

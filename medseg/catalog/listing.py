@@ -9,7 +9,6 @@ from pathlib import Path
 
 from medseg.catalog.documents import DatasetJson
 from medseg.catalog.entries import UNREAD_ENDINGS
-from medseg.catalog.identity import safe_ids
 from medseg.errors import DatasetError
 from medseg.io.nifti_header import NIFTI_ENDINGS, split_ending
 from medseg.volume import Case
@@ -44,11 +43,9 @@ class Listing:
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def with_safe_ids(cases: Iterable[Case]) -> tuple[Case, ...]:
-    """Return cases called as their scans are in results: of a file "liver 1.nii.gz" both are "liver_1"."""
-    listed = tuple(cases)
-    ids = safe_ids(case.id for case in listed)
-    return tuple(replace(case, id=ids[case.id], patient=ids.get(case.patient, case.patient)) for case in listed)
+def with_ids(cases: Iterable[Case], ids: Mapping[str, str]) -> tuple[Case, ...]:
+    """Return cases called as `identity.safe_ids` says, and so the patients that are called after cases."""
+    return tuple(replace(case, id=ids[case.id], patient=ids.get(case.patient, case.patient)) for case in cases)
 
 
 def stem(path: Path) -> str:

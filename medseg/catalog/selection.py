@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medseg.catalog.listing import shown
@@ -27,7 +27,7 @@ class Selection:
     test: tuple[str, ...]
 
 
-def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, splits: Lists) -> Selection:
+def select_cases(cases: Sequence[Case], config: DatasetConfig, named: Lists, ids: Mapping[str, str]) -> Selection:
     """Resolve the configuration's wishes.
 
     Without a wish the lists called "train" and "validation" hold, of the splits file or the dataset's own; without
@@ -38,8 +38,8 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
     ----------
     cases : all cases.
     config : its `train` and `validation` are the wishes.
-    own : lists that the dataset's layout holds, such as a table's column ``split``.
-    splits : lists of the configured splits file.
+    named : lists that the dataset's layout holds, such as a table's column ``split``, and those of the splits file.
+    ids : of the cases, by the names of their files, which lists may hold as well.
 
     Raises
     ------
@@ -48,16 +48,20 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, own: Lists, split
         mask, or no training case has one.
     """
     labelled = {case.id: case.mask is not None for case in cases}
-    lists = {**own, **splits}
-    validation = _wanted("validation", config.validation, lists, lists.get("validation", ()))
+
+    def called(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(ids.get(name, name) for name in names)
+
+    lists = {name: called(listed) for name, listed in named.items()}
+    validation = called(_wanted("validation", config.validation, lists, lists.get("validation", ())))
     test = tuple(id_ for id_ in lists.get(TEST_LIST, ()) if id_ in labelled)  # others are apart already
     held_out = {*validation, *test}
     rest = tuple(id_ for id_ in labelled if id_ not in held_out)
-    train = _wanted("train", config.train, lists, lists.get("train", rest))
-    for field, ids in (("train", train), ("validation", validation)):
-        _check_ids(field, ids, labelled)
-    for field, ids in (("validation", validation), (TEST_LIST, test)):
-        both = sorted(set(train) & set(ids))
+    train = called(_wanted("train", config.train, lists, lists.get("train", rest)))
+    for field, listed in (("train", train), ("validation", validation)):
+        _check_ids(field, listed, labelled)
+    for field, listed in (("validation", validation), (TEST_LIST, test)):
+        both = sorted(set(train) & set(listed))
         if both:
             raise DatasetError(f"{len(both)} cases are both in train and in {field}: {shown(both)}; keep each in one")
     bare = [id_ for id_ in validation if not labelled[id_]]

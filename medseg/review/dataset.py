@@ -16,7 +16,7 @@ from pathlib import Path
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing, with_safe_ids
+from medseg.catalog.listing import Listing, with_ids
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
 from medseg.io.tables import OWNER_ONLY, write_csv
@@ -127,7 +127,7 @@ def _listed(original: Path) -> Listing:
     listing = read_listing(original)
     ids = safe_ids(case.id for case in listing.cases)
     lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
-    return replace(listing, cases=with_safe_ids(listing.cases), lists=lists)
+    return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
 
 
 def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:

@@ -217,6 +217,10 @@ class TestNames:
         assert (dataset.train, dataset.validation) == (("Li_1_a",), ("Li_2_a",))
         assert {case.id: case.patient for case in dataset.cases}["Li_1_b"] == "Li 1"
 
+    def test_lists_may_hold_ids_as_well(self, odd: Path) -> None:
+        dataset = read(odd, train=["Li_1_a", "Li 1 b"], validation=["Li_2_a"])
+        assert (dataset.train, dataset.validation) == (("Li_1_a", "Li_1_b"), ("Li_2_a",))
+
     def test_who_has_no_patient_is_one_of_its_own(self, odd: Path) -> None:
         assert all(case.patient == case.id for case in read(odd).cases)
 
