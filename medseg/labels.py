@@ -200,9 +200,9 @@ class LabelMap(BaseModel):
         return np.array([0, *values], dtype=self.dtype)
 
     @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Integer type that holds every value, that of ignore too."""
-        return np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16
+    def dtype(self) -> np.dtype:
+        """Integer type that holds every value, that of ignore too: uint8 or uint16."""
+        return np.dtype(np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16)
 
     @property
     def is_sided(self) -> bool:
