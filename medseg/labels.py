@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg.errors import LabelError
+from medseg.text import first_line
 
 DEFAULT_COLOURS = (
     (221, 130, 101), (128, 174, 128), (144, 120, 200), (216, 101, 79), (111, 184, 210), (244, 214, 49),
@@ -272,7 +273,7 @@ def load_label_map(path: Path) -> LabelMap:
         text = path.read_text(encoding="utf-8")
         definition = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LabelError(f"{path}: no readable label map ({str(error).splitlines()[0]})") from None
+        raise LabelError(f"{path}: no readable label map ({first_line(error)})") from None
     while isinstance(definition, Mapping) and isinstance(definition.get("labels"), Mapping):
         definition = definition["labels"]
     if not isinstance(definition, Mapping):

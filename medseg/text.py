@@ -1,6 +1,17 @@
-"""Text that came from files, their names or their headers, made safe to show."""
+"""Text from elsewhere, made fit for a message: from files, their names or headers, and from exceptions."""
 
 from __future__ import annotations
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an exception says, or its type if it says nothing.
+
+    Examples
+    --------
+    >>> first_line(ValueError("no such key\nin line 3")), first_line(ValueError())
+    ('no such key', 'ValueError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def printable(text: str, *, lines: bool = False) -> str:
