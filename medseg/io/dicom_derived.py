@@ -16,7 +16,7 @@ from highdicom.sr.coding import CodedConcept
 from pydicom import Dataset, dcmread
 
 from medseg.errors import ReasonCode, SeriesError
-from medseg.io.terminology import printable
+from medseg.io.terminology import clean_text
 from medseg.labels import Code
 from medseg.volume import Source
 
@@ -84,15 +84,15 @@ def quotable_images(source: Source) -> list[Dataset]:
 def concept(code: Code) -> CodedConcept:
     """Return a code as highdicom takes it, within the limits of DICOM's value representations."""
     return CodedConcept(
-        value=printable(code.value, limit=CODE_LIMIT),
-        scheme_designator=printable(code.scheme, limit=CODE_LIMIT),
-        meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
+        value=clean_text(code.value, limit=CODE_LIMIT),
+        scheme_designator=clean_text(code.scheme, limit=CODE_LIMIT),
+        meaning=clean_text(code.meaning, without="\\", limit=TEXT_LIMIT),
     )
 
 
 def text(words: str) -> str:
     """Return words as DICOM's LO holds them."""
-    return printable(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
+    return clean_text(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
 
 
 def uid(kind: str, name: str) -> str:
