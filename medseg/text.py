@@ -1,6 +1,15 @@
-"""Text from elsewhere, made fit for a message: from files, their names or headers, and from exceptions."""
+"""Words of fixed vocabularies, and text from elsewhere made fit for a message."""
 
 from __future__ import annotations
+
+from enum import Enum
+
+
+class Word(str, Enum):
+    """A word of a fixed vocabulary, for tables, files and scripts; `enum.StrEnum`, which Python 3.10 lacks."""
+
+    def __str__(self) -> str:
+        return self.value
 
 
 def first_line(error: BaseException) -> str:
