@@ -7,7 +7,7 @@ caught per case by the batch layer alone.
 
 from __future__ import annotations
 
-from enum import Enum
+from medseg.text import Word
 
 
 class MedsegError(Exception):
@@ -69,7 +69,7 @@ class WorkerError(MedsegError):
     """A worker process can't be started, or ends again and again without a case to blame."""
 
 
-class ReasonCode(str, Enum):
+class ReasonCode(Word):
     """Why a file or scan was refused, skipped or flagged; stable words for tables and scripts."""
 
     NOT_A_SCAN = "NOT_A_SCAN"
@@ -113,6 +113,3 @@ class ReasonCode(str, Enum):
     ARCHIVE_TOO_LARGE = "ARCHIVE_TOO_LARGE"
     ARCHIVE_ENCRYPTED = "ARCHIVE_ENCRYPTED"
     ARCHIVE_NESTED = "ARCHIVE_NESTED"
-
-    def __str__(self) -> str:
-        return self.value

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg.errors import LabelError
+from medseg.text import first_line
 
 DEFAULT_COLOURS = (
     (221, 130, 101), (128, 174, 128), (144, 120, 200), (216, 101, 79), (111, 184, 210), (244, 214, 49),
@@ -200,9 +201,9 @@ class LabelMap(BaseModel):
         return np.array([0, *values], dtype=self.dtype)
 
     @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Integer type that holds every value, that of ignore too."""
-        return np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16
+    def dtype(self) -> np.dtype:
+        """Integer type that holds every value, that of ignore too: uint8 or uint16."""
+        return np.dtype(np.uint8 if max(*self.values, self.ignore or 0) <= 255 else np.uint16)
 
     @property
     def is_sided(self) -> bool:
@@ -272,7 +273,7 @@ def load_label_map(path: Path) -> LabelMap:
         text = path.read_text(encoding="utf-8")
         definition = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LabelError(f"{path}: no readable label map ({str(error).splitlines()[0]})") from None
+        raise LabelError(f"{path}: no readable label map ({first_line(error)})") from None
     while isinstance(definition, Mapping) and isinstance(definition.get("labels"), Mapping):
         definition = definition["labels"]
     if not isinstance(definition, Mapping):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medseg.config import describe_problems
 from medseg.errors import PlanError
+from medseg.text import first_line
 
 Sizes = tuple[int, int, int]
 
@@ -103,7 +104,7 @@ def load_plan(path: Path) -> Plan:
     except ValidationError as error:
         raise PlanError(f"{path}: {describe_problems(error)}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f"{path}: not a readable plan ({str(error).splitlines()[0]})") from None
+        raise PlanError(f"{path}: not a readable plan ({first_line(error)})") from None
 
 
 def save_plan(plan: Plan, path: Path) -> None:

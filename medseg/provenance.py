@@ -112,10 +112,10 @@ def digest_files(paths: Iterable[Path]) -> str:
     """
     files = list(paths)
     if len(files) <= 1:
-        digests = [_digest_file(path) for path in files]
+        digests = [digest_file(path) for path in files]
     else:
         with ThreadPoolExecutor(DIGEST_THREADS) as threads:
-            digests = list(threads.map(_digest_file, files))
+            digests = list(threads.map(digest_file, files))
     return digest_bytes("\n".join(digests).encode())
 
 
@@ -128,7 +128,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file; raises `OSError` if it can't be read."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):

@@ -21,7 +21,7 @@ import numpy as np
 from medseg.batch.convert_record import ScanRecord, finished_scan, write_scan_record
 from medseg.batch.faults import fault_of
 from medseg.batch.intake import open_catalog, write_selection
-from medseg.batch.listing import Listing, list_cases
+from medseg.batch.listing import Listing, list_cases, write_sources
 from medseg.batch.places import check_names, check_places, check_writable
 from medseg.batch.record import Geometry
 from medseg.batch.summary import Failure, Outcome, exit_code
@@ -31,7 +31,7 @@ from medseg.config import BatchConfig
 from medseg.errors import OutputError, ScanError
 from medseg.io.nifti import read_nifti, write_volume
 from medseg.io.scan import read_scan, source_files
-from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.io.tables import write_csv
 from medseg.provenance import digest_files, package_versions, timestamp
 from medseg.volume import Source, Volume
 
@@ -112,8 +112,7 @@ def convert_folder(
     ordered = tuple(sorted(results, key=lambda result: result.case))
     summary = ConversionSummary(output, ordered, listing.left_out, listing.unread)
     write_csv(output / TABLE, HEADER, map(_row, summary.results))
-    sources = [(case, str(path)) for case, path in sorted(listing.sources.items())]
-    write_csv(output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    write_sources(output, sorted(listing.sources.items()))
     return summary
 
 

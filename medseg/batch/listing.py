@@ -11,6 +11,7 @@ from medseg.batch.summary import CaseResult
 from medseg.catalog.channels import join_channels, with_stacks
 from medseg.catalog.entries import Catalog, CatalogEntry
 from medseg.errors import ReasonCode
+from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.volume import Case
 
 
@@ -57,6 +58,18 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
         sources[case] = entry.path
     left_out = _count_files(catalog.with_status("skipped"))
     return Listing(tuple(cases), entries, tuple(rejected), sources, left_out, catalog.unread)
+
+
+def write_sources(folder: Path, sources: Iterable[tuple[str, Path]]) -> None:
+    """Write ``sources.csv``, which case is which file or folder, for its owner only: paths may name patients.
+
+    Raises
+    ------
+    OutputError
+        If it can't be written.
+    """
+    rows = ((case, str(path)) for case, path in sources)
+    write_csv(folder / "sources.csv", ["case", "source"], rows, mode=OWNER_ONLY)
 
 
 def _shown(numbers: Iterable[int]) -> str:

@@ -14,7 +14,7 @@ from medseg.batch.audit import Audit
 from medseg.batch.engine import Engine
 from medseg.batch.formats import write_tables
 from medseg.batch.intake import open_catalog, write_selection
-from medseg.batch.listing import Listing, list_cases
+from medseg.batch.listing import Listing, list_cases, write_sources
 from medseg.batch.places import check_names, check_places, check_writable
 from medseg.batch.shards import RUN, mark_of, share_of, tables_folder
 from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows
@@ -22,7 +22,7 @@ from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
 from medseg.config import SegmentConfig
 from medseg.io.files import remove_leftovers, write_text
-from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.io.tables import write_csv
 from medseg.provenance import machine, package_versions, timestamp
 
 Watcher = Callable[[CaseResult, int, int], None]
@@ -124,8 +124,7 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
     """
     write_csv(summary.tables / "cases.csv", *case_rows(summary.results, [label.name for label in facts.labels.labels]))
     write_tables(summary.tables, facts.labels, summary.results, facts.channels)
-    sources = [(case, str(path)) for case, path in sorted(summary.sources.items())]
-    write_csv(summary.tables / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    write_sources(summary.tables, sorted(summary.sources.items()))
     peaks = [result.record.memory_mb for result in summary.results if result.record]
     record = {
         "started": started,

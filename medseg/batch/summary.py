@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
 from medseg.batch.record import CaseRecord
+from medseg.text import Word
 
 Status = Literal["done", "done_with_flags", "rejected", "failed", "crashed", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -17,7 +17,7 @@ DONE: tuple[Status, ...] = ("done", "done_with_flags")
 Record = TypeVar("Record")
 
 
-class Failure(str, Enum):
+class Failure(Word):
     """Why a sound scan was not segmented; the scan's own faults have `medseg.errors.ReasonCode`.
 
     The reason of a crash is how the process ended: a signal such as SIGSEGV, or EXIT_1.
@@ -28,9 +28,6 @@ class Failure(str, Enum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     TIMEOUT = "TIMEOUT"
     UNEXPECTED = "UNEXPECTED"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True)

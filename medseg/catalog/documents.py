@@ -12,6 +12,7 @@ import yaml
 
 from medseg.errors import DatasetError, LabelError
 from medseg.labels import LabelMap
+from medseg.text import first_line
 
 
 def read_document(path: Path) -> Any:
@@ -24,7 +25,7 @@ def read_document(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+        raise DatasetError(f"{path}: not readable ({first_line(error)})") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ folder and make the pseudo-label anew.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from medseg.errors import DatasetError, MedsegError
 from medseg.geometry import reorder
 from medseg.io.nifti import read_mask, write_mask
 from medseg.io.scan import inspect_scan
+from medseg.io.tables import edited_rows
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.volume import Case, Mask
 
@@ -102,7 +102,7 @@ def take_in(folder: Path, dataset: Dataset) -> tuple[PseudoLabelRecord, ...]:
 def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:
     """Return what stands in the table, by case; nothing if there is no table.
 
-    Whatever a spreadsheet made of it is understood: semicolons or tabs, a byte order mark, capitals.
+    Whatever a spreadsheet made of the file is understood (`edited_rows`), and so are capitals.
 
     Parameters
     ----------
@@ -116,16 +116,14 @@ def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:
     path = folder / SUMMARY
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    separator = max(",;\t", key=(lines or [""])[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
+    rows = [row for row in edited_rows(path) if any(row)]
     header = [cell.lower() for cell in rows[0]] if rows else []
     if "case" not in header or "status" not in header:
         raise DatasetError(f"{path}: the columns case and status are gone; put them back, or delete the file")
     decisions = {}
     for row in rows[1:]:
         cells = dict(zip(header, row, strict=False))
-        case, word = cells.get("case", "").removeprefix("'"), cells.get("status", "").lower()
+        case, word = cells.get("case", ""), cells.get("status", "").lower()
         if case not in known:
             raise DatasetError(f"{path}: there is no pseudo-label of case {case!r}; there are {shown(known)}")
         if case in decisions:

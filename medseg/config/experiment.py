@@ -23,6 +23,7 @@ from medseg.config.training import (
 )
 from medseg.config.unlabelled import PseudoLabelConfig, UnlabelledConfig
 from medseg.errors import ConfigError
+from medseg.text import first_line
 
 
 class ExperimentConfig(Stage):
@@ -99,7 +100,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{path}: not a readable YAML file ({first_line(error)})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a configuration is 'key: value' pairs, not {type(values).__name__}")
     return values

@@ -19,8 +19,9 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from typing import TypeVar
+
+from medseg.text import Word
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +36,13 @@ WORDS = (
 _thread = threading.local()
 
 
-class Rung(str, Enum):
+class Rung(Word):
     """How much memory a scan may take."""
 
     FULL = "full"
     ONE_WINDOW = "one_window"
     STITCH_ON_CPU = "stitch_on_cpu"
     CPU = "cpu"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def ladder(windows: int, device: str) -> tuple[Rung, ...]:

@@ -16,7 +16,7 @@ measures of doubt take half a second, and 2.5 s more if the logits are noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -72,6 +72,65 @@ class Restored:
     uncertainty: dict[str, TargetUncertainty] = field(default_factory=dict)
 
 
+class Layers:
+    """The layers of a scan that slabs of the network's grid settle, as the slabs come.
+
+    Parameters
+    ----------
+    grid : the network's grid; slabs are layers of it.
+    source_grid : the scan's grid.
+    axis : the axis of `grid` that slabs follow each other along.
+
+    Attributes
+    ----------
+    straight : the scan's grid with perpendicular axes, on which values are restored.
+    axes : the axes of `straight`, the one that layers follow each other along first; the others keep their order.
+    """
+
+    def __init__(self, grid: Grid, source_grid: Grid, axis: int) -> None:
+        self.straight = source_grid.straightened()
+        maps = relate(grid, self.straight)
+        along = [source.source for source in maps].index(axis)
+        self.axes = (along, *(i for i in range(3) if i != along))
+        self._order = [1 + maps[target].source for target in self.axes]
+        taps = linear_taps(maps, grid.shape, self.straight.shape)
+        self._along, *self._across = (taps[target] for target in self.axes)
+        self._missing = np.ones(self.straight.shape[along], dtype=bool)
+        self._last: Tensor | None = None
+
+    def parts(self, start: int, slab: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield the two layers on either side of the slab's beginning, then the slab, each with its first number.
+
+        Their axes (C, layers, ...) are in the order of `axes`.
+
+        Parameters
+        ----------
+        start : number of the slab's first layer; the slab follows the one before.
+        slab : (C, X, Y, Z), layers along `axis`, whole along the others; read only.
+        """
+        layers = slab.permute(0, *self._order)
+        if self._last is not None:
+            yield start - 1, torch.cat([self._last, layers[:, :1]], dim=1)
+        yield start, layers
+        self._last = layers[:, -1:].clone()
+
+    def settled(self, first: int, count: int) -> tuple[NDArray[np.intp], tuple[Taps, ...]]:
+        """Return the scan's layers whose neighbours all lie in `count` layers from `first` on, and their taps.
+
+        Their numbers follow each other, and each is returned once; the taps are those of each of `axes`.
+        """
+        needed = self._along.index - first
+        inside = (needed >= 0) & (needed < count)
+        layers = np.flatnonzero(inside.all(axis=1) & self._missing)
+        self._missing[layers] = False
+        return layers, (Taps(needed[layers], self._along.weight[layers]), *self._across)
+
+    def check_complete(self) -> None:
+        """Raise `ValueError` unless every layer was given."""
+        if self._missing.any():
+            raise ValueError(f"{self._missing.sum()} layers of the scan were never settled: slabs are missing")
+
+
 class Restorer:
     """Takes slabs of logits in order (`add`) and gives the mask (`finish`).
 
@@ -87,21 +146,14 @@ class Restorer:
         if labels.outputs > DISPUTED:
             raise ModelError(f"{labels.outputs} outputs are more than the {DISPUTED} that can be told apart")
         self.source_grid, self.labels = source_grid, labels
-        self._straight = straight = source_grid.straightened()
-        maps = relate(grid, straight)
-        along = [source.source for source in maps].index(axis)
-        self._target_axes = (along, *(i for i in range(3) if i != along))  # streamed axis first from here on
-        self._axes = [maps[target].source for target in self._target_axes]
-        taps = linear_taps(maps, grid.shape, straight.shape)
-        self._along, *self._across = (taps[target] for target in self._target_axes)
+        self._layers = Layers(grid, source_grid, axis)
+        straight = self._layers.straight
         # decisions of a sheared scan are moved to its slices before they become label values
         values = labels.painted if straight is source_grid else np.arange(256, dtype=np.uint8)
         self._values = None if np.array_equal(values, np.arange(len(values))) else values
         # X varies fastest, as in NIfTI files and the scans read from them: in C order measuring, writing and reading
         # back a mask of 512x512x256 take 3 s more
         self._array: NDArray = np.zeros(straight.shape, dtype=values.dtype, order="F")
-        self._missing = np.ones(straight.shape[along], dtype=bool)
-        self._last: Tensor | None = None
         self._meter = UncertaintyMeter(labels, grid.voxel_ml)
 
     def add(self, start: int, logits: Tensor) -> None:
@@ -112,38 +164,30 @@ class Restorer:
         start : index of the slab's first layer; the slab follows the one before.
         logits : (K, X, Y, Z) float32, layers along `axis`, whole along the others; read only.
         """
-        layers = logits.permute(0, *(1 + axis for axis in self._axes))
-        if self._last is not None:  # layers of the scan between the last slab and this one
-            joint = torch.cat([self._last, layers[:, :1]], dim=1)
-            self._paint(joint, decide(joint, self.labels), start - 1)
-        decided = decide_layers(layers, self.labels)
-        self._paint(layers, decided, start)
-        self._meter.add(layers, decided)
-        self._last = layers[:, -1:].clone()
+        for first, layers in self._layers.parts(start, logits):
+            decided = decide_layers(layers, self.labels)
+            self._paint(layers, decided, first)
+            if first == start:
+                self._meter.add(layers, decided)
 
     def finish(self) -> Restored:
         """Return the mask; every slab must have been added."""
-        if self._missing.any():
-            raise ValueError(f"{self._missing.sum()} layers of the scan were never decided: slabs are missing")
+        self._layers.check_complete()
         confidence, uncertainty = self._meter.finish()
-        array = self._array
-        if self._straight is not self.source_grid:
-            array = self.labels.painted[shear_labels(array, self._straight, self.source_grid)]
+        array, straight = self._array, self._layers.straight
+        if straight is not self.source_grid:
+            array = self.labels.painted[shear_labels(array, straight, self.source_grid)]
         return Restored(Mask(array, self.source_grid), confidence, uncertainty)
 
     def _paint(self, logits: Tensor, decided: Tensor, first: int) -> None:
         """Write the scan's layers whose neighbours all lie in these layers of logits."""
-        needed = self._along.index - first
-        inside = (needed >= 0) & (needed < logits.shape[1])
-        layers = np.flatnonzero(inside.all(axis=1) & self._missing)
+        layers, taps = self._layers.settled(first, logits.shape[1])
         if not len(layers):
             return
-        taps = (Taps(needed[layers], self._along.weight[layers]), *self._across)
         winners = interpolate_decisions(logits, decided, taps, self.labels).cpu()
-        view = torch.from_numpy(self._array).permute(self._target_axes)
+        view = torch.from_numpy(self._array).permute(self._layers.axes)
         # together, because where layers lie along X each one alone would touch every cache line of the mask
         view[layers[0] : layers[-1] + 1] = winners if self._values is None else _look_up(self._values, winners)
-        self._missing[layers] = False
 
 
 def decide(logits: Iterable[Tensor], labels: LabelMap) -> Tensor:

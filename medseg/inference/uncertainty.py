@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medseg.labels import LabelMap
 from medseg.measures.features import TargetUncertainty
@@ -61,8 +62,10 @@ class UncertaintyMeter:
             self._add_found(logits[:, x, y, z], decided[x, y, z], edge[x, y, z])
         step = max(BACKGROUND_STEP, math.ceil((logits.numel() / BLOCK) ** (1 / 3)))
         sample = decided[::step, ::step, ::step]
-        probabilities = self._probabilities(logits[:, ::step, ::step, ::step]) * (sample == 0)
-        self._sums[5] += probabilities.sum((1, 2, 3)).double() * (decided.numel() / sample.numel())
+        thinned = logits[:, ::step, ::step, ::step]
+        probabilities = thinned.sigmoid() if self.labels.regions else thinned.softmax(0)[1:]
+        everywhere = (probabilities * (sample == 0)).sum((1, 2, 3)).double()
+        self._sums[5] += everywhere * (decided.numel() / sample.numel())
 
     def finish(self) -> tuple[float, dict[str, TargetUncertainty]]:
         """Return the mean probability of the winners in the foreground (1 without any), and each target's doubt."""
@@ -74,7 +77,7 @@ class UncertaintyMeter:
 
     def _add_found(self, values: Tensor, winners: Tensor, edge: Tensor) -> None:
         """Count voxels (n) of the foreground: their logits (K, n), decisions, and which lie at a border."""
-        probabilities, entropy = self._look(values)
+        probabilities, entropy = probabilities_and_entropy(values, self.labels)
         if self.labels.regions:
             member = values > 0
         else:
@@ -93,22 +96,6 @@ class UncertaintyMeter:
         best = probabilities.gather(0, winners.long()[None] - 1)
         self._winners += torch.stack([best.sum(dtype=torch.float64), torch.ones_like(best).sum(dtype=torch.float64)])
 
-    def _probabilities(self, values: Tensor) -> Tensor:
-        """Return the targets' probabilities (T, ...) of logits (K, ...)."""
-        return torch.sigmoid(values) if self.labels.regions else torch.softmax(values, 0)[1:]
-
-    def _look(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the targets' probabilities (T, n), and the entropy (T or 1, n) from 0 to 1, of logits (K, n)."""
-        if self.labels.regions:
-            probabilities = self._probabilities(values)
-            # logsigmoid(x) = x + logsigmoid(-x), so that the entropy is softplus(x) - p x
-            entropy = torch.nn.functional.softplus(values) - probabilities * values
-            return probabilities, entropy / math.log(2)
-        logs = torch.log_softmax(values, 0)
-        probabilities = logs.exp()
-        entropy = -(probabilities * logs).sum(0, keepdim=True) / math.log(len(values))
-        return probabilities[1:], entropy
-
     def _describe(self, sums: Sequence[float]) -> TargetUncertainty:
         voxels, inside, entropy, border, border_entropy, everywhere = sums
         return TargetUncertainty(
@@ -118,6 +105,20 @@ class UncertaintyMeter:
             soft_dice=_mean(2 * inside, voxels + everywhere) if voxels else None,
             soft_ml=round(everywhere * self.voxel_ml, 4),
         )
+
+
+def probabilities_and_entropy(logits: Tensor, labels: LabelMap) -> tuple[Tensor, Tensor]:
+    """Return the targets' probabilities (T, ...), and entropies from 0 (sure) to 1 (undecided), of logits (K, ...).
+
+    The entropies are (T, ...) of regions, and (1, ...) of classes, which share one distribution.
+    """
+    if labels.regions:
+        probabilities = logits.sigmoid()
+        # logsigmoid(x) = x + logsigmoid(-x), so that the entropy is softplus(x) - p x
+        return probabilities, (functional.softplus(logits) - probabilities * logits) / math.log(2)
+    logs = logits.log_softmax(0)
+    probabilities = logs.exp()
+    return probabilities[1:], -(probabilities * logs).sum(0, keepdim=True) / math.log(len(logits))
 
 
 class Agreement:

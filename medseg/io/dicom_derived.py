@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.valuerep import DA, TM
 
 from medseg.errors import ReasonCode, SeriesError
-from medseg.io.terminology import printable
+from medseg.io.terminology import clean_text
 from medseg.labels import Code
 from medseg.volume import Source
 
@@ -101,15 +101,15 @@ def _can_be_copied(image: Dataset, keyword: str) -> bool:
 def concept(code: Code) -> CodedConcept:
     """Return a code as highdicom takes it, which has an element for long values: SNOMED CT's have up to 18 digits."""
     return CodedConcept(
-        value=printable(code.value),
-        scheme_designator=printable(code.scheme, limit=SCHEME_LIMIT),
-        meaning=printable(code.meaning, without="\\", limit=TEXT_LIMIT),
+        value=clean_text(code.value),
+        scheme_designator=clean_text(code.scheme, limit=SCHEME_LIMIT),
+        meaning=clean_text(code.meaning, without="\\", limit=TEXT_LIMIT),
     )
 
 
 def text(words: str) -> str:
     """Return words as DICOM's LO holds them."""
-    return printable(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
+    return clean_text(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
 
 
 def uid(kind: str, name: str) -> str:

@@ -79,6 +79,9 @@ PIXEL_ELEMENT_BYTES = 12
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 """Float, double and integer pixel data (PS3.3 C.7.6.3, C.7.6.24): a header ends there."""
 
+Problem = tuple[ReasonCode, str]
+"""What refuses a file, and a sentence about it that follows "the file"."""
+
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -127,7 +130,7 @@ class SliceHeader:
     padding: tuple[int, int] | None = None
     doubts: tuple[ReasonCode, ...] = ()
     phase: tuple[str, ...] = ()
-    problem: tuple[ReasonCode, str] | None = None
+    problem: Problem | None = None
     slice_thickness: float = 0.0
     contrast: bool = False
     description: str = field(default="", repr=False)
@@ -346,15 +349,19 @@ def is_foreign_scale(rescale_type: str) -> bool:
     return bool(rescale_type) and not rescale_type.upper().startswith("HU")
 
 
-def _pixel_problem(
-    stream: BinaryIO, dataset: Dataset, syntax: str, header: SliceHeader
-) -> tuple[ReasonCode, str] | None:
-    """Return what is wrong with the pixel data as far as its length shows; the stream stands before it."""
+def _pixel_problem(stream: BinaryIO, dataset: Dataset, syntax: str, header: SliceHeader) -> Problem | None:
+    """Return what is wrong with the pixel data as far as header and length show; the stream stands before them."""
+    read = Elements(dataset)
+    bits = read.integer("BitsAllocated")
+    return _format_problem(read, syntax, header) or _length_problem(stream, bits, syntax, header)
+
+
+def _format_problem(read: Elements, syntax: str, header: SliceHeader) -> Problem | None:
+    """Return why pixels of this kind, or compressed in this way, are not read."""
     if header.frames > 1 and header.sop_class not in MULTI_FRAME:
         return ReasonCode.NO_POSITION, f"holds {header.frames} images and one position for all of them"
     if header.is_mosaic:
         return ReasonCode.UNSUPPORTED_PIXELS, "holds a mosaic, all slices of a volume side by side; convert it to NIfTI"
-    read = Elements(dataset)
     samples, bits = read.integer("SamplesPerPixel") or 1, read.integer("BitsAllocated")
     if samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2", "") or bits not in (8, 16, 32):
         colour = header.photometric if header.photometric in COLOURS else "other"
@@ -371,6 +378,11 @@ def _pixel_problem(
         )
     if any(read.value(keyword) and read.numbers(keyword) is None for keyword in ("RescaleSlope", "RescaleIntercept")):
         return ReasonCode.NO_RESCALE, "states a rescale slope or intercept that is no number"
+    return None
+
+
+def _length_problem(stream: BinaryIO, bits: int, syntax: str, header: SliceHeader) -> Problem | None:
+    """Return where a file is cut short, if it is; the stream stands before the pixel data."""
     start = stream.tell()
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)

@@ -27,6 +27,7 @@ from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanE
 from medseg.geometry import Grid, reorder
 from medseg.io.dicom import open_series
 from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
+from medseg.io.dicom_geometry import slice_normal
 from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Label, LabelMap
@@ -123,7 +124,7 @@ def frames_of(array: NDArray, grid: Grid, places: NDArray[np.float64]) -> Frames
     places : (N,) where the slices lie along the third axis.
     """
     x, y, z = grid.affine[:3, :3].T
-    normal = np.cross(x, y) / np.linalg.norm(np.cross(x, y))
+    normal = slice_normal(np.array([x, y]))
     drift = np.linalg.lstsq(np.stack([x, y], axis=1), z, rcond=None)[0]  # pixels from plane to plane
     shifts = np.rint(np.outer(places, drift)).astype(int)
     shifts -= shifts.min(axis=0)

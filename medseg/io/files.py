@@ -152,6 +152,10 @@ def _discard(path: Path) -> None:
             path.unlink()
 
 
+def cause_of(error: OSError) -> str:
+    """Return why a file can't be written, and what to do about it where that is known."""
+    return CAUSES.get(error.errno or 0, error.strerror or type(error).__name__)
+
+
 def _output_error(target: Path, error: OSError) -> OutputError:
-    cause = CAUSES.get(error.errno or 0, error.strerror or type(error).__name__)
-    return OutputError(f"can't write {target}: {cause}")
+    return OutputError(f"can't write {target}: {cause_of(error)}")

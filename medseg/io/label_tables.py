@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg.io.files import write_text
 from medseg.io.tables import write_csv
-from medseg.io.terminology import category_of, printable, side_of, type_of
+from medseg.io.terminology import category_of, clean_text, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 
 CSV_COLUMNS = (
@@ -55,7 +55,7 @@ def write_colour_table(path: Path, labels: LabelMap) -> None:
     lines = [f"# Color table file {path.name}", f"# {len(labels.labels) + 1} values", "0 background 0 0 0 0"]
     for label in labels.labels:
         red, green, blue = label.colour
-        name = "_".join(printable(label.name).split()) or f"label_{label.value}"
+        name = "_".join(clean_text(label.name).split()) or f"label_{label.value}"
         lines.append(f"{label.value} {name} {red} {green} {blue} 255")
     write_text(path, "\n".join(lines) + "\n")
 
@@ -78,12 +78,12 @@ def _cells(code: Code | None) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return printable(text, without=',"')
+    return clean_text(text, without=',"')
 
 
 def _caret_row(label: Label) -> str:
     red, green, blue = (f"{part / 255:.6g}" for part in label.colour)
-    name = printable(label.name).replace("]]>", "]]]]><![CDATA[>")
+    name = clean_text(label.name).replace("]]>", "]]]]><![CDATA[>")
     return (
         f'<Label Key="{label.value}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"><![CDATA[{name}]]></Label>\n'
     )

@@ -21,7 +21,7 @@ from medseg.errors import OutputError, ReasonCode, ScanError, UnsupportedScanErr
 from medseg.geometry import Grid
 from medseg.io.files import atomic_file
 from medseg.io.nrrd import PIXEL_TYPES, parse_nrrd, write_nrrd
-from medseg.io.terminology import category_of, printable, side_of, type_of
+from medseg.io.terminology import category_of, clean_text, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 from medseg.volume import Mask
 
@@ -108,7 +108,7 @@ def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap, tags: Mapping[str, 
     OutputError
         If the file can't be written, or what was written is not what was meant.
     """
-    clean = {key: printable(value, without="|:") for key, value in (tags or {}).items()}
+    clean = {key: clean_text(value, without="|:") for key, value in (tags or {}).items()}
     segments = tuple(_segment(label, clean) for label in labels.labels)
     with atomic_file(path) as temporary:
         write_nrrd(temporary, mask.array, mask.grid, _segment_pairs(mask.grid, segments))
@@ -164,7 +164,7 @@ def read_seg_nrrd(path: Path) -> Segmentation:
 
 def segment_name(label: Label) -> str:
     """Return what a label's segment is called."""
-    return printable(label.name) or f"label_{label.value}"
+    return clean_text(label.name) or f"label_{label.value}"
 
 
 def segment_id(label: Label) -> str:
@@ -198,7 +198,7 @@ def _segment(label: Label, tags: Mapping[str, str]) -> Segment:
 
 def _code(code: Code | None) -> str:
     texts = (code.scheme, code.value, code.meaning) if code else ("", "", "")
-    return "^".join(printable(text, without="^~|:") for text in texts)
+    return "^".join(clean_text(text, without="^~|:") for text in texts)
 
 
 def _segment_pairs(grid: Grid, segments: Sequence[Segment]) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""Write tables as CSV that is safe to open in a spreadsheet."""
+"""Write tables as CSV that is safe to open in a spreadsheet, and read what a spreadsheet made of them."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
@@ -68,6 +69,23 @@ def merge_csv(parts: Sequence[Path], path: Path, *, mode: int | None = None) -> 
             writer.writerows(rows)
 
 
+def edited_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a table, whatever a spreadsheet that people edited it with has made of the file.
+
+    Read are commas, semicolons or tabs, any line ends, a byte order mark, UTF-8, UTF-16 or Windows-1252. Cells come
+    without blanks around them, and without the apostrophes of `write_csv`.
+
+    Raises
+    ------
+    OSError, csv.Error
+        If the file can't be read, or is no table.
+    """
+    text = _decoded(path.read_bytes())
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [[plain(cell.strip()) for cell in row] for row in rows]
+
+
 def harmless(cell: object) -> object:
     """Return what may be written as a cell: text that would be run or steer a terminal is defused (`write_csv`)."""
     if not isinstance(cell, str):
@@ -79,6 +97,15 @@ def harmless(cell: object) -> object:
 def plain(cell: str) -> str:
     """Return a cell's text without the apostrophe that keeps a spreadsheet from running it."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
+def _decoded(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", "replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")
 
 
 def _rows(path: Path, files: ExitStack) -> Iterator[list[str]]:

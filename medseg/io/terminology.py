@@ -45,7 +45,7 @@ def side_of(label: Label) -> Code | None:
     return SIDES.get(named[0])
 
 
-def printable(text: str, *, without: str = "", limit: int | None = None) -> str:
+def clean_text(text: str, *, without: str = "", limit: int | None = None) -> str:
     """Return a name with characters that a format gives a meaning replaced by spaces.
 
     Parameters

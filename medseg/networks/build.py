@@ -9,10 +9,7 @@ from torch import nn
 from medseg.errors import PlanError
 from medseg.networks.base import SegmentationNetwork
 from medseg.networks.unet import UNet
-from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
-
-__all__ = ["NetworkOutput", "SegmentationNetwork", "build_network", "encoder_parameters", "network_axes"]
 
 
 def network_axes(plan: Plan) -> tuple[int, ...]:

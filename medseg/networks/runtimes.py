@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from medseg.errors import ModelError
 from medseg.networks.base import SegmentationNetwork
 from medseg.outputs import NetworkOutput
+from medseg.text import first_line
+
+LETTERS = 200
+"""Most letters of a runtime's own words in a message."""
 
 
 class ExportedNetwork(SegmentationNetwork):
@@ -61,7 +65,7 @@ class OnnxNetwork(ExportedNetwork):
         try:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of several kinds, which share no base
-            raise ModelError(f"{path}: ONNX Runtime can't use this network ({_first_line(error)})") from None
+            raise ModelError(f"{path}: ONNX Runtime can't use this network ({first_line(error)[:LETTERS]})") from None
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (1, K, *spatial) of one window (1, C, *spatial)."""
@@ -93,7 +97,7 @@ class OpenVinoNetwork(ExportedNetwork):
         try:
             compiled = openvino.Core().compile_model(path, "CPU", settings)
         except Exception as error:
-            raise ModelError(f"{path}: OpenVINO can't use this network ({_first_line(error)})") from None
+            raise ModelError(f"{path}: OpenVINO can't use this network ({first_line(error)[:LETTERS]})") from None
         self.request: Any = compiled.create_infer_request()
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -110,8 +114,3 @@ def silent_openvino() -> Any:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_module("openvino")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -165,7 +165,7 @@ class Work:
 
     def _put_back(self, study: Study, tries: int, error: Exception) -> None:
         logger.debug("segmenting", exc_info=error)
-        message = str(error) if isinstance(error, MedsegError) else f"unexpected error, {place_of(error)}"
+        message = _sentence(error)
         reason = type(error).__name__
         if tries >= SEGMENT_TRIES:
             self.fail(study, "complete", reason, message)
@@ -216,7 +216,7 @@ class Work:
 
     def _postpone(self, study: Study, tries: int, error: Exception) -> None:
         logger.debug("sending", exc_info=error)
-        message = str(error) if isinstance(error, MedsegError) else f"unexpected error, {place_of(error)}"
+        message = _sentence(error)
         if tries >= self.config.send_tries:
             self.fail(study, "sending", "NOT_SENT", message)
             return
@@ -235,6 +235,11 @@ class Work:
 
     def _tell(self, study: Study, event: str, sentence: str, **details: object) -> None:
         self.journal.write(event, f"{study.name} {event}: {sentence}", study=study.name, **details)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what went wrong; of an unexpected error type and place alone, because its text could quote a header."""
+    return str(error) if isinstance(error, MedsegError) else f"unexpected error, {place_of(error)}"
 
 
 @contextmanager

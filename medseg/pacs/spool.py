@@ -20,7 +20,7 @@ from time import monotonic, time, time_ns
 from medseg.catalog.identity import pseudonym
 from medseg.errors import ConfigError, OutputError, ScanError
 from medseg.io.dicom_headers import read_headers
-from medseg.io.files import CAUSES
+from medseg.io.files import cause_of
 from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import Limits
 from medseg.pacs.study import SCANS, STATES, State, Study, flush_folder
@@ -57,7 +57,7 @@ class Spool:
         try:
             self._open()
         except OSError as error:
-            raise OutputError(f"can't use {root} as the queue: {_cause(error)}") from None
+            raise OutputError(f"can't use {root} as the queue: {cause_of(error)}") from None
         self._used = self.measure()
 
     def _open(self) -> None:
@@ -108,7 +108,7 @@ class Spool:
                 study = self._study_of(path, sop_class, instance)
                 self._file(path, study, pseudonym(self._key, instance, "instance", INSTANCE_DIGITS))
             except OSError as error:
-                raise RefusedError(Status.NO_ROOM, f"an instance can't be written: {_cause(error)}") from None
+                raise RefusedError(Status.NO_ROOM, f"an instance can't be written: {cause_of(error)}") from None
             finally:
                 path.unlink(missing_ok=True)
         return study
@@ -189,12 +189,12 @@ class Spool:
 
     def _complete(self, name: str) -> Study:
         received = Study(self.root / RECEIVED / name)
-        waiting = []
-        for earlier in self._all(name):
-            waiting += [earlier] if earlier.folder.parent.name == "complete" else []
+        queued = self._all(name)
+        for earlier in queued:
             for scan in earlier.scans.glob("*.dcm"):
                 _link(scan, received.scans / scan.name)
         flush_folder(received.scans)
+        waiting = [study for study in queued if study.folder.parent.name == "complete"]
         for earlier in waiting:  # all it has is received; no half of it may wait after a crash
             aside = self.root / INCOMING / earlier.folder.name
             _rename(earlier.folder, aside)
@@ -275,10 +275,6 @@ def _link(scan: Path, target: Path) -> None:
         os.link(scan, target)
     except OSError:
         shutil.copyfile(scan, target)
-
-
-def _cause(error: OSError) -> str:
-    return CAUSES.get(error.errno or 0, error.strerror or type(error).__name__)
 
 
 def _lock(path: Path) -> int:

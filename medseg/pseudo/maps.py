@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.inference.restore import Layers
 from medseg.inference.window import Slab
 from medseg.labels import LabelMap
 from medseg.preprocessing.prepare import Prepared
-from medseg.preprocessing.resample import Taps, interpolate_axis, linear_taps, relate
+from medseg.preprocessing.resample import Taps, interpolate_axis
 from medseg.preprocessing.straighten import shear_labels
 from medseg.pseudo.probability import confidence, decide_likely, probabilities, uncertainty, with_opinion
 
@@ -64,16 +65,8 @@ class MapRestorer:
 
     def __init__(self, prepared: Prepared, labels: LabelMap, axis: int) -> None:
         self.labels, self._source = labels, prepared.source_grid
-        self._straight = straight = prepared.source_grid.straightened()
-        maps = relate(prepared.grid, straight)
-        along = [source.source for source in maps].index(axis)
-        self._target_axes = (along, *(i for i in range(3) if i != along))  # streamed axis first from here on
-        self._axes = [maps[target].source for target in self._target_axes]
-        taps = linear_taps(maps, prepared.grid.shape, straight.shape)
-        self._along, *self._across = (taps[target] for target in self._target_axes)
-        self._missing = np.ones(straight.shape[along], dtype=bool)
-        self._arrays = [np.zeros(straight.shape, dtype=np.uint8) for _ in range(4)]
-        self._last: Tensor | None = None
+        self._layers = Layers(prepared.grid, prepared.source_grid, axis)
+        self._arrays = [np.zeros(self._layers.straight.shape, dtype=np.uint8) for _ in range(4)]
         self._soft = torch.zeros(3, len(labels.targets), dtype=torch.float64)
 
     def add(self, start: int, likely: Tensor, opinion: Tensor | None) -> None:
@@ -87,19 +80,15 @@ class MapRestorer:
         """
         self._count(likely)
         channels = likely if opinion is None else torch.cat([likely, opinion])
-        layers = channels.permute(0, *(1 + axis for axis in self._axes))
-        if self._last is not None:  # layers of the scan between the last slab and this one
-            self._paint(torch.cat([self._last, layers[:, :1]], dim=1), start - 1)
-        self._paint(layers, start)
-        self._last = layers[:, -1:].clone()
+        for first, layers in self._layers.parts(start, channels):
+            self._paint(layers, first)
 
     def finish(self) -> ScanMaps:
         """Return the maps; every slab must have been added."""
-        if self._missing.any():
-            raise ValueError(f"{self._missing.sum()} layers of the scan were never seen: slabs are missing")
-        arrays = self._arrays
-        if self._straight is not self._source:
-            arrays = [shear_labels(array, self._straight, self._source) for array in arrays]
+        self._layers.check_complete()
+        arrays, straight = self._arrays, self._layers.straight
+        if straight is not self._source:
+            arrays = [shear_labels(array, straight, self._source) for array in arrays]
         inside, size, everywhere = self._soft
         found = size > 0
         soft = float((2 * inside / (size + everywhere))[found].mean()) if found.any() else None
@@ -115,17 +104,15 @@ class MapRestorer:
             self._soft[:, number] += sums.double().cpu()
 
     def _paint(self, layers: Tensor, first: int) -> None:
-        needed = self._along.index - first
-        inside = (needed >= 0) & (needed < layers.shape[1])
-        ready = np.flatnonzero(inside.all(axis=1) & self._missing)
-        for chosen in np.array_split(ready, -(-len(ready) // LAYERS)) if len(ready) else ():
-            values = interpolate_axis(layers, 1, Taps(needed[chosen], self._along.weight[chosen]))
-            for axis, taps in enumerate(self._across, start=2):
+        settled, (along, *across) = self._layers.settled(first, layers.shape[1])
+        blocks = -(-len(settled) // LAYERS)
+        for some in np.array_split(np.arange(len(settled)), blocks) if blocks else ():
+            values = interpolate_axis(layers, 1, Taps(along.index[some], along.weight[some]))
+            for axis, taps in enumerate(across, start=2):
                 values = interpolate_axis(values, axis, taps)
-            painted = self._describe(values)
-            for array, layer in zip(self._arrays, painted, strict=True):
-                array.transpose(self._target_axes)[chosen[0] : chosen[-1] + 1] = layer.cpu().numpy()
-            self._missing[chosen] = False
+            numbers = settled[some]
+            for array, layer in zip(self._arrays, self._describe(values), strict=True):
+                array.transpose(self._layers.axes)[numbers[0] : numbers[-1] + 1] = layer.cpu().numpy()
 
     def _describe(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return decisions, confidence, uncertainty and doubt of interpolated channels, uint8 each."""

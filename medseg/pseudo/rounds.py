@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from medseg.pseudo.label import Labeller, Labelling, check_similarity, unlabelle
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.quality.calibration import degraded_copies
+from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import cross_validated
 from medseg.training.labelled_weight import FALLBACK, enough_patients
 from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
@@ -156,7 +156,7 @@ class _Rounds:
     def __init__(self, config: ExperimentConfig, dataset: Dataset, output: Path, options: RoundsOptions) -> None:
         self.config, self.dataset, self.output, self.options = config, dataset, output, options
         self.device = choose_device(options.device)
-        self.deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+        self.deadline = deadline_in(options.max_seconds)
         patients = len({patient_of(case) for case in dataset.labelled})
         count = min(config.pseudo.folds, patients) if enough_patients(dataset.labelled) else 0
         self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()
@@ -321,9 +321,12 @@ class _Rounds:
         if plan.is_file() and not (folder / "plan.yaml").exists():
             with atomic_file(folder / "plan.yaml") as path:
                 shutil.copyfile(plan, path)
-        left = None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())
         run_options = RunOptions(
-            self.options.device, folds, left, cache=self.output / "cache", screen=self.options.screen
+            self.options.device,
+            folds,
+            seconds_left(self.deadline),
+            cache=self.output / "cache",
+            screen=self.options.screen,
         )
         run = self.options.train(config, folder, run_options)
         if run.model is None:

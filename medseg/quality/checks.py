@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from medseg.batch.record import CaseRecord
 from medseg.errors import ReasonCode
@@ -18,6 +17,7 @@ from medseg.labels import LabelMap, side_in
 from medseg.measures.features import CaseFeatures, StructureFeatures, TargetUncertainty
 from medseg.quality.expectations import on_common_scale
 from medseg.reference import FEW_CASES, Range, Reference, StructureReference
+from medseg.text import Word
 
 MARGIN = 0.25
 """A range is widened by this share of its width at both ends: of a dozen training cases alone, a new sound
@@ -42,7 +42,7 @@ SIDE_NAMES = {"L": "left", "R": "right", "P": "posterior", "A": "anterior", "I":
 AXES = ("x", "y", "z")
 
 
-class Flag(str, Enum):
+class Flag(Word):
     """What is unusual; stable words."""
 
     EMPTY = "EMPTY"
@@ -59,9 +59,6 @@ class Flag(str, Enum):
     UNCERTAIN = "UNCERTAIN"
     DISAGREEMENT = "DISAGREEMENT"
     INGEST = "INGEST"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 GRAVE = frozenset({Flag.EMPTY, Flag.LEFT_RIGHT_SWAP})

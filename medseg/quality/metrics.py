@@ -11,7 +11,6 @@ measured gets the worst value: see `StructureScore`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from itertools import product
 
 import numpy as np
@@ -21,6 +20,7 @@ from medseg.boxes import Box, label_boxes, united
 from medseg.errors import GeometryError, LabelError
 from medseg.geometry import Grid, reorder
 from medseg.labels import LabelMap
+from medseg.text import Word
 from medseg.volume import Mask
 
 DEFAULT_TOLERANCE_MM = 2.0
@@ -36,7 +36,7 @@ DENSE_SURFACE = 1 / 16
 Only noise is so dense (an untrained network): 192^3 with 30 % noise falls from 16 s to 2 s."""
 
 
-class State(str, Enum):
+class State(Word):
     """What there was to compare."""
 
     SCORED = "scored"
@@ -47,9 +47,6 @@ class State(str, Enum):
     """Only in the prediction: the same penalties."""
     BOTH_EMPTY = "both_empty"
     """In neither: rightly nothing. Counted, but in no mean; its scores are None."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True)

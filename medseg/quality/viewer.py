@@ -10,30 +10,24 @@ page from the disk read no other file, only run scripts that it names. NiiVue is
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib.resources import files
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file, write_text
+from medseg.io.files import write_text
 from medseg.io.nifti import nifti_bytes
 from medseg.labels import Label, LabelMap
 from medseg.quality.overlay import overlay_png
+from medseg.quality.page import script_digest, template_of, text_of
 from medseg.quality.slices import display_window, in_grey
 from medseg.volume import Mask, Volume
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 VIEW = "view.html"
 NIIVUE = "niivue.js"
@@ -93,10 +87,9 @@ def write_niivue(folder: Path) -> bool:
     """
     installed = niivue_file()
     if installed:
-        with atomic_file(folder / NIIVUE) as path:
-            origin = "// NiiVue, BSD 2-Clause License, https://github.com/niivue/niivue; from the package ipyniivue\n"
-            source = json.dumps(installed.read_text(encoding="utf-8"))
-            path.write_text(f"{origin}globalThis.niivueSource = {source};\n", encoding="utf-8")
+        origin = "// NiiVue, BSD 2-Clause License, https://github.com/niivue/niivue; from the package ipyniivue\n"
+        source = json.dumps(installed.read_text(encoding="utf-8"))
+        write_text(folder / NIIVUE, f"{origin}globalThis.niivueSource = {source};\n")
     return (folder / NIIVUE).is_file()
 
 
@@ -174,10 +167,9 @@ def render_view(
     note : what a reader should know of what is shown.
     niivue : address of NiiVue's module; "": as `write_niivue` puts it into a results folder.
     """
-    script = _text("view.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = text_of("view.js")
     what = {"layers": [asdict(layer) for layer in layers], "niivue": niivue, "opacity": MASK_OPACITY}
-    return _template().render(
+    return template_of("view.html").render(
         what=what,
         labels=labels,
         home=home,
@@ -185,22 +177,8 @@ def render_view(
         note=note,
         niivue_text="" if niivue else f"../../{NIIVUE}",
         script=Markup(script),
-        digest=digest,
+        digest=script_digest(script),
     )
-
-
-@lru_cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # 0.1 s, which workers without NiiVue save
-
-    environment = Environment(
-        loader=PackageLoader("medseg.quality"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("view.html")
-
-
-def _text(name: str) -> str:
-    return files("medseg.quality").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _data(content: bytes) -> str:

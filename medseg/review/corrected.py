@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medseg.boxes import label_boxes
 from medseg.errors import GeometryError, LabelError, ReasonCode, ScanError
@@ -99,8 +98,8 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
             Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}; save it as one of them"
         )
     if mask.grid.shape == (1, 1, 1) and not mask.array.any():  # so Slicer saves a segmentation without a voxel
-        return Mask(_as_labels(np.zeros(case.grid.shape), labels), case.grid)
-    return Mask(_as_labels(place(mask.array, mask.grid, case.grid), labels), case.grid)
+        return Mask(np.zeros(case.grid.shape, labels.dtype), case.grid)
+    return Mask(place(mask.array, mask.grid, case.grid).astype(labels.dtype), case.grid)
 
 
 def _used(segmentation: Segmentation) -> list[Segment]:
@@ -157,7 +156,7 @@ def _composed(segmentation: Segmentation, used: list[Segment], labels: LabelMap,
     """
     values = match_segments(used, labels, terms.renamed)
     around = _surroundings(labels)
-    mask = _as_labels(np.zeros(segmentation.grid.shape), labels)
+    mask = np.zeros(segmentation.grid.shape, labels.dtype)
     for position in sorted(values, key=lambda position: len(around[values[position]])):
         value, region = values[position], segmentation.region(used[position])
         below = mask[region]
@@ -171,10 +170,6 @@ def _composed(segmentation: Segmentation, used: list[Segment], labels: LabelMap,
             )
         mask[region] = value
     return Mask(mask, segmentation.grid)
-
-
-def _as_labels(array: NDArray, labels: LabelMap) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    return array.astype(np.uint8) if labels.dtype is np.uint8 else array.astype(np.uint16)
 
 
 def _surroundings(labels: LabelMap) -> dict[int, set[int]]:

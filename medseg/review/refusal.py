@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from medseg.errors import MedsegError
+from medseg.text import Word
 
 
-class Refusal(str, Enum):
+class Refusal(Word):
     """Stable words."""
 
     UNKNOWN_CASE = "UNKNOWN_CASE"
@@ -28,9 +27,6 @@ class Refusal(str, Enum):
     NO_SCAN = "NO_SCAN"
     CHANGED_SCAN = "CHANGED_SCAN"
     NOT_IMPORTED = "NOT_IMPORTED"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class ReviewError(MedsegError):

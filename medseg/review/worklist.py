@@ -7,14 +7,13 @@ columns ``status``, ``reviewer``, ``decided`` and ``comment`` are empty, for rev
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from medseg.io.tables import plain, write_csv
+from medseg.io.tables import edited_rows, write_csv
 from medseg.review.folder import Manifest
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
@@ -103,8 +102,8 @@ def entered_verdicts(path: Path) -> dict[str, tuple[Row, ...]]:
 def read_worklist(path: Path) -> tuple[list[Row], list[BadRow]]:
     """Return the verdicts that a worklist holds, whatever a spreadsheet has made of the file.
 
-    Commas, semicolons or tabs, any line ends, a byte order mark, UTF-8, UTF-16 or Windows-1252, columns in any
-    order, other columns, and missing ones but ``case`` are read. Rows without a status say nothing.
+    Columns may come in any order, others may be there, and all but ``case`` may be missing. Rows without a status say
+    nothing.
 
     Raises
     ------
@@ -112,16 +111,16 @@ def read_worklist(path: Path) -> tuple[list[Row], list[BadRow]]:
         `WORKLIST` if it is no table, or has verdicts but no cases.
     """
     try:
-        lines = list(csv.reader(io.StringIO(_text(path), newline=""), delimiter=_delimiter(path)))
+        lines = edited_rows(path)
     except (OSError, csv.Error) as error:
         raise ReviewError(Refusal.WORKLIST, f"{path.name}: not a readable table ({type(error).__name__})") from None
-    header = [cell.strip().casefold() for cell in lines[0]] if lines else []
+    header = [cell.casefold() for cell in lines[0]] if lines else []
     if "status" not in header:
         return [], []
     rows: list[Row] = []
     problems: list[BadRow] = []
     for number, cells in enumerate(lines[1:], start=2):
-        named = dict(zip(header, (plain(cell.strip()) for cell in cells), strict=False))
+        named = dict(zip(header, cells, strict=False))
         if not named.get("status"):
             continue
         if not named.get("case"):
@@ -169,18 +168,3 @@ def _moment(text: str) -> str:
 
 def _day(text: str) -> str:
     return date.fromisoformat(text).isoformat()
-
-
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16", "replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", "replace")
-
-
-def _delimiter(path: Path) -> str:
-    first = _text(path).partition("\n")[0]
-    return max(",;\t", key=first.count)

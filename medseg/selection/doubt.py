@@ -14,6 +14,7 @@ from medseg.inference.channels_last import one_by_one
 from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.predictor import prepare_scan
 from medseg.inference.restore import decide
+from medseg.inference.uncertainty import probabilities_and_entropy
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.outputs import NetworkOutput
@@ -113,7 +114,7 @@ class DoubtMeter:
     def _add(self, logits: Tensor) -> None:
         targets = len(self.labels.targets)
         self._voxels += torch.bincount(decide(logits, self.labels).flatten(), minlength=targets + 1).cpu()
-        probabilities, entropies = _look(logits, self.labels)
+        probabilities, entropies = probabilities_and_entropy(logits, self.labels)
         for target in range(targets):
             inside = entropies[min(target, len(entropies) - 1)][probabilities[target] >= MEMBER]
             bins = (inside * BINS).long().clamp_(0, BINS - 1)
@@ -126,17 +127,6 @@ class DoubtMeter:
     def found(self) -> frozenset[str]:
         """Return the targets that won at least one voxel."""
         return frozenset(name for name, n in zip(self.labels.targets, self._voxels[1:].tolist(), strict=True) if n)
-
-
-def _look(logits: Tensor, labels: LabelMap) -> tuple[Tensor, Tensor]:
-    """Return the targets' probabilities (T, ...), and entropies from 0 to 1: of each region, or one for all classes."""
-    if labels.regions:
-        probabilities = logits.sigmoid()
-        # logsigmoid(x) = x + logsigmoid(-x), so that the entropy is softplus(x) - p x
-        return probabilities, (torch.nn.functional.softplus(logits) - probabilities * logits) / np.log(2)
-    logs = logits.log_softmax(0)
-    probabilities = logs.exp()
-    return probabilities[1:], -(probabilities * logs).sum(0, keepdim=True) / np.log(len(logits))
 
 
 def _mean_of_top(counts: Tensor) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.batch.faults import fault_of
-from medseg.batch.listing import Listing, list_cases
+from medseg.batch.listing import Listing, list_cases, write_sources
 from medseg.batch.places import check_places
 from medseg.catalog.anonymous import without_file_names, without_names
 from medseg.catalog.identity import safe_name
@@ -25,7 +25,7 @@ from medseg.catalog.listing import stem
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
-from medseg.io.tables import OWNER_ONLY, write_csv
+from medseg.io.tables import write_csv
 from medseg.networks.model import load_model
 from medseg.provenance import digest_files, learnt_cases
 from medseg.selection.appearance import Parts, describe_appearance, to_points
@@ -123,8 +123,7 @@ def rank_scans(
         raise DatasetError(f"{scans}: there is no unlabelled scan to choose from{reasons}")
     ranked = pool.rank()
     write_csv(output / "next.csv", ["rank", "case", "score", "why"], [_row(item) for item in ranked])
-    sources = [(item.case, str(listing.sources[item.case])) for item in ranked]
-    write_csv(output / "sources.csv", ["case", "source"], sources, mode=OWNER_ONLY)
+    write_sources(output, ((item.case, listing.sources[item.case]) for item in ranked))
     return Worklist(ranked, len(pool.cases), tuple(pool.left_out))
 
 

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -97,15 +96,6 @@ def received(stream: BinaryIO, name: str, folder: Path) -> Path:
     with path.open("wb") as target:
         shutil.copyfileobj(stream, target)
     return path
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _renumbered(labels: LabelMap) -> LabelMap:

@@ -86,7 +86,7 @@ def check_size(shape: Sequence[int], case: ReviewCase, layers: int = 1) -> None:
 
 
 def _segment(name: str, value: int) -> Segment:
-    return Segment("", name, value, (0, 0, 0), "", "", 0, {})
+    return Segment(id="", name=name, value=value, colour=(0, 0, 0))
 
 
 def _translated(mask: Mask, values: dict[int, int], labels: LabelMap) -> Mask:
@@ -94,4 +94,4 @@ def _translated(mask: Mask, values: dict[int, int], labels: LabelMap) -> Mask:
     for value, new in values.items():
         table[value] = new
     found = table[mask.array]
-    return Mask(found.astype(np.uint8) if labels.dtype is np.uint8 else found, mask.grid)
+    return Mask(found.astype(labels.dtype, copy=False), mask.grid)

@@ -20,10 +20,10 @@ from medseg.io.files import write_text
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.networks.model import model_digest
-from medseg.provenance import package_versions
+from medseg.provenance import digest_file, package_versions
 from medseg.review.folder import ReviewCase
 from medseg.serve.desk import Desk
-from medseg.serve.files import Rendering, checksum
+from medseg.serve.files import Rendering
 from medseg.serve.numbering import label_names
 from medseg.serve.ranking import STRATEGIES, Ranking
 from medseg.serve.refusal import NOT_FOUND, RequestError
@@ -110,7 +110,7 @@ class Service:
         """Return the SHA-256 of the file that is shown of a case."""
         known = self._checksums.get(entry.case)
         if known is None or known[0] != entry.source:
-            known = self._checksums[entry.case] = (entry.source, checksum(self.desk.folder / entry.shown))
+            known = self._checksums[entry.case] = (entry.source, digest_file(self.desk.folder / entry.shown))
         return known[1]
 
     def info(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from medseg.errors import ModelError
 from medseg.io.files import atomic_file
+from medseg.text import first_line
 from medseg.training.methods import Method
 
 
@@ -88,7 +89,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
             state.precision.load_state_dict(values["precision"])
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(
-            f"{path}: the checkpoint can't be used ({_first_line(error)}); delete it to start again"
+            f"{path}: the checkpoint can't be used ({first_line(error)}); delete it to start again"
         ) from None
     torch.set_rng_state(values["torch_rng"])
     if torch.cuda.is_available() and len(values["cuda_rng"]) == torch.cuda.device_count():
@@ -98,7 +99,3 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
 
 
 _PLAIN = ("step", "elapsed_s", "best_dice", "stale", "finished", "settings")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,7 +19,6 @@ It is promoted if held-out cases are not worse, case by case (`medseg.training.p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
+from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
@@ -186,7 +186,7 @@ class _FineTuning:
     ) -> None:
         self.config, self.model, self.output = config, model, output
         self.options = replace(options, init=model, folds=0, cache=options.cache or output / "cache")
-        self.deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+        self.deadline = deadline_in(options.max_seconds)
         self.dataset: Dataset = read_dataset(config.dataset)
         self.before: Model = load_model(model)
         self.new = tuple(case for case in self.dataset.labelled if case.id in new)
@@ -262,8 +262,8 @@ class _FineTuning:
         )
 
     def _train(self, config: ExperimentConfig, name: str) -> TrainingRun:
-        left = None if self.deadline is None else max(1e-3, self.deadline - time.monotonic())
-        run = run_training(config, self.output / name, replace(self.options, max_seconds=left))
+        options = replace(self.options, max_seconds=seconds_left(self.deadline))
+        run = run_training(config, self.output / name, options)
         if run.model is None:
             raise _OutOfTime
         return run

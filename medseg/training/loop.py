@@ -7,6 +7,7 @@ step depends on nothing but the seed and the step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
     randomness = Randomness(settings.seed, fabric.global_rank, fabric.world_size)
     stream = lesson.stream(randomness)
     trainee.train()
-    sitting = _Sitting(state.elapsed_s)
+    began = time.monotonic() - state.elapsed_s  # as if earlier sittings had gone before without a pause
     remaining = settings.steps if not state.finished else state.step
     with interruption() as wanted:
         for batch in prefetch(stream, state.step, remaining, _loader_threads(settings, fabric.device)):
@@ -174,7 +175,7 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
             descend(trainee, optimiser, terms["loss"], fabric, settings.clip_norm)
             state.average.update_parameters(state.network)
             state.step += 1
-            state.elapsed_s = sitting.elapsed_s()
+            state.elapsed_s = time.monotonic() - began
             if state.step % LOG_EVERY == 0 or state.step == settings.steps:
                 _log(journal, state, terms, optimiser.param_groups[0]["lr"])
             if lesson.validate and settings.validate_every and state.step % settings.validate_every == 0:
@@ -248,7 +249,7 @@ def _digest(lesson: Lesson, processes: int) -> str:
 
 def _log(journal: Journal, state: TrainingState, terms: dict[str, torch.Tensor], rate: float) -> None:
     values = {name: float(term.detach()) for name, term in terms.items()}
-    if not all(value == value and abs(value) != float("inf") for value in values.values()):
+    if not all(map(math.isfinite, values.values())):
         raise ModelError(
             f"the loss is no longer finite at step {state.step}: lower training.learning_rate or use "
             "training.precision=float32, then start in a new folder"
@@ -279,14 +280,3 @@ def _any_process(fabric: Fabric, here: bool) -> bool:
 def _to(batch: Batch, fabric: Fabric) -> Batch:
     moved: Batch = fabric.to_device(batch)
     return moved
-
-
-class _Sitting:
-    """Time trained so far, over this sitting and those before."""
-
-    def __init__(self, before_s: float) -> None:
-        self._before_s = before_s
-        self._started_at = time.monotonic()
-
-    def elapsed_s(self) -> float:
-        return self._before_s + time.monotonic() - self._started_at

@@ -7,7 +7,6 @@ own: ``OUTPUT/pretraining`` while it runs, ``OUTPUT/pretrained`` when it is done
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +27,7 @@ from medseg.networks.pretrained import Pretrained, body, check_pretrainable, hol
 from medseg.plan import Plan
 from medseg.preprocessing.cache import Cache, CachedCase
 from medseg.provenance import machine, package_versions
+from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.journal import Journal
 from medseg.training.loop import Validate, fit
 from medseg.training.methods import Terms
@@ -144,7 +144,7 @@ def run_pretraining(config: ExperimentConfig, output: Path, options: RunOptions 
         For every problem of configuration, data, plan, memory or disk that a user can mend.
     """
     options = options or RunOptions()
-    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+    deadline = deadline_in(options.max_seconds)
     fabric = launch(options.device, config)
     setup = first_process_first(fabric, lambda: set_up(config, output))
     check_pretrainable(setup.plan)
@@ -172,12 +172,12 @@ def pretrain_then_train(config: ExperimentConfig, output: Path, options: RunOpti
     MedsegError
         As `run_pretraining` and `medseg.training.run.run_training`.
     """
-    options, began = options or RunOptions(), time.monotonic()
+    options = options or RunOptions()
+    deadline = deadline_in(options.max_seconds)
     first = run_pretraining(config, output, options)
     if first.folder is None:
         return TrainingRun(None, first.plan)
-    left = None if options.max_seconds is None else max(1e-3, options.max_seconds - (time.monotonic() - began))
-    return run_training(config, output, replace(options, init=first.folder, max_seconds=left))
+    return run_training(config, output, replace(options, init=first.folder, max_seconds=seconds_left(deadline)))
 
 
 def _prepare(setup: Setup, config: ExperimentConfig, output: Path, folds: int, cache: Cache) -> list[CachedCase]:

@@ -9,7 +9,6 @@ done, ``model/``. The same command again goes on where the run stopped.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -32,6 +31,7 @@ from medseg.quality.expectations import describe_training
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
+from medseg.training.deadline import deadline_in
 from medseg.training.distillation import identity, learnt_by, load_teachers, student_of
 from medseg.training.held_out import cross_validated, validated
 from medseg.training.journal import Journal
@@ -130,7 +130,7 @@ def run_training(
             "training.freeze_encoder would leave the encoder as it begins, random or pruned: start from a model with "
             "--init, or --set training.freeze_encoder=false"
         )
-    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+    deadline = deadline_in(options.max_seconds)
     fabric = launch(options.device, config)
     start, known = _start(config, options)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
