@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.dicom import inspect_series, read_series
+from medseg.io.dicom_headers import read_headers
 from medseg.io.dicom_rtstruct import write_rtstruct
 from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.dicom_seg_read import read_dicom_seg
@@ -225,3 +226,17 @@ def test_a_segmentation_of_frames_is_the_mask(enhanced, tmp_path, change, parts)
             groups = files[image.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence
             origin = groups[image.ReferencedFrameNumber - 1].PlanePositionSequence[0]
             assert origin.ImagePositionPatient == frame.PlanePositionSequence[0].ImagePositionPatient
+
+
+@pytest.mark.parametrize("has_agent", [True, False])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_rules_find_thickness_and_contrast_where_multi_frame_files_have_them(enhanced, has_agent):
+    def change(data):
+        assert "SliceThickness" not in data
+        if has_agent:
+            data.ContrastBolusAgentSequence = [hd.sr.CodedConcept("109222007", "SCT", "Iohexol")]
+
+    source, grid = enhanced(change)
+    headers = read_headers(source.files[0])
+    assert {header.slice_thickness for header in headers} == {grid.spacing[2]}
+    assert {header.contrast for header in headers} == {has_agent}
