@@ -215,6 +215,7 @@ class TestLabels:
         [
             ('{"labels": {"a": 1, "b": 1}}', r"dataset.json: .*label values repeat"),
             ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
+            ('{"labels": {"a": [], "b": 2}}', r"the label map is wrong at values: Tuple should have at least 1 item"),
             ('{"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}', r"regions_class_order needs 2 values"),
         ],
     )
