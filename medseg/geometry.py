@@ -309,9 +309,14 @@ def reorder(array: NDArray, grid: Grid, target: Grid) -> NDArray:
     """
     if grid.matches(target):
         return array
+    steps = target.index_to(grid)[:3, :3]
+    x, y, z = (int(axis) for axis in np.abs(steps).argmax(axis=0))
+    if {x, y, z} == {0, 1, 2}:
+        flips = bool(steps[x, 0] < 0), bool(steps[y, 1] < 0), bool(steps[z, 2] < 0)
+        orientation = Orientation((x, y, z), flips)
+        if orientation.apply_to_grid(grid).matches(target):
+            return orientation.apply(array)
     found, wanted = grid.canonical(), target.canonical()
-    if not found.matches(wanted):
-        same_shape = found.shape == wanted.shape
-        distance = f", up to {np.abs(found.corners() - wanted.corners()).max():.3g} mm apart" if same_shape else ""
-        raise GeometryError(ReasonCode.GRID_MISMATCH, f"{grid.describe()} against {target.describe()}{distance}")
-    return target.to_canonical().undo(grid.to_canonical().apply(array))
+    same_shape = found.shape == wanted.shape
+    distance = f", up to {np.abs(found.corners() - wanted.corners()).max():.3g} mm apart" if same_shape else ""
+    raise GeometryError(ReasonCode.GRID_MISMATCH, f"{grid.describe()} against {target.describe()}{distance}")

@@ -304,7 +304,11 @@ def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
         names = {members[0]: name for name, members in regions.items() if len(members) == 1}
         labels = [(value, names.get(value, f"label_{value}")) for value in values]
         painted = [
-            Region(name=name, values=members, paints=min(set(members) - _inner(regions, members), default=members[0]))
+            Region(
+                name=name,
+                values=members,
+                paints=min(set(members) - _inner(regions, members), default=(*members, 0)[0]),
+            )
             for name, members in regions.items()
         ]
     else:

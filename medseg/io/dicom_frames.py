@@ -35,6 +35,7 @@ def frame_headers(file: SliceHeader) -> tuple[SliceHeader, ...]:
     """
     try:
         dataset = dcmread(file.path, stop_before_pixels=True, force=True)
+        file = replace(file, contrast=file.contrast or bool(dataset.get("ContrastBolusAgentSequence")))
         shared = dataset.SharedFunctionalGroupsSequence[0]
         groups = dataset.PerFrameFunctionalGroupsSequence
         if len(groups) == file.frames <= MAX_FRAMES:
@@ -64,6 +65,7 @@ def _frame(file: SliceHeader, number: int, group: Dataset, shared: Dataset) -> S
         position=position if len(position) == 3 else None,
         orientation=orientation if len(orientation) == 6 else None,
         thickness=abs(float(thickness)),
+        slice_thickness=abs(float(measures.get("SliceThickness") or 0.0)),
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
         rescaled=slope is not None and intercept is not None,

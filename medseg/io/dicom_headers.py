@@ -60,8 +60,8 @@ PHASE_KEYWORDS = (
 KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
-    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
+    "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagerPixelSpacing",
     "SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", *PHASE_KEYWORDS,
 )  # fmt: skip
@@ -367,6 +367,9 @@ def _format_problem(read: Elements, syntax: str, header: SliceHeader) -> Problem
         colour = header.photometric if header.photometric in COLOURS else "other"
         kind = f"{colour} pixels, {samples} sample(s) of {bits} bits"
         return ReasonCode.UNSUPPORTED_PIXELS, f"holds {kind}; a scan has one grey value of 8, 16 or 32 bits a pixel"
+    if syntax in NATIVE and read.value("HighBit") and read.integer("HighBit") != read.integer("BitsStored") - 1:
+        where = f"high bit {read.integer('HighBit')} of {read.integer('BitsStored')}"
+        return ReasonCode.UNSUPPORTED_PIXELS, f"stores its values elsewhere than in the lowest bits ({where})"
     if syntax not in NATIVE and not can_decode(syntax):
         if syntax in JPEG_LOSSLESS:
             return ReasonCode.DECODE_FAILED, 'is compressed as JPEG Lossless; install "medseg[codecs]" to have it read'

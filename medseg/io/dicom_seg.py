@@ -36,6 +36,9 @@ from medseg.volume import Mask, Source
 SERIES_NUMBER = 7101
 """High enough to stand behind a study's own series in a viewer's list."""
 
+SHARED = "SharedFunctionalGroupsSequence"
+"""What a multi-frame file has."""
+
 SAME_PLACE_MM = 1e-3
 """Distance of a frame from where it was meant to be that is rounding of decimal strings."""
 
@@ -151,12 +154,17 @@ def _segmentation(
     identification = hd.AlgorithmIdentificationSequence(
         name=text(algorithm.name), version=text(algorithm.version), family=codes.DCM.ArtificialIntelligence
     )
-    return hd.seg.Segmentation(
-        source_images=images,
+    orientation = hd.PlaneOrientationSequence("PATIENT", frames.orientation.ravel().tolist())
+    measures = hd.PixelMeasuresSequence(frames.spacing[:2], frames.spacing[2], frames.spacing[2])
+    for image in images:
+        _let_agree(image, orientation, measures)
+    taken = 1 if SHARED in images[0] else len(images)  # highdicom takes one multi-frame file
+    segmentation = hd.seg.Segmentation(
+        source_images=images[:taken],
         pixel_array=frames.array,
         plane_positions=[hd.PlanePositionSequence("PATIENT", position) for position in frames.positions],
-        plane_orientation=hd.PlaneOrientationSequence("PATIENT", frames.orientation.ravel().tolist()),
-        pixel_measures=hd.PixelMeasuresSequence(frames.spacing[:2], frames.spacing[2], frames.spacing[2]),
+        plane_orientation=orientation,
+        pixel_measures=measures,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(number, label, identification) for number, label in enumerate(present, start=1)
@@ -174,6 +182,25 @@ def _segmentation(
         content_description="Made by a program, not checked by a person",
         specific_character_set="ISO_IR 192",  # UTF-8: labels may be in any language
     )
+    for image in images[taken:]:
+        quoted = Dataset()
+        quoted.ReferencedSOPClassUID, quoted.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence.append(quoted)
+    return segmentation
+
+
+def _let_agree(image: Dataset, orientation: hd.PlaneOrientationSequence, measures: hd.PixelMeasuresSequence) -> None:
+    """Let a header say of its planes what the frames do.
+
+    highdicom compares both: it ends where slices are turned against each other by a rounding error, state no thickness,
+    or are frames with groups of their own; and takes the header's word for the distance of slices.
+    """
+    if SHARED in image:
+        shared = image[SHARED][0]
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
+    else:
+        image.update(orientation[0])
+        image.update(measures[0])
 
 
 def _description(number: int, label: Label, identification: hd.AlgorithmIdentificationSequence) -> SegmentDescription:

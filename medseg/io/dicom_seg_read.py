@@ -35,10 +35,12 @@ def series_of(path: Path) -> str:
     """
     try:
         dataset = dcmread(path, stop_before_pixels=True)
+        referenced = dataset.get("ReferencedSeriesSequence")
+        return str((referenced[0] if referenced else dataset).get("SeriesInstanceUID", ""))
     except (OSError, InvalidDicomError):
         raise _unreadable(path, "no DICOM file") from None
-    referenced = dataset.get("ReferencedSeriesSequence")
-    return str((referenced[0] if referenced else dataset).get("SeriesInstanceUID", ""))
+    except Exception as error:  # as in `read_dicom_seg`
+        raise _unreadable(path, f"no readable DICOM file ({type(error).__name__})") from None
 
 
 def read_dicom_seg(path: Path) -> Segmentation:

@@ -44,6 +44,9 @@ INTENSITIES = {
 }
 """What a voxel's value is by modality, and its unit. That of PET depends on the series: it is left out."""
 
+NO_HU = {ReasonCode.HU_SUSPECT, ReasonCode.NO_RESCALE}
+"""Flags of a CT whose headers don't say HU, or say something else: its intensities have no unit and are left out."""
+
 STATISTICS = {"mean": codes.SCT.Mean, "sd": codes.SCT.StandardDeviation, "p50": codes.SCT.Median}
 
 INCOMPLETE = Code(scheme="99MEDSEG", value="CUT", meaning="Cut by the edge of the scan")
@@ -205,7 +208,7 @@ class _Writer:
         for name, length, on in lengths:
             if length is not None:
                 yield _measurement(name, length, MILLIMETRE, referenced_images=on)
-        if self.series.modality in INTENSITIES and measure.intensity:
+        if self.series.modality in INTENSITIES and measure.intensity and not NO_HU & set(self.series.flags):
             name, unit = INTENSITIES[self.series.modality]
             for statistic, derivation in STATISTICS.items():
                 value = getattr(measure.intensity[0], statistic)

@@ -254,6 +254,7 @@ class TestLabels:
             ('{"labels": {"a": [1, 2.5], "b": 2}}', r"'a' has the value 2.5, which is no whole number"),
             ('{"labels": {"a:1": null}}', r"'a:1' has no value; in YAML a blank follows the colon"),
             ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
+            ('{"labels": {"a": [], "b": 2}}', r"the label map is wrong at values: Tuple should have at least 1 item"),
             ('{"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}', r"regions_class_order needs 2 values"),
         ],
     )

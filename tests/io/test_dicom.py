@@ -420,6 +420,14 @@ def table_of_values(series):
     series.edit(change)
 
 
+def upper_bits(series):
+    def change(data, _):
+        data.BitsStored, data.HighBit = 12, 15
+        data.PixelData = (data.pixel_array << 4).astype("<i2").tobytes()
+
+    series.edit(change)
+
+
 def mosaic(series):
     def change(data, _):
         data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.4", "MR"
@@ -450,6 +458,7 @@ REFUSALS = {
     no_rescale_in_a_slice_of_pet: ReasonCode.NO_RESCALE, slope_with_a_comma: ReasonCode.NO_RESCALE,
     cut_pixels: ReasonCode.TRUNCATED,
     cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
+    upper_bits: ReasonCode.UNSUPPORTED_PIXELS,
     table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
 }  # fmt: skip

@@ -11,9 +11,13 @@ from pydicom.sequence import Sequence
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError
 from medseg.io.dicom import inspect_series, read_series
+from medseg.io.dicom_headers import read_headers
 from medseg.io.dicom_rtstruct import write_rtstruct
+from medseg.io.dicom_seg import write_dicom_seg
+from medseg.io.dicom_seg_read import read_dicom_seg
 from medseg.io.dicom_sr import write_dicom_sr
 from medseg.measures.measure import measure_mask
+from medseg.review.lattice import place
 from medseg.volume import Mask, Source
 
 from .dicom_results import ALGORITHM, LABELS, blobs
@@ -182,3 +186,57 @@ def test_contours_and_measurements_refer_to_frames_by_the_uid_of_their_file(enha
     report = pydicom.dcmread(tmp_path / "measurements.dcm")
     quoted = [image for element in report.iterall() if element.keyword == "ReferencedSOPSequence" for image in element]
     assert {image.ReferencedSOPInstanceUID for image in quoted} == set(files)
+
+
+def move_groups(*names):
+    """Return the change that lets every frame say what the file said of all, as enhanced MR of some makers does."""
+
+    def change(data):
+        shared = data.SharedFunctionalGroupsSequence[0]
+        for name in names:
+            for group in data.PerFrameFunctionalGroupsSequence:
+                setattr(group, name, shared[name].value)
+            del shared[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (move_groups("PixelMeasuresSequence"), ()),
+        (move_groups("PlaneOrientationSequence"), ()),
+        (shuffle, (4, 4)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_segmentation_of_frames_is_the_mask(enhanced, tmp_path, change, parts):
+    source, _ = enhanced(change, parts)
+    grid = inspect_series(source).grid
+    write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
+    found = read_dicom_seg(tmp_path / "seg.dcm")
+    numbers = np.unique(blobs(), return_inverse=True)[1].reshape(grid.shape)
+    assert np.array_equal(place(found.mask.array, found.grid, grid), numbers)
+    files = {file.SOPInstanceUID: file for file in map(pydicom.dcmread, source.files)}
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    quoted = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {image.ReferencedSOPInstanceUID for image in quoted} == set(files)
+    for frame in written.PerFrameFunctionalGroupsSequence:
+        for image in (image for item in frame.DerivationImageSequence for image in item.SourceImageSequence):
+            groups = files[image.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence
+            origin = groups[image.ReferencedFrameNumber - 1].PlanePositionSequence[0]
+            assert origin.ImagePositionPatient == frame.PlanePositionSequence[0].ImagePositionPatient
+
+
+@pytest.mark.parametrize("has_agent", [True, False])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_rules_find_thickness_and_contrast_where_multi_frame_files_have_them(enhanced, has_agent):
+    def change(data):
+        assert "SliceThickness" not in data
+        if has_agent:
+            data.ContrastBolusAgentSequence = [hd.sr.CodedConcept("109222007", "SCT", "Iohexol")]
+
+    source, grid = enhanced(change)
+    headers = read_headers(source.files[0])
+    assert {header.slice_thickness for header in headers} == {grid.spacing[2]}
+    assert {header.contrast for header in headers} == {has_agent}

@@ -26,6 +26,8 @@ from medseg.io import dicom_seg
 from medseg.io.dicom import inspect_series, open_series
 from medseg.io.dicom_derived import IDENTIFIERS, Algorithm
 from medseg.io.dicom_seg import write_dicom_seg
+from medseg.io.dicom_seg_read import read_dicom_seg
+from medseg.review.lattice import place
 from medseg.volume import Mask, Source
 
 from .dicom_results import ALGORITHM, GEOMETRIES, LABELS, SHAPE, TURN, blobs
@@ -204,6 +206,34 @@ def test_a_series_without_identifiers_is_refused_with_its_reason(tmp_path, serie
     with pytest.raises(ScanError, match=f"has no {keyword}") as caught:
         write_dicom_seg(tmp_path / "seg.dcm", Mask(blobs(), grid), LABELS, source, ALGORITHM)
     assert caught.value.code == ReasonCode.NO_IDENTITY
+
+
+def turned_by_rounding(image, number):
+    image.ImageOrientationPatient = [1, number * 1e-6, 0, 0, 1, 0]
+
+
+def without_thickness(image, _):
+    del image.SliceThickness
+
+
+def with_empty_thickness(image, _):
+    image.SliceThickness = None
+
+
+def with_another_distance(image, _):
+    image.SpacingBetweenSlices = image.SliceThickness = 7
+
+
+@pytest.mark.parametrize("change", [turned_by_rounding, without_thickness, with_empty_thickness, with_another_distance])
+def test_what_headers_say_beside_positions_moves_no_frame(tmp_path, phantom, change):
+    source = phantom().edit(change).source
+    grid = inspect_series(source).grid
+    array = np.where(np.arange(SHAPE[2]) == 5, blobs().max(axis=2, keepdims=True), 0).astype(np.uint8)  # of one slice
+    write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, ALGORITHM)
+    found = read_dicom_seg(tmp_path / "seg.dcm")
+    assert found.grid.spacing == pytest.approx(grid.spacing)
+    numbers = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+    assert np.array_equal(place(found.mask.array, found.grid, grid), numbers)
 
 
 def test_a_mask_elsewhere_and_a_nifti_scan_are_refused(tmp_path, series):

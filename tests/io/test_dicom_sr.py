@@ -140,6 +140,19 @@ def test_mr_has_no_hounsfield_units(tmp_path, measured):
     assert "[hnsf" not in str(pydicom.dcmread(tmp_path / "a.dcm"))
 
 
+def test_a_ct_of_other_values_has_no_hounsfield_units(tmp_path, measured):
+    source, _, measures = measured
+    write_dicom_sr(tmp_path / "hu.dcm", measures, LABELS, source, ALGORITHM)
+    for path in source.files:
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleType = "Z_EFF"  # a dual-energy map of atomic numbers, flagged as HU_SUSPECT
+        dataset.save_as(path)
+    write_dicom_sr(tmp_path / "other.dcm", measures, LABELS, source, ALGORITHM)
+    texts = [str(pydicom.dcmread(tmp_path / f"{name}.dcm")) for name in ("hu", "other")]
+    assert ["[hnsf" in text for text in texts] == [True, False]
+    assert all("milliliter" in text for text in texts)
+
+
 def test_dcmqi_reads_it(tmp_path, report, measured):
     reader = program("tid1500reader", "the dev extra's dcmqi")
     said = tmp_path / "said.json"

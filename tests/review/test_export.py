@@ -345,6 +345,20 @@ def test_dicom_series_come_as_nifti_and_their_segmentations_go_back(tmp_path):
     assert (refused.case, refused.code) == (other.case, Refusal.OTHER_CASE)
 
 
+def test_a_damaged_segmentation_costs_the_others_nothing(tmp_path):
+    review = export(make_dicom_results(tmp_path)).review
+    sources = {case.id: case.images[0] for case in index_scans(tmp_path / "scans", key=tmp_path / "key").cases()}
+    one, other = (entry.case for entry in review.manifest.cases)
+    for case in (one, other):
+        mask = Mask(make_mask(0, "lps").array, review.case(case).grid)
+        write_dicom_seg(review.path / f"corrected/{case}.dcm", mask, LABELS, sources[case], Algorithm("somebody", "1"))
+    path = review.path / f"corrected/{one}.dcm"
+    path.write_bytes(path.read_bytes().replace(b"\x20\0\x0e\0UI", b"\x20\0\x0e\0U?"))
+    summary = import_review(review.path, key=tmp_path / "key")
+    assert [taken.version.case for taken in summary.taken] == [other]
+    assert [(refused.case, refused.code) for refused in summary.refused] == [(one, Refusal.UNREADABLE)]
+
+
 def test_wrong_places_are_refused(results, tmp_path):
     with pytest.raises(OutputError, match="review folder .* lies inside the scan folder"):
         export(results, tmp_path / "scans" / "review")
