@@ -24,6 +24,7 @@ from typing import Any
 from medseg.batch.summary import CaseResult
 from medseg.batch.task import Facts
 from medseg.errors import OutputError
+from medseg.io.files import append_line
 from medseg.provenance import package_versions, timestamp
 
 AUDIT = "audit.jsonl"
@@ -93,11 +94,6 @@ class Audit(AbstractContextManager["Audit"]):
         user = os.getuid() if hasattr(os, "getuid") else None
         line = {"time": timestamp(), "user": user, "event": event, "action": action, "outcome": outcome, **details}
         try:
-            # opened anew for each line: O_APPEND puts whole lines of several runs one after the other
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, json.dumps(line).encode() + b"\n")
-            finally:
-                os.close(descriptor)
+            append_line(self._path, json.dumps(line).encode())
         except OSError as error:
             raise OutputError(f"can't write {self._path}: {error.strerror}") from error

@@ -43,8 +43,10 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
     decisive: list[object] = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
     if config.backend != "auto":
         decisive.append(config.backend)
+    predictor = Predictor(model, settings, device)
+    device = predictor.device
     worker = Worker(
-        predictor=Predictor(model, settings, device),
+        predictor=predictor,
         folder=job.folder,
         model_digest=model_digest(job.model),
         settings_digest=digest_json(decisive),

@@ -20,6 +20,7 @@ from medseg.inference.uncertainty import Agreement
 from medseg.labels import LabelMap
 from medseg.measures.features import TargetUncertainty
 from medseg.networks.model import Model
+from medseg.networks.runtimes import ExportedNetwork
 from medseg.plan import Plan
 from medseg.postprocessing.clean import apply
 from medseg.preprocessing.prepare import Prepared, prepare_image
@@ -75,10 +76,13 @@ class Predictor:
     ----------
     model : its networks are moved to the device and put into evaluation mode.
     config : None: as the model was validated.
+    device : None: the CPU, which networks for other runtimes than torch compute on, whatever is asked for.
     """
 
     def __init__(self, model: Model, config: InferenceConfig | None = None, device: torch.device | None = None) -> None:
-        self.config, self.device = config or model.inference, device or torch.device("cpu")
+        is_exported = any(isinstance(network, ExportedNetwork) for network in model.networks)
+        self.config = config or model.inference
+        self.device = torch.device("cpu") if device is None or is_exported else device
         networks = (network.to(self.device).eval() for network in model.networks)
         # copied into the layout for CPUs once, not with every scan
         self.model = replace(model, networks=tuple(one_by_one(network, self.device) for network in networks))

@@ -56,7 +56,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        flush_file(temporary)
         os.replace(temporary, target)
     except OSError as error:
         raise _output_error(target, error) from error
@@ -98,6 +98,34 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         _discard(old)
 
 
+def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
+    """Add a line to a log; a part of one that a full disk or a kill left behind gets a line of its own.
+
+    Lines of several processes come one after the other, whole, because the file is opened anew for each of them.
+
+    Raises
+    ------
+    OSError
+        If it can't be written, or not whole.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        os.lseek(descriptor, max(size - 1, 0), os.SEEK_SET)
+        is_cut = os.read(descriptor, 1) not in (b"", b"\n")
+        whole = (b"\n" if is_cut else b"") + line + b"\n"
+        if os.write(descriptor, whole) < len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
+
+
+def flush_file(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what crashed processes left half-written in a folder.
 
@@ -137,11 +165,6 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _discard(path: Path) -> None:

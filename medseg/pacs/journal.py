@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+from medseg.io.files import append_line, flush_file
+from medseg.io.tables import OWNER_ONLY
 from medseg.provenance import timestamp
 from medseg.text import printable
 
@@ -34,12 +35,8 @@ class Journal:
         line = {"time": timestamp(), "event": event, **details}
         with self._turn:
             try:
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                try:
-                    os.write(descriptor, json.dumps(line).encode() + b"\n")
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                append_line(self._path, json.dumps(line).encode(), mode=OWNER_ONLY)
+                flush_file(self._path)
             except OSError as error:
                 logger.debug("history", exc_info=error)
             self._tell(printable(sentence))

@@ -20,7 +20,7 @@ from time import monotonic, time, time_ns
 from medseg.catalog.identity import pseudonym
 from medseg.errors import ConfigError, OutputError, ScanError
 from medseg.io.dicom_headers import read_headers
-from medseg.io.files import cause_of
+from medseg.io.files import cause_of, flush_file
 from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import Limits
 from medseg.pacs.study import SCANS, STATES, State, Study, flush_folder
@@ -192,7 +192,7 @@ class Spool:
         queued = self._all(name)
         for earlier in queued:
             for scan in earlier.scans.glob("*.dcm"):
-                _link(scan, received.scans / scan.name)
+                self._link(scan, received.scans / scan.name)
         flush_folder(received.scans)
         waiting = [study for study in queued if study.folder.parent.name == "complete"]
         for earlier in waiting:  # all it has is received; no half of it may wait after a crash
@@ -202,6 +202,18 @@ class Spool:
         study = Study(self.root / "complete" / f"{name}.{time_ns():x}")
         _rename(received.folder, study.folder)
         return study
+
+    def _link(self, scan: Path, target: Path) -> None:
+        """Have a file in a second folder, whole: at no cost where the file system can, else as a flushed copy."""
+        if target.exists():
+            return
+        try:
+            os.link(scan, target)
+        except OSError:
+            copy = self.root / INCOMING / target.name
+            shutil.copyfile(scan, copy)
+            flush_file(copy)
+            os.replace(copy, target)
 
     def _all(self, name: str) -> list[Study]:
         """Return what is in the queue of a study, the latest first: of an instance that came twice it is the truth."""
@@ -265,16 +277,6 @@ def _rename(folder: Path, target: Path) -> None:
     os.rename(folder, target)
     flush_folder(target.parent)
     flush_folder(folder.parent)
-
-
-def _link(scan: Path, target: Path) -> None:
-    """Have a file in a second folder, at no cost where the file system can."""
-    if target.exists():
-        return
-    try:
-        os.link(scan, target)
-    except OSError:
-        shutil.copyfile(scan, target)
 
 
 def _lock(path: Path) -> int:

@@ -32,7 +32,7 @@ class Segmenter:
 
     def __init__(self, settings: ServeSettings, model: Path) -> None:
         self._settings, self._turn = settings, Lock()
-        self._places = BoundedSemaphore(settings.limits.waiting)
+        self._places = BoundedSemaphore(1 + settings.limits.waiting)
         self._cases = settings.output / RESULTS / "cases"
         self._open(model)
 

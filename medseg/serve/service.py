@@ -161,6 +161,7 @@ class Service:
                 self.segmenter.replace(before)
                 raise
             if self.settings.ahead:
+                self.sweep.stop()  # it has looked at some with the model before
                 self.sweep_all()
 
     def close(self) -> None:

@@ -105,6 +105,15 @@ def test_masks_are_those_of_the_source(both, model, scans, tmp_path, backend):
     assert (ours == theirs).mean() > 0.999
 
 
+def test_records_say_where_an_export_computes(both, scans, tmp_path, monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("medseg.batch.opening.choose_device", lambda *_: gpu)
+    summary = segment_folder(scans, both, tmp_path / "out", make_segment_config(workers=0, backend="onnx"))
+    assert [result.record.device for result in summary.results] == ["cpu", "cpu"]
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["device"], run["device_name"]) == ("cpu", "")
+
+
 def test_the_folder_is_a_model_like_any_other(both, model):
     assert (both / "model.json").read_bytes() == (model / "model.json").read_bytes()
     assert model_digest(both) != model_digest(model)

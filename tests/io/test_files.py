@@ -9,7 +9,7 @@ import pytest
 
 from medseg.errors import OutputError
 from medseg.io import files
-from medseg.io.files import atomic_file, atomic_folder, remove_leftovers
+from medseg.io.files import append_line, atomic_file, atomic_folder, remove_leftovers
 
 
 def test_file_appears_whole_and_keeps_its_ending(tmp_path):
@@ -122,6 +122,18 @@ def test_what_a_killed_process_left_is_taken_away(tmp_path, leftovers):
         remove_leftovers(tmp_path)
         assert own.is_dir()
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "case", ".tmp-of-somebody"}
+
+
+def test_a_line_of_which_a_full_disk_took_a_part_spoils_no_other(tmp_path, monkeypatch):
+    path, write = tmp_path / "log.jsonl", os.write
+    append_line(path, b"first")
+    monkeypatch.setattr(files.os, "write", lambda descriptor, line: write(descriptor, line[:3]))
+    with pytest.raises(OSError, match="No space left"):
+        append_line(path, b"second")
+    monkeypatch.undo()
+    append_line(path, b"third", mode=0o600)
+    append_line(path, b"fourth")
+    assert path.read_bytes() == b"first\nsec\nthird\nfourth\n"
 
 
 def test_what_other_machines_write_is_left_for_a_day(tmp_path, leftovers, monkeypatch):

@@ -292,6 +292,31 @@ def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, m
     assert sorted(scan.name for scan in study.scans.iterdir()) == ["a.dcm", "b.dcm", "c.dcm"]
 
 
+def test_where_files_can_not_be_linked_a_full_disk_joins_no_part_of_one(tmp_path, monkeypatch):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "complete" / "study-1.1", "a.dcm")
+    put(config.queue / "received" / "study-1", "c.dcm")
+    (config.queue / "complete" / "study-1.1" / "scans" / "a.dcm").write_bytes(b"whole")
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def full(source, target):
+        Path(target).write_bytes(b"wh")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medseg.pacs.spool.os.link", no_links)
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        with monkeypatch.context() as patch:
+            patch.setattr("medseg.pacs.spool.shutil.copyfile", full)
+            with pytest.raises(OSError, match="No space left"):
+                spool.complete(0)
+        spool.complete(0)
+        (study,) = spool.listed("complete")
+    assert {scan.name: scan.read_bytes() for scan in study.scans.iterdir()} == {"a.dcm": b"whole", "c.dcm": b"x"}
+
+
 def test_one_queue_one_listener(listen, tmp_path, model):
     node = listen()
     with pytest.raises(ConfigError, match="another medseg listen uses the queue"):

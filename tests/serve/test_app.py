@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import gzip
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from shutil import copyfile
 from threading import Event
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medseg.batch.summary import CaseResult
 from medseg.config import BatchConfig
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask
@@ -278,6 +279,23 @@ def test_strangers_may_send_a_password_and_no_more(client):
     answer = http.post("/auth/token", files={"password": ("a.bin", bytes(20_000))})
     assert answer.status_code == 413
     assert "larger than 0.01 MB" in answer.json()["detail"]
+
+
+def test_one_inference_runs_and_so_many_wait(client, monkeypatch):
+    http = client(limits=Limits(waiting=1))
+    segmenter, may_go_on = http.service.segmenter, Event()
+
+    class Slow:
+        def run(self, tasks):
+            assert may_go_on.wait(20)
+            return [CaseResult(tasks[0].case.id, "failed", "UNEXPECTED", "as played")]
+
+    monkeypatch.setattr(segmenter, "_worker", Slow())
+    with ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(http.post, f"/infer/{NAME}?image=alpha") for _ in range(3)]
+        next(as_completed(asked))  # one place to run, one to wait
+        may_go_on.set()
+    assert sorted(answer.result().status_code for answer in asked) == [429, 500, 500]
 
 
 def test_uploads_are_bounded(client, no_model):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from threading import Event
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from medseg.serve.refusal import RequestError
 from medseg.serve.server import _welcome
 from medseg.serve.service import model_in_use
 from medseg.serve.settings import Address
+from medseg.serve.sweep import Sweep
 from medseg.volume import Case, Mask, Source
 
 from .conftest import LABELS, NAME, scan_of, truth_of
@@ -151,6 +153,29 @@ def test_a_model_that_can_not_be_noted_is_not_used(labelled, monkeypatch, model_
     labelled.post(f"/train/{NAME}")
     assert "can't be used" in wait(labelled)["details"][-1]
     assert labelled.service.segmenter.path == labelled.service.teacher.pupil.path == model_folder
+
+
+def test_a_new_model_looks_at_all_studies_again_though_the_one_before_is_at_them(opened, model_folder, tmp_path):
+    service = opened(ahead=True)
+    seen, may_go_on = [], Event()
+
+    def segment(case):
+        may_go_on.wait(20)
+        seen.append((case.id, service.segmenter.path))
+
+    service.sweep.stop()
+    service.sweep = Sweep(segment)
+    service.sweep_all()
+    better = shutil.copytree(model_folder, tmp_path / "better")
+    service.promote(better)
+    may_go_on.set()
+    until = time.monotonic() + 20
+    while service.sweep.running:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert [task.status for task in service.sweep.tasks] == ["STOPPED", "DONE"]
+    assert {case for case, model in seen if model == better} == set(service.studies.cases)
+    assert len(seen) == len(service.studies.cases) + 1
 
 
 def test_a_model_that_does_not_fit_beside_the_one_before_ends_the_training(labelled, monkeypatch, model_folder):
