@@ -20,7 +20,7 @@ from medseg.serve.files import DEFAULT_ENDING, received, working_folder
 from medseg.serve.multipart import MEDIA, answer_of
 from medseg.serve.numbering import label_names
 from medseg.serve.refusal import FORBIDDEN, NOT_ACCEPTABLE, NOT_FOUND, RequestError
-from medseg.serve.service import NO_MODEL, Service
+from medseg.serve.service import Service
 
 ORIGINAL, FINAL = "original", "final"
 
@@ -133,7 +133,7 @@ def _add_inference(router: APIRouter, service: Service) -> None:
         wanted = parse(params, InferParams)
         if session_id or not image:
             raise RequestError(NOT_ACCEPTABLE, "only scans of the studies folder are segmented; name one by its id")
-        _check_model(service, model)
+        service.facts_of(model)  # refuses another name
         case = service.studies.case(image)
         record = service.segment(case)
         told = {
@@ -170,13 +170,6 @@ def _add_refusals(router: APIRouter) -> None:
     @router.delete("/session/{session_id}")
     def no_sessions() -> None:
         raise RequestError(NOT_ACCEPTABLE, "scans of clients are not kept: put them into the studies folder")
-
-
-def _check_model(service: Service, model: str) -> None:
-    if not service.segmenter:
-        raise RequestError(NOT_FOUND, NO_MODEL)
-    if model != service.segmenter.facts.name:
-        raise RequestError(NOT_FOUND, f"there is no such model; there is {service.segmenter.facts.name}")
 
 
 def _object(service: Service, case: str) -> dict[str, Any]:

@@ -51,9 +51,7 @@ def _add_facts(router: APIRouter, service: Service) -> None:
 
     @router.get("/model/info/{model}")
     def model_info(model: str) -> dict[str, Any]:
-        if not service.segmenter or model != service.segmenter.facts.name:
-            raise RequestError(NOT_FOUND, "there is no such model")
-        facts = service.segmenter.facts
+        facts = service.facts_of(model)
         return {"name": facts.name, "checksum": facts.digest, "labels": [label.name for label in facts.labels.labels]}
 
     @router.get("/model/{model}")
@@ -118,11 +116,9 @@ def _add_sweep(router: APIRouter, service: Service) -> None:
 
     @router.post("/batch/infer/{model}")
     def sweep(model: str, images: Images = Images.all, params: Params = None) -> dict[str, Any]:
-        if not service.segmenter or model != service.segmenter.facts.name:
-            raise RequestError(NOT_FOUND, "there is no such model")
-        cases = service.studies.cases.values()
+        facts, cases = service.facts_of(model), service.studies.cases.values()
         wanted = [case for case in cases if images == "all" or service.desk.is_judged(case.id) == (images == "labeled")]
-        return service.sweep.start(model, wanted).described()
+        return service.sweep.start(facts.name, wanted).described()
 
     @router.delete("/batch/infer")
     def stop_sweep() -> dict[str, Any] | None:

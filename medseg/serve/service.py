@@ -13,6 +13,7 @@ from typing import Any
 
 from medseg.batch.places import check_places, check_writable
 from medseg.batch.record import CaseRecord
+from medseg.batch.task import Facts
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import load_key
 from medseg.errors import OutputError, ScanError
@@ -36,8 +37,6 @@ from medseg.volume import Case, Mask
 
 IN_USE = "model.json"
 """Names the model that took the place of the one that the server was started with."""
-
-NO_MODEL = "the server has no model; it serves scans and takes labels"
 
 logger = logging.getLogger("medseg.serve")
 
@@ -75,17 +74,21 @@ class Service:
 
     def segment(self, case: Case) -> CaseRecord:
         """Return what the model says of a case; raises `RequestError` (404) without a model."""
-        if not self.segmenter:
-            raise RequestError(NOT_FOUND, NO_MODEL)
-        record = self.segmenter.segment(case)
-        self.desk.draw(case, record, self.segmenter.mask(case), self.segmenter.review(record))
+        segmenter = self._working()
+        record = segmenter.segment(case)
+        self.desk.draw(case, record, segmenter.mask(case), segmenter.review(record))
         return record
 
     def mask(self, case: Case) -> Mask:
         """Return what the model drew of a case that is segmented; raises `RequestError` (404) without a model."""
-        if not self.segmenter:
-            raise RequestError(NOT_FOUND, NO_MODEL)
-        return read_mask(self.segmenter.mask(case))
+        return read_mask(self._working().mask(case))
+
+    def facts_of(self, model: str) -> Facts:
+        """Return what is known of the model of this name; raises `RequestError` (404) if none is called so."""
+        facts = self._working().facts
+        if model != facts.name:
+            raise RequestError(NOT_FOUND, f"there is no such model; there is {facts.name}")
+        return facts
 
     def sweep_all(self) -> None:
         """Begin to segment the studies that nobody has labelled, unless that is under way."""
@@ -163,6 +166,11 @@ class Service:
             if self.settings.ahead:
                 self.sweep.stop()  # it has looked at some with the model before
                 self.sweep_all()
+
+    def _working(self) -> Segmenter:
+        if not self.segmenter:
+            raise RequestError(NOT_FOUND, "the server has no model; it serves scans and takes labels")
+        return self.segmenter
 
     def close(self) -> None:
         """End what goes on in the background."""
