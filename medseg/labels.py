@@ -324,9 +324,9 @@ def _whole(name: str, value: Any) -> int:
     """Return a label's value; `int` would take 1.5 and true for 1."""
     if value is None:
         raise ValueError(f"{name!r} has no value; in YAML a blank follows the colon, as in {{liver: 1}}")
-    if isinstance(value, bool) or str(value) != str(int(value)):
+    if isinstance(value, bool) or not float(value).is_integer():
         raise ValueError(f"{name!r} has the value {value!r}, which is no whole number")
-    return int(value)
+    return int(float(value))
 
 
 def _inner(regions: Mapping[str, tuple[int, ...]], members: tuple[int, ...]) -> set[int]:

@@ -252,6 +252,7 @@ class TestLabels:
             ('{"labels": {"a": 1, "b": 2.5}}', r"'b' has the value 2.5, which is no whole number"),
             ('{"labels": {"a": true, "b": 2}}', r"'a' has the value True, which is no whole number"),
             ('{"labels": {"a": [1, 2.5], "b": 2}}', r"'a' has the value 2.5, which is no whole number"),
+            ('{"labels": {"a": Infinity, "b": 2}}', r"'a' has the value inf, which is no whole number"),
             ('{"labels": {"a:1": null}}', r"'a:1' has no value; in YAML a blank follows the colon"),
             ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
             ('{"labels": {"a": [], "b": 2}}', r"the label map is wrong at values: Tuple should have at least 1 item"),
