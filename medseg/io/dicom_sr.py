@@ -135,7 +135,7 @@ class _Writer:
         content = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer_device_context=self._observer()),
             procedure_reported=codes.cid100.ImagingProcedure,
-            imaging_measurements=[self._group(measure) for measure in found],
+            imaging_measurements=[self._group(measure, name) for measure in found],
         )
         return sr.Comprehensive3DSR(
             evidence=[*self.images, *([self.segmentation] if self.segmentation else [])],
@@ -164,11 +164,15 @@ class _Writer:
             ),
         )
 
-    def _group(self, measure: Measures) -> Group:
+    def _group(self, measure: Measures, report: str) -> Group:
+        """Return what is said of a structure or lesion; `report` names the report.
+
+        In another result lesion 1 may be another lesion: what is tracked is one of this report alone.
+        """
         label = next(label for label in self.labels.labels if label.value == measure.value)
         name = text(label.name) or f"label_{label.value}"
         tracked = name if measure.lesion is None else f"{name} {measure.lesion}"
-        identity = f"{self.images[0].SeriesInstanceUID}\n{label.value}\n{measure.lesion}"
+        identity = f"{report}\n{label.value}\n{measure.lesion}"
         group: dict[str, Any] = {
             "tracking_identifier": sr.TrackingIdentifier(uid=uid("tracking", identity), identifier=tracked),
             "finding_category": concept(category_of(label)),

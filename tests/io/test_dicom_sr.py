@@ -128,6 +128,19 @@ def test_without_a_segmentation_it_reports_the_same(tmp_path, report, measured):
     assert volumes == pytest.approx(sorted(m.volume_ml for m in measures if m.voxels), abs=1e-4)
 
 
+def test_a_lesion_of_another_result_is_not_said_to_be_the_same(tmp_path, measured):
+    source, mask, measures = measured
+    moved = Mask(np.roll(mask.array, 1, axis=0), mask.grid)
+    others = measure_mask(Volume(np.zeros((1, *SHAPE), np.float32), mask.grid, "CT"), moved, LABELS, 2).measures
+    tracked = []
+    for name, found in (("one", measures), ("again", measures), ("other", others)):
+        write_dicom_sr(tmp_path / f"{name}.dcm", found, LABELS, source, ALGORITHM)
+        content = hd.sr.srread(tmp_path / f"{name}.dcm").content
+        tracked.append({group.tracking_uid for group in content.get_image_measurement_groups()})
+    assert tracked[0] == tracked[1]
+    assert not tracked[0] & tracked[2]
+
+
 def test_mr_has_no_hounsfield_units(tmp_path, measured):
     source, mask, _ = measured
     for path in source.files:
