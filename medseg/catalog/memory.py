@@ -30,6 +30,9 @@ from medseg.provenance import digest_json, package_versions
 ENDING = ".memory"
 """Added to the name of the catalogue."""
 
+MEMORY_VERSION = 2
+"""Raised with every change of what files are judged by."""
+
 SETTLED_NS = 2_000_000_000
 """A file that changed less than this before it was indexed is read again: it may have changed once more within the
 same tick of the clock, which on some disks is two seconds (FAT)."""
@@ -127,7 +130,8 @@ def remembering(catalog: Path, root: Path, policy: IngestConfig) -> Iterator[Mem
         If it can't be written.
     """
     path = catalog.with_name(catalog.name + ENDING)
-    made = digest_json([os.fsencode(root.resolve()).hex(), package_versions(), policy.model_dump(mode="json")])
+    place, wishes = os.fsencode(root.resolve()).hex(), policy.model_dump(mode="json")
+    made = digest_json([MEMORY_VERSION, place, package_versions(), wishes])
     old, note = _open(path, made)
     try:
         with atomic_file(path) as temporary:
