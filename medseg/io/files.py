@@ -29,6 +29,7 @@ CAUSES = {
     errno.EACCES: "there is no permission to write there; choose another folder or change its permissions",
     errno.EPERM: "there is no permission to write there; choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EEXIST: "a part of that path is a file, not a folder; choose another folder",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }

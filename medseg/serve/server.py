@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from medseg.batch.places import check_places, check_writable
 from medseg.errors import ConfigError
 from medseg.serve.settings import LOG_FILE, TOKEN_FILE, Address, ServeSettings
 
@@ -40,12 +41,10 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
     from medseg.serve.service import open_service
     from medseg.serve.tokens import Tokens
 
-    settings.output.mkdir(parents=True, exist_ok=True)
+    check_places(settings.studies, settings.output)
+    check_writable(settings.output)
     with listening(address) as listener, logging_to(settings.output / LOG_FILE), open_service(settings) as service:
         tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
-        for line in _welcome(address, tokens.token if tokens else "", len(service.studies.cases)):
-            tell(line)
-        logger.info("serving %d cases, %d scans are refused", len(service.studies.cases), service.studies.refused)
         config = uvicorn.Config(
             make_app(service, tokens),
             log_config=None,
@@ -56,6 +55,15 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
             ssl_certfile=address.certificate,
             ssl_keyfile=address.certificate_key,
         )
+        try:
+            config.load()
+        except OSError as error:  # of ssl, too
+            files = f"{address.certificate} and {address.certificate_key}"
+            cause = error.strerror or type(error).__name__
+            raise ConfigError(f"https can't use {files} ({cause}); give PEM files") from None
+        for line in _welcome(address, tokens.token if tokens else "", len(service.studies.cases)):
+            tell(line)
+        logger.info("serving %d cases, %d scans are refused", len(service.studies.cases), service.studies.refused)
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -14,7 +14,7 @@ from medseg.serve import service as service_module
 from medseg.serve import teacher as module
 from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
 from medseg.serve.refusal import RequestError
-from medseg.serve.server import _welcome
+from medseg.serve.server import _welcome, serve
 from medseg.serve.service import model_in_use
 from medseg.serve.settings import Address
 from medseg.serve.sweep import Sweep
@@ -245,6 +245,28 @@ def test_a_lesson_compares_both_models_on_the_held_out_cases(labelled, monkeypat
         not np.array_equal(a.numpy(), b.numpy())
         for a, b in zip(new.networks[0].state_dict().values(), before.networks[0].state_dict().values(), strict=True)
     )
+
+
+def test_certificates_that_can_not_be_used_are_named(settings, tmp_path):
+    (tmp_path / "garbage.pem").write_text("no certificate")
+    told = []
+    for name in ("garbage.pem", "missing.pem"):
+        files = {"certificate": tmp_path / name, "certificate_key": tmp_path / name}
+        with pytest.raises(ConfigError, match=rf"https can't use .*{name}.*give PEM files"):
+            serve(settings(), Address(port=0, **files), told.append)
+    assert told == []
+
+
+def test_nothing_is_written_among_the_scans(settings, studies):
+    with pytest.raises(OutputError, match="inside the scan folder"):
+        serve(settings(output=studies / "served"), Address(port=0), print)
+    assert not (studies / "served").exists()
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(settings, tmp_path):
+    (tmp_path / "served").write_text("")
+    with pytest.raises(OutputError, match="a part of that path is a file"):
+        serve(settings(), Address(port=0), print)
 
 
 def test_other_addresses_need_the_token_and_are_warned_of():
