@@ -180,7 +180,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give one that holds a mask a case")
-    segmented = sorted((folder / "cases").glob("*/mask.nii.gz"))
+    segmented = sorted((folder / "cases").glob("[!.]*/mask.nii.gz"))  # hidden ones were being written
     if segmented:
         return {path.parent.name: path for path in segmented}
     inner = next((folder / name for name in ("labels", "labelsTr") if (folder / name).is_dir()), folder)

@@ -66,7 +66,9 @@ def test_a_tolerance_that_is_no_distance_is_refused(folders, tolerance_mm):
 def test_the_folder_that_segment_writes_is_understood(folders, tmp_path):
     for case in "ab":
         write(tmp_path / "out" / "cases" / case / "mask.nii.gz", organ())
-    assert evaluate_folder(tmp_path / "out", folders[1], LABELS).cases == ("a", "b")
+    write(tmp_path / "out" / "cases" / ".tmp-1-2-3" / "mask.nii.gz", organ())  # of a run that was killed
+    evaluation = evaluate_folder(tmp_path / "out", folders[1], LABELS)
+    assert (evaluation.cases, evaluation.unmatched) == (("a", "b"), ())
 
 
 def test_true_masks_are_found_by_the_name_that_a_run_gave_the_scan(tmp_path):
