@@ -334,8 +334,11 @@ class _Rounds:
         return run
 
     def _supervised(self) -> ExperimentConfig:
+        """Return the experiment of the teachers; where folds measure, they decide nothing while networks train."""
         unlabelled = self.config.unlabelled.model_copy(update={"method": "supervised", "pseudo_labels": None})
-        return self.config.model_copy(update={"unlabelled": unlabelled})
+        whole = {"validate_every": 0, "patience": 0} if self.folds else {}
+        training = self.config.training.model_copy(update=whole)
+        return self.config.model_copy(update={"unlabelled": unlabelled, "training": training})
 
     def _student(self, config: ExperimentConfig, labels: Path) -> ExperimentConfig:
         changed = {"method": "pseudo-labels", "pseudo_labels": labels, "labelled_weight": self.weight}

@@ -129,6 +129,26 @@ def student_of(teachers: Sequence[Model], config: DistillationConfig) -> Start:
     )
 
 
+def check_teachers(config: DistillationConfig, teachers: Sequence[Model], plan: Plan, labels: LabelMap) -> None:
+    """Refuse teachers of other structures or of scans prepared otherwise, where a student starts from something else.
+
+    Raises
+    ------
+    ModelError
+        If there are any, or one can't take the student's patches.
+    """
+    for folder, model in zip(config.teachers, teachers, strict=True):
+        if _answers(model) != (labels.targets, bool(labels.regions)):
+            raise ModelError(f"{folder} segments other structures than the dataset has; choose another teacher")
+        if _preparation(model.plan) != _preparation(plan):
+            raise ModelError(
+                f"{folder} prepares scans otherwise than what the student starts from; leave out --init, or choose a "
+                "teacher of the same plan"
+            )
+        if model.plan.patch != plan.patch:
+            _check_window(folder, model, plan.patch)
+
+
 def learnt_by(teachers: Sequence[Model]) -> set[str]:
     """Return the ids of the cases that a teacher has learnt from: it tells them to the student."""
     return {case for model in teachers for case in learnt_cases(model.provenance)}
@@ -143,7 +163,7 @@ def identity(config: DistillationConfig) -> dict[str, Any]:
 
 
 def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
-    """Refuse a teacher whose network can't take the first one's patches, as the student does; raises `ModelError`."""
+    """Refuse a teacher whose network can't take the student's patches; raises `ModelError`."""
     try:
         plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
         with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
@@ -151,8 +171,8 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
     except (ValueError, PlanError):
         size = "x".join(map(str, patch))
         raise ModelError(
-            f"{folder} can't take patches of {size}, as the first teacher does, whose plan is the student's; name it "
-            "first, or leave it out"
+            f"{folder} can't take patches of {size}, from which the student learns; leave it out, or name it first, so "
+            "that its plan is the student's"
         ) from None
 
 

@@ -32,7 +32,7 @@ from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
 from medseg.training.deadline import deadline_in
-from medseg.training.distillation import identity, learnt_by, load_teachers, student_of
+from medseg.training.distillation import check_teachers, identity, learnt_by, load_teachers, student_of
 from medseg.training.held_out import cross_validated, validated
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
@@ -132,12 +132,14 @@ def run_training(
         )
     deadline = deadline_in(options.max_seconds)
     fabric = launch(options.device, config)
-    start, known = _start(config, options)
+    teachers = load_teachers(config.distillation)
+    start = _start(config, options, teachers)
     setup = first_process_first(fabric, lambda: set_up(config, output, start))
     check_ingredients(config, setup.dataset.labels, setup.plan)
+    check_teachers(config.distillation, teachers, setup.plan, setup.dataset.labels)
     if options.folds:
         _check_folds(config, setup, options.folds)
-    check_unseen(setup.held_out, known, "a teacher has")
+    check_unseen(setup.held_out, learnt_by(teachers), "a teacher has")
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
@@ -166,14 +168,11 @@ def _follows_pseudo_labels(config: ExperimentConfig) -> bool:
     return config.unlabelled.method == "pseudo-labels" and learns_unlabelled(config.unlabelled)
 
 
-def _start(config: ExperimentConfig, options: RunOptions) -> tuple[Start | None, set[str]]:
-    """Return what to start from, None if the data decide, and the cases that teachers have learnt from."""
-    teachers = load_teachers(config.distillation)
+def _start(config: ExperimentConfig, options: RunOptions, teachers: Sequence[Model]) -> Start | None:
+    """Return what to start from; None if the data decide."""
     if options.init:
-        start: Start | None = load_start(options.init)
-    else:
-        start = student_of(teachers, config.distillation) if teachers else None
-    return start, learnt_by(teachers)
+        return load_start(options.init)
+    return student_of(teachers, config.distillation) if teachers else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,14 @@ def test_no_fold_student_sees_its_fold(start, tmp_path):
             assert {record.teachers for record in records} == {(network_digest(network),)}
 
 
+def test_no_fold_decides_when_its_teacher_or_student_stops(start):
+    """A teacher that stopped where its fold was served best would hand that on to the student measured there."""
+    _, train = start(better, training={"validate_every": 10, "patience": 1})
+    measured = [train.configs[name].training for name in train.folders if name != "student"]
+    assert {(training.validate_every, training.patience) for training in measured} == {(0, 0)}
+    assert train.configs["student"].training.patience == 1, "cases held out for validation may stop it"
+
+
 def test_steps_of_the_gate_are_a_share(start):
     _, train = start(better, pseudo={"gate_steps": 0.5, "rounds": 1})
     assert train.configs["round_1/fold_0/student"].training.steps == 20

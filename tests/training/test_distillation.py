@@ -124,6 +124,22 @@ def test_teachers_must_prepare_scans_alike(teacher, tmp_path):
         load_teachers(DistillationConfig(teachers=(teacher, tmp_path / "other")))
 
 
+@pytest.mark.parametrize(
+    ("plan", "labels", "reason"),
+    [
+        (PLAN.model_copy(update={"spacing": (4.0, 4.0, 4.0)}), {"dim": 1, "bright": 2}, "prepares scans otherwise"),
+        (PLAN, {"bright": 1, "dim": 2}, "segments other structures"),
+    ],
+)
+def test_teachers_suit_a_student_that_starts_from_something_else(studying, teacher, tmp_path, plan, labels, reason):
+    """It answered for patches that it had never seen the like of, or the one structure for the other."""
+    model = load_model(teacher)
+    save_model(replace(model, plan=plan, labels=LabelMap.parse(labels)), tmp_path / "other")
+    config = studying(teachers=[str(tmp_path / "other")])
+    with pytest.raises(ModelError, match=f"other {reason}"):
+        run_training(config, tmp_path / "run", RunOptions(device="cpu", init=teacher))
+
+
 @pytest.mark.parametrize("patch", [(24, 16, 16), (16, 16, 16)])
 def test_a_teacher_that_can_t_take_the_patches_is_refused(teacher, tmp_path, patch):
     first = load_model(teacher)
