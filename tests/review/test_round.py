@@ -16,6 +16,7 @@ from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
 from medseg.labels import LabelMap
 from medseg.networks.model import load_model, save_model
+from medseg.review.dataset import write_joined
 from medseg.review.export import export_review
 from medseg.review.folder import open_review, write_manifest
 from medseg.review.importing import ImportTerms, import_submission
@@ -228,6 +229,19 @@ def test_a_mask_that_the_dataset_has_stays(root):
     assert [case.id for case in found.new] == ["u1"]
     with pytest.raises(DatasetError, match="all 2 reviewed cases are labelled in the dataset already"):
         gather_corrections(open_review(root / "review"), replace(original, train=(*LABELLED, "u0", "u1")))
+
+
+def test_a_corrected_scan_takes_the_place_of_the_unlabelled_one_of_another_name(root):
+    accept(root, "u0")
+    images = root / "data" / "images"
+    (images / "u0.nii.gz").rename(images / "renamed.nii.gz")
+    original = read_dataset(experiment(root, patients="^(.)").dataset)
+    found = gather_corrections(open_review(root / "review"), original)
+    assert ([case.patient for case in found.new], found.replaced) == (["r"], {"renamed"})
+    write_joined(root / "joined", original, found.new, found.replaced)
+    joined = read_dataset(experiment(root, folder=root / "joined", splits=None, train=None, validation=None).dataset)
+    assert {case.id for case in original.cases} - {case.id for case in joined.cases} == {"renamed"}
+    assert "u0" in joined.train
 
 
 def test_cases_in_conflict_wait(root):
