@@ -91,7 +91,7 @@ def twins_of(reviewed: Iterable[Case], cases: Sequence[Case], review: ReviewFold
     DatasetError
         If a scan can't be read.
     """
-    contents = {case.id: _source(case) for case in cases}
+    contents = {case.id: source_of(case) for case in cases}
     return {
         case.id: frozenset(
             id_ for id_, source in contents.items() if id_ == case.id or source == review.case(case.id).source
@@ -134,7 +134,7 @@ def _replaced(cases: Sequence[Case], new: Sequence[Case], replaced: Container[st
     return sorted([*(case for case in cases if case.id not in replaced), *new], key=lambda case: case.id)
 
 
-def _source(case: Case) -> str:
+def source_of(case: Case) -> str:
     """Return the digest of a scan's files, as the record of a segmentation has it."""
     try:
         return digest_files(case_files(case))

@@ -27,7 +27,7 @@ from medseg.io.files import write_text
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.quality.report import write_report
-from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, twins_of, write_joined
+from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, source_of, twins_of, write_joined
 from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
@@ -142,7 +142,9 @@ def review_round(
     segmented = segment_folder(
         scans, promoted, output / RESULTS, options.segment, picture=PICTURE, watcher=options.watcher
     )
-    settled = labelled | _seen_again(segmented, {folder.case(name).source for name in new})
+    reviewed = reviewed_cases(folder)
+    sources = {folder.case(case.id).source for case in reviewed} | {source_of(case) for case in reviewed}
+    settled = labelled | _seen_again(segmented, sources)
     return RoundResult(promoted, corrections, outcome, segmented, _export(scans, output, settled, options))
 
 

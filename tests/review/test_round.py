@@ -123,6 +123,18 @@ def test_a_promoted_model_asks_for_the_rest(root, decide):
     assert {row["case"] for row in told["before"]} == set(HELD_OUT)
 
 
+def test_a_reviewed_case_is_not_asked_for_again_under_the_name_of_its_file(root, decide):
+    """A DICOM series has a pseudonym; its scan in the review folder is a NIfTI file, with another name and digest."""
+    decide(True)
+    folder = open_review(root / "review")
+    (root / "review" / "scans" / "u0.nii.gz").rename(root / "review" / "scans" / "other.nii.gz")
+    place = {"images": ("scans/other.nii.gz",), "shown": "scans/other.nii.gz", "source": "of the series"}
+    cases = tuple(c.model_copy(update=place if c.case == "u0" else {}) for c in folder.manifest.cases)
+    write_manifest(folder.path, folder.manifest.model_copy(update={"cases": cases}))
+    accept(root, "u0")
+    assert set(go(root).exported.cases) == {"u1", "u2"}
+
+
 def test_the_next_round_starts_from_this_ones_dataset(root, decide):
     decide(True)
     accept(root, "u0")
