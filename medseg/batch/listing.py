@@ -48,10 +48,7 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
             cases.append(scan.case())
             entries[scan.name] = scan.entries
         else:
-            message = (
-                f"{scan.name} has the channel files {_shown(scan.numbers)}, the model takes {_shown(range(channels))}; "
-                "let each of these be there once"
-            )
+            message = scan.mismatch(channels)
             rejected.append(CaseResult(scan.name, "rejected", str(ReasonCode.CHANNELS_MISMATCH), message))
     for case, entry in _named(catalog.with_status("refused")):
         rejected.append(CaseResult(case, "rejected", str(entry.reason or ""), entry.message))
@@ -70,10 +67,6 @@ def write_sources(folder: Path, sources: Iterable[tuple[str, Path]]) -> None:
     """
     rows = ((case, str(path)) for case, path in sources)
     write_csv(folder / "sources.csv", ["case", "source"], rows, mode=OWNER_ONLY)
-
-
-def _shown(numbers: Iterable[int]) -> str:
-    return ", ".join(f"{number:04d}" for number in numbers)
 
 
 def _named(entries: Iterable[CatalogEntry]) -> Iterator[tuple[str, CatalogEntry]]:

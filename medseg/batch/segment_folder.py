@@ -22,6 +22,7 @@ can be passed on. A NIfTI scan's own file name is its case id, unless `SegmentCo
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 
 def segment_folder(
-    scans: Path,
-    model: Path,
-    output: Path,
+    scans: str | PathLike[str],
+    model: str | PathLike[str],
+    output: str | PathLike[str],
     config: SegmentConfig | None = None,
     *,
     picture: Picture | str | None = None,
@@ -68,6 +69,7 @@ def segment_folder(
         If worker processes can't work, or no Ray cluster can be reached.
     """
     config = config or SegmentConfig()
+    scans, model, output = Path(scans), Path(model), Path(output)
     if config.engine == "ray":  # other machines have no working folder of ours
         scans, model, output = scans.absolute(), model.absolute(), output.absolute()
     with open_engine(Job(model=model, folder=output / "cases", config=config), picture) as engine:

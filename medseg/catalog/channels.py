@@ -7,7 +7,7 @@ fourth axis holds them, as the Decathlon's do.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,13 @@ class Joined:
     def has(self, channels: int) -> bool:
         """Whether each channel is there once: one that is missing must not move the others up."""
         return not self.numbers or self.numbers == tuple(range(channels))
+
+    def mismatch(self, channels: int) -> str:
+        """Return a sentence about the channels that are there and those that a model takes."""
+        return (
+            f"{self.name} has the channel files {_shown(self.numbers)}, the model takes {_shown(range(channels))}; "
+            "let each of these be there once"
+        )
 
     def case(self) -> Case:
         """Return it as a case without a mask."""
@@ -92,3 +99,7 @@ def _judge_stack(entry: CatalogEntry, channels: int, catalog: Catalog) -> Catalo
     found = f"{entry.case_id} holds {header.channels} volumes along its fourth axis"
     message = f"{found}, the model takes {channels} channels"
     return replace(entry, reason=ReasonCode.CHANNELS_MISMATCH, message=message)
+
+
+def _shown(numbers: Iterable[int]) -> str:
+    return ", ".join(f"{number:04d}" for number in numbers)

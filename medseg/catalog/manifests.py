@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
 from medseg.catalog.documents import DatasetJson
@@ -64,7 +64,7 @@ def read_csv(path: Path) -> Listing:
 
     Columns: ``image``, or ``image_<channel>`` for each of several channels; ``mask`` (empty: unlabelled);
     and, where wanted, ``case`` (default: the image's name), ``patient`` and ``split`` (a word such as train,
-    validation or test). Paths are relative to the table.
+    validation or test). Paths are relative to the table, and may be written as on Windows.
 
     Raises
     ------
@@ -80,11 +80,12 @@ def read_csv(path: Path) -> Listing:
     cases: list[Case] = []
     lists: dict[str, list[str]] = {}
     for line, row in rows:
-        paths = [row[column] for column in images]
+        paths = [_written_here(path.parent, row[column]) for column in images]
         if not all(paths):
             raise DatasetError(f"{path}, line {line}: every image column needs a path")
         id_ = row.get("case") or _default_id(paths)
-        cases.append(_case(path, f"{path}, line {line}", _Row(id_, paths, row.get("mask"), row.get("patient", ""))))
+        mask = _written_here(path.parent, row.get("mask", ""))
+        cases.append(_case(path, f"{path}, line {line}", _Row(id_, paths, mask, row.get("patient", ""))))
         split = row.get("split", "").lower()
         if split:
             lists.setdefault("validation" if split in VALIDATION_WORDS else split, []).append(id_)
@@ -126,6 +127,11 @@ def _stripped(path: Path, line: int, row: Mapping[Any, Any]) -> dict[str, str]:
     if None in row:
         raise DatasetError(f"{path}, line {line}: there are more cells than columns")
     return {column: plain((cell or "").strip()) for column, cell in row.items()}
+
+
+def _written_here(folder: Path, cell: str) -> str:
+    """Return a table's path as this system writes it: one from Windows has backslashes, unless a file is called so."""
+    return cell if not cell or (folder / cell).exists() else PureWindowsPath(cell).as_posix()
 
 
 def _decathlon_case(path: Path, where: str, entry: Any) -> Case:

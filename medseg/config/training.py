@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from medseg.config.ingest import IngestConfig
 from medseg.config.stage import Stage
 
 Triple = tuple[float, float, float]
 
+HomePath = Annotated[Path, AfterValidator(lambda path: Path(expanduser(path)))]
+"""A path that may begin with ``~``: no shell has seen what is written in a file."""
+
 
 class DatasetConfig(Stage):
     """Where the scans and masks are, and which of them train."""
 
-    folder: Path = Field(Path("."), description="Dataset folder; its layout is recognised (see docs/tutorial.md)")
+    folder: HomePath = Field(Path("."), description="Dataset folder; its layout is recognised (see docs/tutorial.md)")
     labels: dict[str, Any] | None = Field(
         None, description="Label map, 'name: value' pairs or the full form; default: the dataset's own file"
     )

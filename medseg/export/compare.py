@@ -21,6 +21,12 @@ LEAST_EQUAL: dict[Precision, float] = {"float32": 0.9999, "bf16": 0.995, "int8":
 """Share of the voxels whose label must be the source's. A hundredth of a window is a layer of voxels around a
 structure of a tenth of it: more is another model."""
 
+MILDER: dict[Precision, str] = {
+    "float32": "",
+    "bf16": "export it with --float32, ",
+    "int8": "export it without --int8, ",
+}
+"""What to do first about an export that decides otherwise, where it was rounded."""
 
 LEAST_DICE = 0.8
 """Dice of each structure with the source's: one of few voxels could be lost without a hundredth of them changing.
@@ -66,7 +72,7 @@ def check(agreement: Agreement, precision: Precision, least: float | None = None
     if not agreement.equal >= wanted:
         raise ModelError(
             f"the exported model gives {agreement.equal:.4%} of the voxels the label that its source gives them, less "
-            f"than {wanted:.2%}, so it was not written; export it without --int8, calibrate it on scans that are more "
+            f"than {wanted:.2%}, so it was not written; {MILDER[precision]}calibrate it on scans that are more "
             "like those to be segmented, or say --least with a lower share"
         )
     found = {name: dice for name, dice in agreement.dice.items() if dice is not None}
@@ -74,7 +80,7 @@ def check(agreement: Agreement, precision: Precision, least: float | None = None
     if worst and found[worst] < limit:
         raise ModelError(
             f"the exported model draws {worst} with a Dice of {found[worst]:.3f} against its source, less than "
-            f"{limit:g}, so it was not written; export it without --int8, calibrate it on scans that show {worst}, or "
+            f"{limit:g}, so it was not written; {MILDER[precision]}calibrate it on scans that show {worst}, or "
             "say --least with a lower share"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from medseg.catalog.channels import with_stacks
+from medseg.catalog.channels import join_channels, with_stacks
 from medseg.catalog.index import index_scans
 from medseg.config import InferenceConfig, IngestConfig
 from medseg.errors import ReasonCode, ScanError
@@ -28,7 +28,8 @@ def segment(
 
     Parameters
     ----------
-    scan : a NIfTI file, the folder of one DICOM series, or a volume.
+    scan : a NIfTI file, the folder of one DICOM series or of one scan's channels (``scan_0000.nii.gz``, ...), or a
+        volume.
     model : model folder, or a loaded model: load it once with `load_model` to segment several scans.
     config : how the model is applied; default: as it was validated.
     device : auto, cpu, cuda, or one GPU such as cuda:1.
@@ -52,14 +53,16 @@ def read_one(path: Path, ingest: IngestConfig | None = None, channels: int = 1) 
 
     Parameters
     ----------
-    channels : that one file may hold along a fourth axis.
+    channels : that one file may hold along a fourth axis, or as many files singly.
     """
     catalog = with_stacks(index_scans(path, policy=ingest), channels)
-    cases = catalog.cases()
-    if len(cases) == 1:
-        return read_case(cases[0])[0]
-    if cases:
-        message = f"{path} holds {len(cases)} scans; name one of them, or use `medseg segment` for a folder"
+    scans = join_channels(catalog.with_status("accepted"), channels)
+    if len(scans) == 1:
+        if not scans[0].has(channels):
+            raise ScanError(ReasonCode.CHANNELS_MISMATCH, scans[0].mismatch(channels))
+        return read_case(scans[0].case())[0]
+    if scans:
+        message = f"{path} holds {len(scans)} scans; name one of them, or use `medseg segment` for a folder"
         raise ScanError(ReasonCode.AMBIGUOUS_SERIES, message)
     refused = catalog.with_status("refused")
     if refused:

@@ -1,14 +1,15 @@
 """Reviewed cases as a dataset to train on: ``dataset/cases.csv`` and ``labels.json``, which `medseg train` reads.
 
 Accepted and corrected masks that hold are in it; rejected, flagged and disputed cases are not. Joined to the
-dataset that the model came from, a reviewed case takes the place of the unlabelled case of the same name. A mask
-that a person drew there is never replaced, and cases that are held out stay held out.
+dataset that the model came from, a reviewed case takes the place of the unlabelled case of the same name or scan: a
+DICOM series, or a scan with a pseudonym, is called otherwise there. A mask that a person drew there is never
+replaced, and cases that are held out stay held out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os.path import commonpath, relpath
 from pathlib import Path
@@ -17,10 +18,14 @@ from medseg.catalog.datasets import Dataset
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, with_ids
+from medseg.catalog.sources import sound_case
+from medseg.config import IngestConfig
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
+from medseg.io.scan import case_files
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.labels import LabelMap
+from medseg.provenance import digest_files
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.review.results import standing_versions
 from medseg.review.versions import mask_path
@@ -68,20 +73,47 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     """
     reviewed = reviewed_cases(review)
     listing = _listed(original) if original else None
-    kept = _unlabelled(listing, reviewed) if listing else reviewed
     if listing:
         _check_same_labels(listing, review)
-    cases = _replaced(listing.cases if listing else (), kept)
+    twins = twins_of(reviewed, [_in_order(case) for case in listing.cases], review) if listing else {}
+    kept = _unlabelled(listing, reviewed, twins) if listing else reviewed
+    cases = _replaced(listing.cases if listing else (), kept, replaced_by(kept, twins))
     columns = _image_columns(listing, cases, channels)
     _write(review.path / DATASET, cases, columns, _splits(listing, kept), review.labels)
     return kept
 
 
-def write_joined(folder: Path, original: Dataset, new: Sequence[Case]) -> None:
+def twins_of(reviewed: Iterable[Case], cases: Sequence[Case], review: ReviewFolder) -> dict[str, frozenset[str]]:
+    """Return, for each reviewed case, the ids of the others that are the same: by name, or by their scans' contents.
+
+    Raises
+    ------
+    DatasetError
+        If a scan can't be read.
+    """
+    contents = {case.id: source_of(case) for case in cases}
+    return {
+        case.id: frozenset(
+            id_ for id_, source in contents.items() if id_ == case.id or source == review.case(case.id).source
+        )
+        for case in reviewed
+    }
+
+
+def replaced_by(new: Sequence[Case], twins: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return the ids of the cases whose place new ones take."""
+    return frozenset().union(*(twins.get(case.id, ()) for case in new))
+
+
+def write_joined(folder: Path, original: Dataset, new: Sequence[Case], replaced: Container[str]) -> None:
     """Write a dataset together with new labelled cases, which train; who is held out stays held out.
 
-    A new case takes the place of the unlabelled one of the same name. What configuration and files said of splits,
-    patients and channels is in the table, which is readable by its owner only.
+    What configuration and files said of splits, patients and channels is in the table, which is readable by its owner
+    only.
+
+    Parameters
+    ----------
+    replaced : ids of the unlabelled cases whose place the new ones take.
 
     Raises
     ------
@@ -90,7 +122,7 @@ def write_joined(folder: Path, original: Dataset, new: Sequence[Case]) -> None:
     OutputError
         If it can't be written.
     """
-    cases = _replaced(original.cases, new)
+    cases = _replaced(original.cases, new, replaced)
     lists = {"train": (*original.train, *(case.id for case in new))}
     lists |= {"validation": original.validation, "test": original.test}
     splits = {id_: name for name, ids in lists.items() for id_ in ids}
@@ -98,9 +130,16 @@ def write_joined(folder: Path, original: Dataset, new: Sequence[Case]) -> None:
     _write(folder, cases, _image_columns(None, cases, named), splits, original.labels)
 
 
-def _replaced(cases: Sequence[Case], new: Sequence[Case]) -> list[Case]:
-    names = {case.id for case in new}
-    return sorted([*(case for case in cases if case.id not in names), *new], key=lambda case: case.id)
+def _replaced(cases: Sequence[Case], new: Sequence[Case], replaced: Container[str]) -> list[Case]:
+    return sorted([*(case for case in cases if case.id not in replaced), *new], key=lambda case: case.id)
+
+
+def source_of(case: Case) -> str:
+    """Return the digest of a scan's files, as the record of a segmentation has it."""
+    try:
+        return digest_files(case_files(case))
+    except OSError as error:
+        raise DatasetError(f"{case.id}: its scan can't be read ({error.strerror}); restore it") from None
 
 
 def _write(
@@ -130,11 +169,19 @@ def _listed(original: Path) -> Listing:
     return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
 
 
-def _unlabelled(listing: Listing, reviewed: tuple[Case, ...]) -> tuple[Case, ...]:
+def _in_order(case: Case) -> Case:
+    """Return a case with the slices of its DICOM series in order; one that only a policy accepts stays as it is."""
+    try:
+        return sound_case(case, IngestConfig())[0]
+    except DatasetError:
+        return case
+
+
+def _unlabelled(listing: Listing, reviewed: tuple[Case, ...], twins: Mapping[str, frozenset[str]]) -> tuple[Case, ...]:
     """Return the reviewed cases but those that the original has a mask of, or holds out."""
     held_out = {id_ for name, ids in listing.lists.items() if name != "train" for id_ in ids}
     fixed = held_out | {case.id for case in listing.cases if case.mask}
-    return tuple(case for case in reviewed if case.id not in fixed)
+    return tuple(case for case in reviewed if not twins[case.id] & fixed)
 
 
 def _image_columns(listing: Listing | None, cases: Sequence[Case], channels: Sequence[str]) -> list[str]:

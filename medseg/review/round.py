@@ -12,7 +12,7 @@ A round is about the verdicts that hold when it begins. A stopped one goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +24,10 @@ from medseg.catalog.listing import shown
 from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
 from medseg.io.files import write_text
-from medseg.io.scan import case_files
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.quality.report import write_report
-from medseg.review.dataset import check_same_labels, reviewed_cases, write_joined
+from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, source_of, twins_of, write_joined
 from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
@@ -73,11 +72,13 @@ class Corrections:
     new : reviewed cases with the masks that hold.
     known : ids of reviewed cases that the dataset has a mask of, which stays.
     in_conflict : ids of cases on which reviewers disagree: they wait for a person's choice.
+    replaced : ids of the dataset's unlabelled cases whose place the new ones take.
     """
 
     new: tuple[Case, ...]
     known: tuple[str, ...]
     in_conflict: tuple[str, ...]
+    replaced: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def review_round(
     check_same_labels(load_model(model).labels, folder, "the model")
     corrections = gather_corrections(folder, original)
     _begin(output, config, model, original, corrections)
-    write_joined(output / DATASET, original, corrections.new)
+    write_joined(output / DATASET, original, corrections.new, corrections.replaced)
     joined = config.model_copy(update={"dataset": _of_round(config.dataset, output)})
     new = [case.id for case in corrections.new]
     outcome = fine_tune(joined, model, output / FINE_TUNING, new, options.training)
@@ -141,7 +142,9 @@ def review_round(
     segmented = segment_folder(
         scans, promoted, output / RESULTS, options.segment, picture=PICTURE, watcher=options.watcher
     )
-    settled = labelled | _seen_again(segmented, {folder.case(name).source for name in new})
+    reviewed = reviewed_cases(folder)
+    sources = {folder.case(case.id).source for case in reviewed} | {source_of(case) for case in reviewed}
+    settled = labelled | _seen_again(segmented, sources)
     return RoundResult(promoted, corrections, outcome, segmented, _export(scans, output, settled, options))
 
 
@@ -173,38 +176,30 @@ def gather_corrections(review: ReviewFolder, original: Dataset) -> Corrections:
             f"{review.path}: none of its {len(review.manifest.cases)} cases is accepted or corrected yet "
             f"({len(conflicts)} in conflict); review them in 3D Slicer, then run medseg review import"
         )
-    held_out = (*original.validation, *original.test)
-    leaks = _same(reviewed, original.select(held_out), review)
+    twins = twins_of(reviewed, original.cases, review)
+    leaks = _among(twins, (*original.validation, *original.test))
     if leaks:
         raise DatasetError(
             f"{len(leaks)} reviewed cases are held out for measuring: {shown(leaks)}; a model that learns from them "
             "can't be measured on them: take them off the lists validation and test, or reject them in the review"
         )
-    known = _same(reviewed, original.select(original.train), review)
-    new = tuple(_with_patient(case, original) for case in reviewed if case.id not in known)
+    known = _among(twins, original.train)
+    new = tuple(_with_patient(case, original, twins[case.id]) for case in reviewed if case.id not in known)
     if not new:
         raise DatasetError(f"all {len(known)} reviewed cases are labelled in the dataset already: {shown(known)}")
-    return Corrections(new, tuple(known), conflicts)
+    return Corrections(new, tuple(known), conflicts, replaced_by(new, twins))
 
 
-def _same(reviewed: Iterable[Case], others: Sequence[Case], review: ReviewFolder) -> list[str]:
-    """Return the reviewed cases that are among others, by name or by the contents of their scans."""
-    names, contents = {case.id for case in others}, {_source(case) for case in others}
-    return [case.id for case in reviewed if case.id in names or review.case(case.id).source in contents]
+def _among(twins: Mapping[str, frozenset[str]], ids: Iterable[str]) -> list[str]:
+    """Return the reviewed cases with a twin among these."""
+    wanted = frozenset(ids)
+    return [case for case, same in twins.items() if same & wanted]
 
 
-def _source(case: Case) -> str:
-    """Return the digest of a scan's files, as the record of a segmentation has it."""
-    try:
-        return digest_files(case_files(case))
-    except OSError as error:
-        raise DatasetError(f"{case.id}: its scan can't be read ({error.strerror}); restore it") from None
-
-
-def _with_patient(case: Case, original: Dataset) -> Case:
+def _with_patient(case: Case, original: Dataset, twins: Collection[str]) -> Case:
     """Return a case with the patient that the dataset knows, if it does."""
-    known = {one.id: one.patient for one in original.cases}.get(case.id, "")
-    return replace(case, patient=known) if known not in ("", case.id) else case
+    known = sorted({one.patient for one in original.select(twins)} - {"", case.id})
+    return replace(case, patient=known[0]) if known else case
 
 
 def _of_round(config: DatasetConfig, output: Path) -> DatasetConfig:

@@ -16,6 +16,7 @@ import pytest
 from medseg.batch.engine import open_engine
 from medseg.batch.job import Job
 from medseg.batch.record import read_record
+from medseg.batch.segment_folder import segment_folder
 from medseg.batch.task import Task
 from medseg.config import SegmentConfig
 from medseg.errors import ConfigError, ModelError, WorkerError
@@ -137,6 +138,14 @@ def test_no_process_is_left_when_the_caller_stops(job, tasks):
 def test_a_picture_that_no_process_can_import_is_refused(job):
     with pytest.raises(ConfigError, match="can't import"), open_engine(job(), lambda *_: None):
         pass
+
+
+def test_paths_may_be_text(tasks, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    tasks("a")
+    summary = segment_folder(str(tmp_path / "scans"), "m", str(tmp_path / "out"), picture="faulty:draw")
+    assert [(result.case, result.status) for result in summary.results] == [("a", "done")]
+    assert (tmp_path / "out" / "cases" / "a" / "mask.nii.gz").is_file()
 
 
 def test_workers_end_when_their_supervisor_is_killed(job, tasks, tmp_path):

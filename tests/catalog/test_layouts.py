@@ -266,6 +266,15 @@ class TestCsv:
         path.write_text("image;mask\nimages/a.nii.gz;labels/a.nii.gz\n", encoding="utf-8-sig")
         assert ids(path) == ["a"]
 
+    def test_paths_written_on_windows(self, paired: Path) -> None:
+        case = read_listing(self.table(paired, "image,mask\r\nimages\\a.nii.gz,.\\labels\\a.nii.gz\r\n")).cases[0]
+        images, mask = (paired / "images" / "a.nii.gz",), paired / "labels" / "a.nii.gz"
+        assert (case.id, case.images[0].files, case.mask) == ("a", images, mask)
+
+    def test_a_backslash_may_belong_to_a_name(self, tmp_path: Path, write_scan: ScanWriter) -> None:
+        write_scan(tmp_path / "a\\b.nii.gz")
+        assert ids(self.table(tmp_path, "case,image\none,a\\b.nii.gz\n")) == ["one"]
+
     def test_a_lone_table_in_a_folder_is_found(self, tmp_path: Path, write_scan: ScanWriter) -> None:
         write_scan(tmp_path / "scans" / "a.nii.gz")
         self.table(tmp_path, "image,mask\nscans/a.nii.gz,\n")

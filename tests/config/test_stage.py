@@ -20,3 +20,10 @@ def test_an_edited_plan_holds_finite_numbers(tmp_path):
     path.write_text("spacing: [.nan, 1, 1]")
     with pytest.raises(PlanError, match=r"spacing\.0: Input should be a finite number"):
         load_plan(path)
+
+
+def test_a_dataset_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "own.yaml"
+    path.write_text("dataset: {folder: ~/my data}")
+    assert load_config(path).dataset.folder == tmp_path / "my data"

@@ -180,6 +180,10 @@ def test_an_export_that_decides_otherwise_is_not_written(model, tmp_path, monkey
         export_model(model, tmp_path / "out", ExportOptions(("onnx",)))
     assert list(tmp_path.iterdir()) == []
     check(disagreeing, "int8", least=0.98)
+    advice = {"float32": "; calibrate it", "bf16": "; export it with --float32,", "int8": "; export it without --int8,"}
+    for precision, words in advice.items():
+        with pytest.raises(ModelError, match=f"so it was not written{words}"):
+            check(disagreeing, precision)
 
 
 class Threshold(torch.nn.Module):

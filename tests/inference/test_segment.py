@@ -60,12 +60,29 @@ def test_every_way_in_gives_the_same_mask(model, volume, tmp_path):
     assert np.array_equal(*canonical)
 
 
+def of_two_channels(single):
+    two = {"channels": ("t1", "t2"), "normalisation": single.plan.normalisation * 2}
+    plan = single.plan.model_copy(update=two)
+    return Model((build_network(plan, 2).eval(),), plan, single.labels)
+
+
+def test_channels_in_files_of_their_own_are_read_from_their_folder(model, volume, tmp_path):
+    double = of_two_channels(medseg.load_model(model))
+    other = replace(volume, array=-volume.array)
+    write_volume(tmp_path / "scan_0000.nii.gz", volume)
+    write_volume(tmp_path / "scan_0001.nii.gz", other)
+    stack = replace(volume, array=np.concatenate([volume.array, other.array]))
+    expected = medseg.segment(stack, double).mask.array
+    assert np.array_equal(medseg.segment(tmp_path, double).mask.array, expected)
+    (tmp_path / "scan_0000.nii.gz").rename(tmp_path / "scan_0002.nii.gz")
+    with pytest.raises(ScanError, match="scan has the channel files 0001, 0002, the model takes 0000, 0001"):
+        medseg.segment(tmp_path, double)
+
+
 def test_channels_along_the_fourth_axis_are_read_for_a_model_of_as_many(model, volume, tmp_path):
     """As the Decathlon has them; the mask has three axes, and lies on the scan."""
     single = medseg.load_model(model)
-    two = {"channels": ("t1", "t2"), "normalisation": single.plan.normalisation * 2}
-    plan = single.plan.model_copy(update=two)
-    double = Model((build_network(plan, 2).eval(),), plan, single.labels)
+    double = of_two_channels(single)
     stack = replace(volume, array=np.concatenate([volume.array, -volume.array]), modality="")
     write_volume(tmp_path / "scan.nii.gz", stack)
     prediction = medseg.segment(tmp_path / "scan.nii.gz", double)

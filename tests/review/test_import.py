@@ -14,10 +14,12 @@ import pytest
 from medseg.catalog.datasets import read_dataset
 from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, DatasetError, OutputError
+from medseg.geometry import Grid
+from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask, write_mask, write_volume
 from medseg.provenance import digest_files
 from medseg.review.dataset import reviewed_cases, write_dataset
-from medseg.review.folder import ReviewFolder, write_manifest
+from medseg.review.folder import ReviewFolder, open_review, write_manifest
 from medseg.review.importing import ImportSummary, import_review
 from medseg.review.refusal import Refusal
 from medseg.review.results import evaluation, standing_versions, write_reviews
@@ -407,6 +409,34 @@ def test_held_out_cases_stay_held_out(review, tmp_path):
     write_dataset(review, original / "cases.csv")
     dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
     assert (dataset.train, dataset.validation, dataset.test) == (("gamma.2", "old"), ("beta",), ("alpha",))
+
+
+def test_the_original_s_cases_are_known_by_their_scans(review, tmp_path):
+    """DICOM series and scans with pseudonyms are called otherwise in a review than in the dataset."""
+    original = make_original(tmp_path / "mine", ("one", "two", "old"), ("two", "old"))
+    series = write_series(Volume(np.zeros((1, *SHAPE), np.float32), Grid(SHAPE, np.eye(4))), original / "images/three")
+    for number, file in enumerate(reversed(series.files)):
+        file.rename(file.with_name(f"{number}.dcm"))  # not in the order of the slices
+    ordered = [series.files[0].with_name(f"{number}.dcm") for number in reversed(range(len(series.files)))]
+    rows = [
+        ("one", "one.nii.gz", "", ""), ("two", "two.nii.gz", "two.nii.gz", "train"),
+        ("three", "three", "old.nii.gz", "validation"), ("old", "old.nii.gz", "old.nii.gz", "train"),
+    ]  # fmt: skip
+    table = [f"{c},images/{image},{mask and f'labels/{mask}'},{split}" for c, image, mask, split in rows]
+    (original / "cases.csv").write_text("\n".join(["case,image,mask,split", *table]))
+    write_volume(original / "images/one.nii.gz", Volume(np.ones((1, *SHAPE), np.float32), make_mask(0).grid))
+    write_volume(original / "images/old.nii.gz", Volume(np.ones((1, *SHAPE), np.float32) * 2, make_mask(0).grid))
+    scans = {"alpha": [original / "images/one.nii.gz"], "beta": [original / "images/two.nii.gz"], "gamma.2": ordered}
+    renamed = [case.model_copy(update={"source": digest_files(scans[case.case])}) for case in review.manifest.cases]
+    write_manifest(review.path, review.manifest.model_copy(update={"cases": tuple(renamed)}))
+    review = open_review(review.path)
+    for case in scans:
+        verdict(review, case, "accepted")
+    take(review)
+    assert {case.id for case in write_dataset(review, original / "cases.csv")} == {"alpha"}
+    dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
+    assert {case.id for case in dataset.cases} == {"alpha", "two", "three", "old"}
+    assert (dataset.train, dataset.validation) == (("alpha", "old", "two"), ("three",))
 
 
 def test_a_dataset_of_other_labels_is_refused(review, tmp_path):

@@ -16,6 +16,7 @@ from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
 from medseg.labels import LabelMap
 from medseg.networks.model import load_model, save_model
+from medseg.review.dataset import write_joined
 from medseg.review.export import export_review
 from medseg.review.folder import open_review, write_manifest
 from medseg.review.importing import ImportTerms, import_submission
@@ -120,6 +121,18 @@ def test_a_promoted_model_asks_for_the_rest(root, decide):
     assert told["new"] == ["u0", "u2"]
     assert told["earlier"] == list(LABELLED)
     assert {row["case"] for row in told["before"]} == set(HELD_OUT)
+
+
+def test_a_reviewed_case_is_not_asked_for_again_under_the_name_of_its_file(root, decide):
+    """A DICOM series has a pseudonym; its scan in the review folder is a NIfTI file, with another name and digest."""
+    decide(True)
+    folder = open_review(root / "review")
+    (root / "review" / "scans" / "u0.nii.gz").rename(root / "review" / "scans" / "other.nii.gz")
+    place = {"images": ("scans/other.nii.gz",), "shown": "scans/other.nii.gz", "source": "of the series"}
+    cases = tuple(c.model_copy(update=place if c.case == "u0" else {}) for c in folder.manifest.cases)
+    write_manifest(folder.path, folder.manifest.model_copy(update={"cases": cases}))
+    accept(root, "u0")
+    assert set(go(root).exported.cases) == {"u1", "u2"}
 
 
 def test_the_next_round_starts_from_this_ones_dataset(root, decide):
@@ -228,6 +241,19 @@ def test_a_mask_that_the_dataset_has_stays(root):
     assert [case.id for case in found.new] == ["u1"]
     with pytest.raises(DatasetError, match="all 2 reviewed cases are labelled in the dataset already"):
         gather_corrections(open_review(root / "review"), replace(original, train=(*LABELLED, "u0", "u1")))
+
+
+def test_a_corrected_scan_takes_the_place_of_the_unlabelled_one_of_another_name(root):
+    accept(root, "u0")
+    images = root / "data" / "images"
+    (images / "u0.nii.gz").rename(images / "renamed.nii.gz")
+    original = read_dataset(experiment(root, patients="^(.)").dataset)
+    found = gather_corrections(open_review(root / "review"), original)
+    assert ([case.patient for case in found.new], found.replaced) == (["r"], {"renamed"})
+    write_joined(root / "joined", original, found.new, found.replaced)
+    joined = read_dataset(experiment(root, folder=root / "joined", splits=None, train=None, validation=None).dataset)
+    assert {case.id for case in original.cases} - {case.id for case in joined.cases} == {"renamed"}
+    assert "u0" in joined.train
 
 
 def test_cases_in_conflict_wait(root):
