@@ -64,7 +64,9 @@ class CalibrationReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: int = Field(description="Number of networks")
-    learnt_from: tuple[str, ...] = Field(description="Labelled scans that any of them learnt from")
+    learnt_from: tuple[str, ...] = Field(
+        description="Labelled scans that any of them learnt from, also by way of other models"
+    )
     held_out_cases: int = Field(description="Labelled scans that the following was measured on; 0: nothing was")
     temperature: float = Field(description="What logits are divided by")
     ece_before: float | None = Field(description="Expected calibration error without the temperature")
@@ -190,7 +192,7 @@ class _Desk:
         names, calibration = decision_names(self.labels), self.calibration
         report = CalibrationReport(
             teachers=len(self.teachers.members),
-            learnt_from=tuple(sorted({case.id for member in self.teachers.members for case in member.learnt})),
+            learnt_from=self.teachers.learnt_from,
             held_out_cases=calibration.cases,
             temperature=calibration.temperature,
             ece_before=calibration.ece_before,

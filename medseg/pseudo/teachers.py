@@ -15,7 +15,7 @@ from medseg.catalog.splits import Fold, k_folds
 from medseg.config import ExperimentConfig, InferenceConfig, load_config
 from medseg.errors import DatasetError, ModelError
 from medseg.labels import LabelMap
-from medseg.networks.model import load_model
+from medseg.networks.model import Model, load_model
 from medseg.plan import Plan
 from medseg.provenance import digest_bytes, digest_json
 from medseg.volume import Case
@@ -30,12 +30,14 @@ class Teacher:
     digest : SHA-256 of its weights.
     learnt : labelled cases that it learnt from.
     held_out : labelled cases that it never saw, nor a network or pseudo-label that it learnt from did.
+    known : ids of other cases that it learnt from by way of networks or pseudo-labels.
     """
 
     network: nn.Module
     digest: str
     learnt: tuple[Case, ...]
     held_out: tuple[Case, ...]
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +60,13 @@ class Teachers:
         """All labelled cases, by name."""
         cases = {case.id: case for member in self.members for case in (*member.learnt, *member.held_out)}
         return tuple(cases[id_] for id_ in sorted(cases))
+
+    @property
+    def learnt_from(self) -> tuple[str, ...]:
+        """The ids of all cases that any member learnt from, also by way of other models."""
+        return tuple(
+            sorted({id_ for member in self.members for id_ in (*member.known, *(c.id for c in member.learnt))})
+        )
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -111,7 +120,10 @@ def read_run(
     if data is not None:
         config = config.with_data(data)
     dataset = read_dataset(config.dataset)
-    teachers = read_teachers(folder, dataset, config.training.seed, device)
+    # who was held out follows from seed and patients as they were, whatever is changed now
+    trained = load_config(path).with_data(config.dataset.folder)
+    before = dataset if trained.dataset == config.dataset else read_dataset(trained.dataset)
+    teachers = read_teachers(folder, before, trained.training.seed, device)
     return Run(folder, config, dataset, teachers)
 
 
@@ -142,7 +154,7 @@ def read_teachers(folder: Path, dataset: Dataset, seed: int, device: torch.devic
     count = len(model.networks)
     folds = [Fold(labelled, ())] if count == 1 else k_folds(labelled, count, seed)
     members = tuple(
-        Teacher(network, network_digest(network), fold.train, fold.validation)
+        Teacher(network, network_digest(network), fold.train, fold.validation, _known(model))
         for network, fold in zip(model.networks, folds, strict=True)
     )
     return Teachers(members, model.plan, model.labels, model.inference)
@@ -152,10 +164,14 @@ def gather_teachers(folders: Sequence[Path], folds: Sequence[Fold], device: torc
     """Return the networks of several runs, one a fold, as teachers together."""
     models = [load_model(folder / "model", device) for folder in folders]
     members = tuple(
-        Teacher(model.networks[0], network_digest(model.networks[0]), fold.train, fold.validation)
+        Teacher(model.networks[0], network_digest(model.networks[0]), fold.train, fold.validation, _known(model))
         for model, fold in zip(models, folds, strict=True)
     )
     return Teachers(members, models[0].plan, models[0].labels, models[0].inference)
+
+
+def _known(model: Model) -> tuple[str, ...]:
+    return tuple(model.provenance.get("also_learnt", ()))
 
 
 def network_digest(network: nn.Module) -> str:

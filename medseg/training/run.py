@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from medseg.catalog.pseudo_labels import learnt_by_teachers
 from medseg.catalog.splits import check_leakage, check_unseen, k_folds, without_patients
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError
@@ -259,7 +260,8 @@ class _Run:
             {
                 "config": self.config.model_dump(mode="json", exclude={"name", "dataset", "inference"}),
                 "plan": self.setup.plan.model_dump(mode="json", exclude={"reasons"}),
-                "cases": [case.id for case in (*self.setup.train, *self.setup.unlabelled)],
+                "cases": [case.key for case in self._prepare((*self.setup.train, *self.setup.unlabelled))],
+                "start": self.start.digest if self.start else "",
             }
         )
 
@@ -368,6 +370,8 @@ class _Run:
     def _also_learnt(self) -> dict[str, list[str]]:
         """Return the other cases whose masks had a say: of the start or the teachers, and reviewed pseudo-labels."""
         others = {*(self.start.learnt if self.start else ()), *(case.id for case in self.setup.reviewed)}
+        if _follows_pseudo_labels(self.config) and self.config.unlabelled.pseudo_labels:
+            others |= learnt_by_teachers(self.config.unlabelled.pseudo_labels)
         others -= {case.id for case in self.setup.train}
         return {"also_learnt": sorted(others)} if others else {}
 

@@ -15,13 +15,13 @@ import torch
 
 from medseg.catalog.pseudo_labels import REPORT, SUMMARY, read_record
 from medseg.catalog.pseudo_review import read_pseudo_labels
-from medseg.catalog.splits import k_folds
+from medseg.catalog.splits import Fold, k_folds
 from medseg.config import PseudoLabelConfig, save_config
 from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.pseudo.label import Labeller, check_similarity, hold_back
-from medseg.pseudo.teachers import read_run
+from medseg.pseudo.teachers import gather_teachers, read_run
 
 CPU = torch.device("cpu")
 
@@ -233,9 +233,22 @@ def test_a_run_becomes_teachers_with_its_own_folds(write_run, make_experiment, b
     folds = k_folds(dataset.labelled, 2, 0)
     assert [member.held_out for member in run.teachers.members] == [fold.validation for fold in folds]
     assert len(set(run.teachers.digests)) == 2
+    changed = read_run(run.folder, overrides=["training.seed=5", "dataset.patients='^(.)'"])
+    assert [member.held_out for member in changed.teachers.members] == [fold.validation for fold in folds]
     single = read_run(write_run(tmp_path / "single", make_experiment(blobs), 1), overrides=["pseudo.precision=0.8"])
     assert single.teachers.members[0].held_out == ()
     assert single.config.pseudo.precision == 0.8
+
+
+def test_teachers_know_what_their_run_started_from_had_learnt(write_run, make_experiment, blobs, tmp_path):
+    folder = write_run(tmp_path / "run", make_experiment(blobs), 2)
+    record = folder / "model" / "model.json"
+    said = json.loads(record.read_text())
+    said["provenance"]["also_learnt"] = ["elsewhere"]
+    record.write_text(json.dumps(said))
+    teachers = read_run(folder).teachers
+    assert teachers.learnt_from == ("elsewhere", *(f"l{number}" for number in range(5)))
+    assert gather_teachers([folder], [Fold((), ())]).learnt_from == ("elsewhere",)
 
 
 def test_runs_that_can_not_teach_are_refused(write_run, make_experiment, blobs, tmp_path):

@@ -47,6 +47,15 @@ def test_nor_do_they_choose_the_weight_of_its_losses(student, tmp_path):
     assert not (tmp_path / "run" / "labelled_weight").exists()
 
 
+def test_a_student_knows_what_its_teachers_knew(student, tmp_path):
+    config = student(labelled_weight=0.5)
+    report = config.unlabelled.pseudo_labels / "calibration.json"
+    said = json.loads(report.read_text())
+    report.write_text(json.dumps({**said, "learnt_from": [*said["learnt_from"], "elsewhere"]}))
+    model = run_training(config, tmp_path / "run", CPU).model
+    assert load_model(model).provenance["also_learnt"] == ["elsewhere"]
+
+
 def test_a_report_that_is_no_report_is_named(student, tmp_path):
     config = student()
     (config.unlabelled.pseudo_labels / "calibration.json").write_text("[]")

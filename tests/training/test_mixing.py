@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,7 +284,9 @@ def test_too_few_labelled_cases_fall_back_and_say_so(experiment, tmp_path, caplo
 
 def test_the_labelled_weight_is_chosen_once_by_cross_validation(experiment, tmp_path):
     config = with_unlabelled(experiment, {"steps": 4}, method="mix-teacher")
-    dataset = config.dataset.model_copy(update={"train": [f"case_{n}" for n in range(4)], "validation": []})
+    data = shutil.copytree(config.dataset.folder, tmp_path / "data")
+    wishes = {"folder": data, "train": [f"case_{n}" for n in range(4)], "validation": []}
+    dataset = config.dataset.model_copy(update=wishes)
     config = config.model_copy(update={"dataset": dataset})
     first = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
     assert [trial.weight for trial in first.weight.trials] == [1.0, 0.5]
@@ -292,6 +295,12 @@ def test_the_labelled_weight_is_chosen_once_by_cross_validation(experiment, tmp_
     again = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
     assert again.weight == first.weight
     assert (tmp_path / "run/labelled_weight.json").stat().st_mtime_ns == written
+    shutil.copy(data / "labels" / "case_1.nii.gz", data / "labels" / "case_0.nii.gz")  # a corrected mask
+    (tmp_path / "other").mkdir()
+    kept = tmp_path / "other/labelled_weight.json"
+    shutil.copy(tmp_path / "run/labelled_weight.json", kept)
+    run_training(config, tmp_path / "other", RunOptions(device="cpu"))
+    assert kept.read_text() != (tmp_path / "run/labelled_weight.json").read_text()
 
 
 def test_an_unlabelled_copy_of_a_held_out_scan_is_refused(experiment, blobs, tmp_path):
