@@ -1,14 +1,13 @@
 """One large CT from file to mask: medseg against nnU-Net and MONAI, same weights, same windows.
 
-    python benchmarks/performance/segment_big.py [--others nnunet monai openvino int8] [--rounds 2] [--keep]
+    python benchmarks/performance/segment_big.py [--others nnunet monai openvino] [--rounds 2] [--keep]
     python benchmarks/performance/segment_big.py --shape 256 256 128          # an eighth of it, minutes
 
 The scan and the model are those of `big_case.py`: 512x512x256 voxels of 0.8x0.8x1.5 mm, 20 classes, 125 windows of
 96³, a U-Net of 16 to 256 features. Each contestant is a command with all that it does by default but test-time
-mirroring: `medseg segment` with pictures, measures and report, by torch and of the model exported to OpenVINO, as it is
-and in 8 bits (calibrated on this scan); `nnUNetv2_predict` with its default workers; MONAI as in `monai_segment.py`.
---keep adds the runs to those measured before, because a round takes ten minutes. Writes results/segment_big.json, with
-how many voxels of the masks agree.
+mirroring: `medseg segment` with pictures, measures and report, by torch and of the model exported to OpenVINO;
+`nnUNetv2_predict` with its default workers; MONAI as in `monai_segment.py`. --keep adds the runs to those measured
+before, because a round takes ten minutes. Writes results/segment_big.json, with how many voxels of the masks agree.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from medseg.io.nifti import read_mask, read_nifti
 from medseg.networks.model import load_model
 from medseg.preprocessing.prepare import plan_grid
 
-OTHERS = ["nnunet", "monai", "openvino", "int8"]
+OTHERS = ["nnunet", "monai", "openvino"]
 """Contestants beside `medseg segment`."""
 
 RESULT = Path(__file__).parent / "results" / "segment_big.json"
@@ -65,15 +64,12 @@ def contestants(folder: Path, chosen: list[str]) -> dict[str, Callable[[], Run]]
     names: dict[str, Callable[[], Run]] = {
         "medseg segment": partial(anew, folder / "medseg", peers.medseg_segment(scans, model, folder / "medseg"))
     }
-    exports = {"openvino": ("OpenVINO", []), "int8": ("OpenVINO, 8 bits", ["--int8", "--calibrate", scans])}
-    for name, (title, wishes) in exports.items():
-        if name not in chosen:
-            continue
-        exported = folder / f"exported_{name}"
+    if "openvino" in chosen:
+        exported = folder / "exported"
         if not exported.exists():
-            run(peers.medseg("export", model, "--to", "openvino", *wishes, "--output", exported))
-        command = peers.medseg_segment(scans, exported, folder / name)
-        names[f"medseg segment ({title})"] = partial(anew, folder / name, command)
+            run(peers.medseg("export", model, "--to", "openvino", "--output", exported))
+        command = peers.medseg_segment(scans, exported, folder / "openvino")
+        names["medseg segment (OpenVINO)"] = partial(anew, folder / "openvino", command)
     if "nnunet" in chosen:
         shutil.rmtree(folder / "results", ignore_errors=True)
         peers.to_nnunet(model, folder)
@@ -104,7 +100,7 @@ def compare(folder: Path) -> dict[str, float]:
     """Return the share of voxels in which each other mask is medseg's; of a stopped round there may be none."""
     ours = folder / "medseg" / "cases" / "big" / "mask.nii.gz"
     others = {name: folder / name / "big.nii.gz" for name in ("nnunet", "monai")}
-    others |= {name: folder / name / "cases" / "big" / "mask.nii.gz" for name in ("openvino", "int8")}
+    others["openvino"] = folder / "openvino" / "cases" / "big" / "mask.nii.gz"
     if not ours.exists():
         return {}
     mask = read_mask(ours).array
