@@ -178,9 +178,19 @@ def fit_growth(sizes: Sequence[float], costs: Sequence[float]) -> Growth:
     return best[1]
 
 
-def save(path: Path, runs: Mapping[str, Sequence[Run]], *, keep: bool = False, **facts: Any) -> None:
-    """Write runs with machine, versions, load and time; `keep` adds them to those that the file has."""
-    old = json.loads(path.read_text(encoding="utf-8"))["runs"] if keep and path.exists() else {}
+def save(
+    path: Path, runs: Mapping[str, Sequence[Run]], *, keep: bool = False, replace: bool = False, **facts: Any
+) -> None:
+    """Write runs with machine, versions, load and time.
+
+    Parameters
+    ----------
+    keep : add them to those that the file has.
+    replace : put them in place of those that the file has under the same names.
+    """
+    old = json.loads(path.read_text(encoding="utf-8"))["runs"] if (keep or replace) and path.exists() else {}
+    if replace:
+        old = {name: rows for name, rows in old.items() if name not in runs}
     rows = {name: [*old.get(name, []), *map(_row, runs.get(name, []))] for name in {**old, **runs}}
     described = {"date": timestamp(), "load": os.getloadavg(), "machine": machine(), "versions": package_versions()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,8 @@
 volume: cubes of 128³ to 512³ voxels of 0.8x0.8x1.5 mm, 5 classes. classes: 2 to 118 of them on 256x256x128. Both with a
 small U-Net (8 to 32 features, windows of 64³), so that what isn't the network shows. cases: 1 to 200 hippocampi of
 $MEDSEG_DATA with the model that comes with medseg. Each is one run of the whole command, pictures and report included.
-Scans and models are kept in KEPT, where it is given, and used again. Writes results/scaling.json; --only adds to it.
+Scans and models are kept in KEPT, where it is given, and used again. Writes results/scaling.json; --only replaces a
+part of it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
             for size in SIZES[what]
             if size <= arguments.largest
         }
-        save(arguments.result, interleave(contestants, 1), keep=bool(arguments.only))
+        save(arguments.result, interleave(contestants, 1), replace=bool(arguments.only))
 
 
 def measure(folder: Path, what: str, size: int) -> Run:
