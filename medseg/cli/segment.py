@@ -24,7 +24,8 @@ SPEED_HELP = (
     "fast, balanced (as the model was validated) or accurate: how much windows overlap, whether they are mirrored, and "
     "the arithmetic. A CT of 512x512x256 at 1.5 mm has 64, 125 or 216 windows of 96³; accurate looks at each up to 8 "
     "times, in float32. On 28 hippocampi, of one window each: 0.21, 0.21 and 0.65 s of processor time, Dice 0.893 for "
-    "all, 99.997 % of the voxels equal. --overlap and --flips count before it."
+    "all, 99.997 % of the voxels equal; on 16 left atria 1.17, 1.20 and 2.39 s, 0.912 for all, 99.98 %. --overlap and "
+    "--flips count before it."
 )
 
 
