@@ -1,8 +1,6 @@
 """DICOM headers, reduced to what places a slice in space and tells series apart.
 
-Values are taken from pydicom's raw elements: converting all of them through its value types costs more
-than parsing the file, and its warnings quote values, which may name a patient. Identifiers live in
-`SliceHeader` fields that no ``repr`` shows.
+Identifiers live in `SliceHeader` fields that no ``repr`` shows.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 
 from medseg.errors import ReasonCode, UnsupportedScanError
+from medseg.io.dicom_elements import PHASE_KEYWORDS, TAGS, Elements
 from medseg.io.dicom_meta import FileMeta, meta_start, read_meta
 from medseg.io.streams import BoundedReader
 
@@ -51,21 +49,6 @@ MODALITIES = {
 COLOURS = {"MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 """Words of these elements that may appear in messages and tables; others could be anything, a name included."""
 
-PHASE_KEYWORDS = (
-    "ImageType", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
-    "AcquisitionNumber", "ContentTime",
-)  # fmt: skip
-"""What may tell apart several images at one position, the most meaningful first."""
-
-KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
-    "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
-    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ImagerPixelSpacing",
-    "SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", *PHASE_KEYWORDS,
-)  # fmt: skip
-TAGS = {keyword: Tag(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 DETECTOR_TOLERANCE = 0.01
 """Largest relative difference between the spacings of patient and detector that is only rounding."""
 
@@ -177,10 +160,10 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
                     ReasonCode.UNREADABLE,
                     "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
                 )
-            dataset = _parse(stream, head, meta)
-            header = _header(path, dataset, meta)
+            read = Elements(_parse(stream, head, meta))
+            header = _header(path, read, meta)
             if header.supported and header.rows:
-                header = replace(header, problem=_pixel_problem(stream, dataset, meta.syntax, header))
+                header = replace(header, problem=_pixel_problem(stream, read, meta.syntax, header))
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
     except UnsupportedScanError:
@@ -207,47 +190,6 @@ def quiet_pydicom() -> None:
     """
     warnings.filterwarnings("ignore", module="pydicom")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-class Elements:
-    """Typed access to raw elements of a dataset, empty values counting as absent."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.elements = dict(dataset.items())
-
-    def value(self, keyword: str) -> bytes:
-        """Return the value's bytes, b"" where the element is absent or empty."""
-        value = getattr(self.elements.get(TAGS[keyword]), "value", None)
-        return value if isinstance(value, bytes) else b""
-
-    def text(self, keyword: str) -> str:
-        """Return the value as text without padding."""
-        return self.value(keyword).decode("latin-1").strip(" \0")
-
-    def free_text(self, keyword: str) -> str:
-        """Return text that people wrote: UTF-8 where it is that, else Latin-1, whatever the file says of itself."""
-        try:
-            return self.value(keyword).decode().strip(" \0")
-        except UnicodeDecodeError:
-            return self.text(keyword)
-
-    def numbers(self, keyword: str) -> tuple[float, ...] | None:
-        """Return a decimal string's numbers; None where it is absent or not made of finite numbers."""
-        try:
-            values = tuple(float(part) for part in self.text(keyword).split("\\"))
-        except ValueError:
-            return None
-        return values if all(np.isfinite(values)) else None
-
-    def number(self, keyword: str, default: float) -> float:
-        """Return a single number."""
-        return (self.numbers(keyword) or (default,))[0]
-
-    def integer(self, keyword: str) -> int:
-        """Return an unsigned short, 0 where it is absent."""
-        value = self.value(keyword)[:2]
-        little = getattr(self.elements.get(TAGS[keyword]), "is_little_endian", True)
-        return int.from_bytes(value, "little" if little else "big")
 
 
 def _parse(stream: BinaryIO, head: bytes, meta: FileMeta) -> Dataset:
@@ -282,8 +224,7 @@ def _at_pixels(tag: BaseTag, value_type: str | None, length: int) -> bool:
     return tag in PIXEL_TAGS
 
 
-def _header(path: Path, dataset: Dataset, meta: FileMeta) -> SliceHeader:
-    read = Elements(dataset)
+def _header(path: Path, read: Elements, meta: FileMeta) -> SliceHeader:
     sop_class = read.text("SOPClassUID") or meta.sop_class
     modality = read.text("Modality")
     modality = modality if modality in MODALITIES else ""
@@ -349,9 +290,8 @@ def is_foreign_scale(rescale_type: str) -> bool:
     return bool(rescale_type) and not rescale_type.upper().startswith("HU")
 
 
-def _pixel_problem(stream: BinaryIO, dataset: Dataset, syntax: str, header: SliceHeader) -> Problem | None:
+def _pixel_problem(stream: BinaryIO, read: Elements, syntax: str, header: SliceHeader) -> Problem | None:
     """Return what is wrong with the pixel data as far as header and length show; the stream stands before them."""
-    read = Elements(dataset)
     bits = read.integer("BitsAllocated")
     return _format_problem(read, syntax, header) or _length_problem(stream, bits, syntax, header)
 

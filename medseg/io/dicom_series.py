@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
+from medseg.io.dicom_elements import PHASE_KEYWORDS
 from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal
-from medseg.io.dicom_headers import CT, PHASE_KEYWORDS, PT, SliceHeader
+from medseg.io.dicom_headers import CT, PT, SliceHeader
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
 
