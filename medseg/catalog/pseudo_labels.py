@@ -30,12 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.listing import shown, visible
+from medseg.catalog.sources import scan_digest
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
 from medseg.geometry import Grid
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
-from medseg.io.scan import case_files
 from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
@@ -101,20 +101,6 @@ class PseudoLabelMaps:
     confidence: NDArray[np.uint8]
     uncertainty: NDArray[np.uint8]
     weight: NDArray[np.uint8]
-
-
-def scan_digest(case: Case) -> str:
-    """Return the digest of a case's images.
-
-    Raises
-    ------
-    DatasetError
-        If a file can't be read.
-    """
-    try:
-        return digest_files(case_files(case))
-    except OSError as error:
-        raise DatasetError(f"case {case.id}: its scan can't be read ({error.strerror})") from None
 
 
 def write_pseudo_label(

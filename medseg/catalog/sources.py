@@ -8,6 +8,8 @@ from pathlib import Path
 from medseg.config import IngestConfig
 from medseg.errors import DatasetError, ScanError
 from medseg.io.nifti_header import read_nifti_header, scan_files
+from medseg.io.scan import case_files
+from medseg.provenance import digest_files
 from medseg.volume import Case, Source
 
 
@@ -55,6 +57,20 @@ def content_files(source: Source) -> tuple[Path, ...]:
     if source.kind == "dicom":
         return source.files
     return tuple(scan_files(path)[1] for path in source.files)
+
+
+def scan_digest(case: Case) -> str:
+    """Return the digest of the files of a case's scans, as the records of segmentations and pseudo-labels have it.
+
+    Raises
+    ------
+    DatasetError
+        If a file can't be read.
+    """
+    try:
+        return digest_files(case_files(case))
+    except OSError as error:
+        raise DatasetError(f"case {case.id}: its scan can't be read ({error.strerror}); restore it") from None
 
 
 def voxels_from(path: Path) -> int:

@@ -25,12 +25,12 @@ from medseg.catalog.pseudo_labels import (
     PseudoLabelRecord,
     check_ignore_is_free,
     digest_maps,
-    scan_digest,
     write_pseudo_label,
     write_record,
     write_summary,
 )
 from medseg.catalog.pseudo_review import take_in
+from medseg.catalog.sources import scan_digest
 from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError

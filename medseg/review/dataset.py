@@ -18,14 +18,12 @@ from medseg.catalog.datasets import Dataset
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, with_ids
-from medseg.catalog.sources import sound_case
+from medseg.catalog.sources import scan_digest, sound_case
 from medseg.config import IngestConfig
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
-from medseg.io.scan import case_files
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.labels import LabelMap
-from medseg.provenance import digest_files
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.review.results import standing_versions
 from medseg.review.versions import mask_path
@@ -91,7 +89,7 @@ def twins_of(reviewed: Iterable[Case], cases: Sequence[Case], review: ReviewFold
     DatasetError
         If a scan can't be read.
     """
-    contents = {case.id: source_of(case) for case in cases}
+    contents = {case.id: scan_digest(case) for case in cases}
     return {
         case.id: frozenset(
             id_ for id_, source in contents.items() if id_ == case.id or source == review.case(case.id).source
@@ -132,14 +130,6 @@ def write_joined(folder: Path, original: Dataset, new: Sequence[Case], replaced:
 
 def _replaced(cases: Sequence[Case], new: Sequence[Case], replaced: Container[str]) -> list[Case]:
     return sorted([*(case for case in cases if case.id not in replaced), *new], key=lambda case: case.id)
-
-
-def source_of(case: Case) -> str:
-    """Return the digest of a scan's files, as the record of a segmentation has it."""
-    try:
-        return digest_files(case_files(case))
-    except OSError as error:
-        raise DatasetError(f"{case.id}: its scan can't be read ({error.strerror}); restore it") from None
 
 
 def _write(

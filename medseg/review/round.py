@@ -21,13 +21,14 @@ from medseg.batch.places import check_places
 from medseg.batch.segment_folder import segment_folder
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import shown
+from medseg.catalog.sources import scan_digest
 from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
 from medseg.io.files import write_text
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.quality.report import write_report
-from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, source_of, twins_of, write_joined
+from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, twins_of, write_joined
 from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
@@ -143,7 +144,7 @@ def review_round(
         scans, promoted, output / RESULTS, options.segment, picture=PICTURE, watcher=options.watcher
     )
     reviewed = reviewed_cases(folder)
-    sources = {folder.case(case.id).source for case in reviewed} | {source_of(case) for case in reviewed}
+    sources = {folder.case(case.id).source for case in reviewed} | {scan_digest(case) for case in reviewed}
     settled = labelled | _seen_again(segmented, sources)
     return RoundResult(promoted, corrections, outcome, segmented, _export(scans, output, settled, options))
 

@@ -24,11 +24,11 @@ from medseg.catalog.pseudo_labels import (
     PseudoLabelRecord,
     read_record,
     read_records,
-    scan_digest,
     write_pseudo_label,
     write_summary,
 )
 from medseg.catalog.pseudo_review import read_pseudo_labels, take_in
+from medseg.catalog.sources import scan_digest
 from medseg.errors import DatasetError, LabelError
 from medseg.geometry import Grid
 from medseg.io.nifti import read_mask
