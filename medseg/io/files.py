@@ -165,7 +165,16 @@ def _is_running(process: int) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    return not _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Tell whether a process has ended and nobody has asked how: in a container without an init, orphans stay so."""
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # no Linux, or taken away since
+    return facts.rpartition(")")[2].split()[0] == "Z"  # the name in parentheses may hold some itself
 
 
 def _discard(path: Path) -> None:

@@ -136,6 +136,15 @@ def test_a_line_of_which_a_full_disk_took_a_part_spoils_no_other(tmp_path, monke
     assert path.read_bytes() == b"first\nsec\nthird\nfourth\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="nobody can be left unburied here")
+def test_what_a_process_left_that_nobody_buried_is_taken_away(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)]) as killed:
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie still
+        assert list(tmp_path.iterdir())
+        remove_leftovers(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
 def test_what_other_machines_write_is_left_for_a_day(tmp_path, leftovers, monkeypatch):
     monkeypatch.setattr(files, "_place", lambda: "elsewhere")
     remove_leftovers(tmp_path)
