@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from medseg.networks.layout import InstanceNorm3d, lay_out
 from medseg.networks.unet import UNet
 from medseg.plan import NetworkPlan
 from medseg.provenance import machine, package_versions
@@ -28,7 +29,8 @@ SMALL = (32, 48, 32)
 VARIANTS = {
     "as nnU-Net plans for the hippocampus, bf16": {},
     "float32": {"bf16": False},
-    "bf16, channels last": {"layout": torch.channels_last_3d},
+    "bf16, maps as torch lays them out": {"lay_out": lambda network: network},
+    "float32, maps as torch lays them out": {"bf16": False, "lay_out": lambda network: network},
     "no deep supervision": {"deep_supervision": False},
     "residual encoder": {"residual": True},
     "1 convolution a stage": {"convolutions": 1},
@@ -43,12 +45,12 @@ VARIANTS = {
 }
 
 
-def step_cost(patch=PATCH, features=FEATURES, *, bf16=True, layout=torch.contiguous_format, **topology) -> float:
+def step_cost(patch=PATCH, features=FEATURES, *, bf16=True, lay_out=lay_out, **topology) -> float:
     stages = len(features)
     strides = ((1, 1, 1), *[(2, 2, 2)] * (stages - 1))
     plan = NetworkPlan(features=features, kernels=((3, 3, 3),) * stages, strides=strides, **topology)
-    network = UNet(1, 3, plan).to(memory_format=layout)
-    image = torch.randn(2, 1, *patch).contiguous(memory_format=layout)
+    network = lay_out(UNet(1, 3, plan))
+    image = torch.randn(2, 1, *patch)
 
     def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
@@ -81,8 +83,10 @@ def main(target: Path) -> None:
         results["step_cpu_s"][name] = step_cost(**options)
         print(f"{results['step_cpu_s'][name]:8.3f} s  {name}", flush=True)
     scale, shift = torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)
+    ours = InstanceNorm3d(32, affine=True)
     norms = {
         "instance norm": lambda maps: functional.instance_norm(maps, weight=scale, bias=shift),
+        "instance norm in any layout": ours,
         "group norm, one group a channel": lambda maps: functional.group_norm(maps, 32, scale, shift),
     }
     for layout in (torch.contiguous_format, torch.channels_last_3d):

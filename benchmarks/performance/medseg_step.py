@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from medseg.config import DatasetConfig, ExperimentConfig, PlanConfig, TrainingConfig
 from medseg.data.batches import Batch
 from medseg.data.sampling import Randomness
+from medseg.networks.layout import lay_out
 from medseg.preprocessing.cache import Cache
 from medseg.training.journal import Journal
 from medseg.training.loop import Task, descend, fit
@@ -68,7 +69,7 @@ def main(dataset: Path, output: Path, steps: int) -> None:
 
 def without_loop(task: Task, fabric: Fabric) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a step on one batch in memory, and its forward, loss and backward."""
-    network = task.network()
+    network = lay_out(task.network())
     trainee, optimiser = fabric.setup(network, build_optimiser(network.parameters(), task.settings))
     method = task.method(lambda image: network(image))
     batch = task.stream(Randomness(0)).batch(0)

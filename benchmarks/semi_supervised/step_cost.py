@@ -23,6 +23,7 @@ from medseg.config import load_config
 from medseg.data.batches import Batch, Unlabelled
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
+from medseg.networks.layout import lay_out
 from medseg.plan import ChannelNormalisation, NetworkPlan, Plan
 from medseg.provenance import machine, package_versions
 from medseg.training.lessons import build_method
@@ -53,7 +54,7 @@ def step_of(arm: str) -> Callable[[], None]:
     """Return what does one step of an arm, past the steps that see labelled scans alone."""
     config = load_config(CONFIGS["hippocampus"], [*NETWORK, *ARMS[arm]])
     plan = hippocampus_plan()
-    network = build_network(plan, LABELS.outputs)
+    network = lay_out(build_network(plan, LABELS.outputs))
     mean = averaged(network, 0.999)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     teacher = torch.no_grad()(fabric.setup_module(mean, move_to_device=False))

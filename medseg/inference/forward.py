@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
-from medseg.inference.channels_last import one_by_one
+from medseg.inference.channels_last import channels_last
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
@@ -54,7 +54,7 @@ class EnsembleForward:
         device: torch.device,
         agreement: Agreement | None = None,
     ) -> None:
-        self.networks = tuple(one_by_one(network, device) for network in networks)
+        self.networks = tuple(channels_last(network, device) for network in networks)
         self.plan, self.device = plan, device
         self.dtype = choose_dtype(config.precision, device)
         self.flips = mirrorings(plan) if config.flips else ((),)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.errors import ReasonCode, ScanError
-from medseg.inference.channels_last import one_by_one
+from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, stream_scan, streamed_axis, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
@@ -85,7 +85,7 @@ class Predictor:
         self.device = torch.device("cpu") if device is None or is_exported else device
         networks = (network.to(self.device).eval() for network in model.networks)
         # copied into the layout for CPUs once, not with every scan
-        self.model = replace(model, networks=tuple(one_by_one(network, self.device) for network in networks))
+        self.model = replace(model, networks=tuple(channels_last(network, self.device) for network in networks))
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment one scan; raises `ScanError` as `prepare` does."""

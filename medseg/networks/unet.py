@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.base import SegmentationNetwork
+from medseg.networks.layout import InstanceNorm2d, InstanceNorm3d
 from medseg.outputs import NetworkOutput
 from medseg.plan import NetworkPlan
 
@@ -51,7 +52,7 @@ class ConvShape:
 
 
 def _norm(shape: ConvShape) -> nn.Module:
-    layer = nn.InstanceNorm3d if len(shape.kernel) == 3 else nn.InstanceNorm2d
+    layer = InstanceNorm3d if len(shape.kernel) == 3 else InstanceNorm2d
     return layer(shape.outputs, eps=NORM_EPS, affine=True)
 
 
@@ -155,9 +156,7 @@ class UNet(SegmentationNetwork):
     the plain ones, after one plain convolution on the image.
 
     With nnU-Net's weights the logits are nnU-Net's bit for bit (plain and residual, 2D and 3D, against
-    dynamic-network-architectures 0.4.4). On a CPU with bf16, 95 % of a step are convolutions that run
-    at 80 % of the processor's peak: only fewer multiplications make it faster. Channels-last maps and
-    a group norm in place of the instance norm don't (``benchmarks/network_step.py``).
+    dynamic-network-architectures 0.4.4).
     """
 
     def __init__(self, channels: int, outputs: int, topology: NetworkPlan, axes: Sequence[int] = (0, 1, 2)) -> None:

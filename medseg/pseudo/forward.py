@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.config import InferenceConfig
-from medseg.inference.channels_last import one_by_one
+from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
@@ -119,7 +119,7 @@ class TeachersForward:
     ) -> None:
         self.teachers, self.config, self.device, self.prototypes = teachers, config, device, prototypes
         networks = [member.network.to(device).eval() for member in teachers.members]
-        self._shown = [Showing(one_by_one(network, device)) for network in networks]
+        self._shown = [Showing(channels_last(network, device)) for network in networks]
         self._decisions = Decisions(teachers.labels)
         plan = teachers.plan
         self._forwards = [EnsembleForward([shown], plan, config, device, self._decisions) for shown in self._shown]

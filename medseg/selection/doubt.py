@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
-from medseg.inference.channels_last import one_by_one
+from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, stream_scan
 from medseg.inference.predictor import prepare_scan
 from medseg.inference.restore import decide
@@ -66,7 +66,7 @@ class Observer:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         first, *others = (network.to(device).eval() for network in model.networks)
-        self.listener = _Listener(one_by_one(first, device))
+        self.listener = _Listener(channels_last(first, device))
         self.config: InferenceConfig = model.inference.model_copy(update={"flips": False})
         self.forward = EnsembleForward([self.listener, *others], model.plan, self.config, device)
 

@@ -25,6 +25,7 @@ from medseg.data.sampling import Randomness
 from medseg.errors import ModelError
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network, encoder_parameters
+from medseg.networks.layout import lay_out
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
@@ -217,7 +218,7 @@ def _start(lesson: Lesson, fabric: Fabric) -> TrainingState:
     if settings.freeze_encoder:
         for parameter in encoder_parameters(network):
             parameter.requires_grad_(False)
-    network = network.to(fabric.device)
+    network = lay_out(network.to(fabric.device))
     average = averaged(network, settings.ema_decay)
     return TrainingState(
         network=network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg.inference.channels_last import OneByOne, one_by_one
+from medseg.inference.channels_last import ChannelsLast, channels_last
 from medseg.networks.build import build_network
 from medseg.plan import NetworkPlan
 
@@ -40,7 +40,22 @@ def test_answers_are_the_networks_own(make_plan, shape, channels):
     network = made(make_plan, SHAPES[shape], channels)
     windows = torch.randn(3, channels, 16, 24, 16)
     with torch.inference_mode():
-        expected, found = network(windows), one_by_one(network, CPU)(windows)
+        expected, found = network(windows), channels_last(network, CPU)(windows)
+    assert expected.logits.std() > 0.1
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=1e-4)
+    assert found.logits.is_contiguous()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_so_are_those_of_2d_networks(make_plan, residual, count):
+    flat = topology(kernels=((3, 3, 1),) * 3, strides=((1, 1, 1), (2, 2, 1), (2, 2, 1)), residual=residual)
+    torch.manual_seed(0)
+    network = build_network(make_plan(dimensions=2, patch=(24, 16, 1), network=flat), 3).eval()
+    slices = torch.randn(count, 1, 24, 16)
+    with torch.inference_mode():
+        expected, found = network(slices), channels_last(network, CPU)(slices)
     assert expected.logits.std() > 0.1
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.features, expected.features, rtol=0, atol=1e-4)
@@ -53,13 +68,13 @@ def test_bf16_differs_from_float32_as_the_networks_own_does(make_plan):
     with torch.inference_mode():
         exact = network(window).logits
         with torch.autocast("cpu", torch.bfloat16):
-            plain, found = network(window).logits, one_by_one(network, CPU)(window).logits
+            plain, found = network(window).logits, channels_last(network, CPU)(window).logits
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
 
 
 def test_a_window_answers_alike_alone_and_with_others(make_plan):
-    network = one_by_one(made(make_plan, SHAPES["plain"]), CPU)
+    network = channels_last(made(make_plan, SHAPES["plain"]), CPU)
     windows = torch.randn(3, 1, 16, 24, 16)
     with torch.inference_mode():
         torch.testing.assert_close(network(windows).logits[1:2], network(windows[1:2]).logits, rtol=0, atol=0)
@@ -69,20 +84,13 @@ def test_the_network_stays_as_it_was(make_plan):
     network = made(make_plan, SHAPES["plain"])
     layouts = {name: tensor.stride() for name, tensor in network.named_parameters()}
     kinds = [type(part) for part in network.modules()]
-    assert isinstance(one_by_one(network, CPU), OneByOne)
+    assert isinstance(channels_last(network, CPU), ChannelsLast)
     assert layouts == {name: tensor.stride() for name, tensor in network.named_parameters()}
     assert kinds == [type(part) for part in network.modules()]
 
 
-def test_2d_networks_others_and_those_on_gpus_are_left_alone(make_plan):
-    flat = make_plan(
-        dimensions=2,
-        patch=(16, 16, 1),
-        network=topology(kernels=((3, 3, 1),) * 3, strides=((1, 1, 1), (2, 2, 1), (2, 2, 1))),
-    )
-    network = build_network(flat, 2)
-    assert one_by_one(network, CPU) is network
+def test_other_networks_and_those_on_gpus_are_left_alone(make_plan):
     other = torch.nn.Conv3d(1, 2, 3)
-    assert one_by_one(other, CPU) is other
+    assert channels_last(other, CPU) is other
     elsewhere = made(make_plan, SHAPES["plain"])
-    assert one_by_one(elsewhere, torch.device("cuda")) is elsewhere
+    assert channels_last(elsewhere, torch.device("cuda")) is elsewhere

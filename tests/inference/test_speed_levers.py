@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.config import InferenceConfig
 from medseg.geometry import Grid
-from medseg.inference.channels_last import one_by_one
+from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import windows_at_once
 from medseg.inference.predictor import Predictor
 from medseg.inference.restore import Restorer
@@ -47,7 +47,7 @@ def plainly(model: Model, volume: Volume) -> tuple[np.ndarray, int]:
     image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(model.plan)))
     weights = [blending_weights(starts, length) for starts, length in zip(tiling.starts, tiling.window, strict=True)]
     total = torch.zeros(LABELS.outputs, *tiling.shape)
-    network = one_by_one(model.networks[0], torch.device("cpu"))
+    network = channels_last(model.networks[0], torch.device("cpu"))
     with torch.no_grad():
         for origin in tiling.origins:
             box = (slice(None), *(slice(o, o + n) for o, n in zip(origin, tiling.window, strict=True)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,10 +203,7 @@ class TestRealScans:
         folder = Path(os.environ["MEDSEG_DATA"]) / name
         paths = sorted((folder / "images").iterdir())[:count]
         cases = [Case(path.name[:-7], (Source("nifti", (path,)),), folder / "labels" / path.name) for path in paths]
-        started = time.process_time()
-        found = fingerprint_cases(cases, labels)
-        assert (time.process_time() - started) / count < (0.01 if name == "hippocampus" else 1.0)
-        return found
+        return fingerprint_cases(cases, labels)
 
     def test_hippocampus_and_left_atrium(self) -> None:
         hippocampus = self.fingerprint("hippocampus", 40, LabelMap.parse({"anterior": 1, "posterior": 2}))
