@@ -13,12 +13,15 @@ from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import shown
 from medseg.catalog.splits import Fold, k_folds
 from medseg.config import ExperimentConfig, InferenceConfig, load_config
-from medseg.errors import DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError
 from medseg.labels import LabelMap
 from medseg.networks.model import Model, load_model
 from medseg.plan import Plan
 from medseg.provenance import digest_bytes, digest_json
 from medseg.volume import Case
+
+OF_TEACHING = ("pseudo", "dataset")
+"""Sections of a training's configuration that still matter when its networks teach."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +109,8 @@ def read_run(
 
     Raises
     ------
+    ConfigError
+        If an override would change nothing, because it is of the training, which is over.
     ModelError
         If the run is not finished.
     DatasetError
@@ -117,14 +122,26 @@ def read_run(
     if not (folder / "model").is_dir():
         raise ModelError(f"{folder}: the run has no model yet; let medseg train finish it")
     config = load_config(path, overrides)
+    trained = load_config(path)
+    _check_overrides(config, trained)
     if data is not None:
         config = config.with_data(data)
     dataset = read_dataset(config.dataset)
-    # who was held out follows from seed and patients as they were, whatever is changed now
-    trained = load_config(path).with_data(config.dataset.folder)
+    # who was held out follows from patients as they were, whatever is changed now
+    trained = trained.with_data(config.dataset.folder)
     before = dataset if trained.dataset == config.dataset else read_dataset(trained.dataset)
     teachers = read_teachers(folder, before, trained.training.seed, device)
     return Run(folder, config, dataset, teachers)
+
+
+def _check_overrides(config: ExperimentConfig, trained: ExperimentConfig) -> None:
+    """Refuse what was changed in vain."""
+    sections = type(config).model_fields
+    vain = [name for name in sections if name not in OF_TEACHING and getattr(config, name) != getattr(trained, name)]
+    if vain:
+        raise ConfigError(
+            f"{vain[0]} can't be changed for pseudo-labels, only {' and '.join(OF_TEACHING)}: the teachers are trained"
+        )
 
 
 def read_teachers(folder: Path, dataset: Dataset, seed: int, device: torch.device | str = "cpu") -> Teachers:

@@ -35,7 +35,7 @@ from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.deadline import deadline_in, seconds_left
-from medseg.training.labelled_weight import FEWEST_PATIENTS, enough_patients
+from medseg.training.labelled_weight import FEWEST_PATIENTS, count_patients, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.validation import Validator, score
@@ -198,8 +198,9 @@ class _FineTuning:
         check_unseen(self.held_out, learnt_cases(self.before.provenance), "the model has")
         if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
-                f"there is no validation case, and {len(self.earlier)} earlier labelled cases are too few to cross-"
-                f"validate ({FEWEST_PATIENTS} patients are needed): name validation cases, or label more"
+                f"there is no validation case, and earlier labelled cases are of {count_patients(self.earlier)} "
+                f"patients, too few to cross-validate ({FEWEST_PATIENTS} are needed): name validation cases, or label "
+                "more"
             )
 
     @property

@@ -64,7 +64,12 @@ class Choice(BaseModel):
 
 def enough_patients(labelled: Sequence[Case]) -> bool:
     """Whether a cross-validation over these cases says something."""
-    return len({patient_of(case) for case in labelled}) >= FEWEST_PATIENTS
+    return count_patients(labelled) >= FEWEST_PATIENTS
+
+
+def count_patients(cases: Sequence[Case]) -> int:
+    """Return how many patients cases are of."""
+    return len({patient_of(case) for case in cases})
 
 
 def choose_weight(trials: Sequence[Trial]) -> Choice:
@@ -100,7 +105,10 @@ def without_trials(labelled: Sequence[Case], *, pseudo_labels: bool) -> Choice:
             "pipelines/self_training.py holds cases out from teachers and students alike"
         )
     else:
-        reason = f"{len(labelled)} labelled cases are too few to cross-validate ({FEWEST_PATIENTS} patients are needed)"
+        reason = (
+            f"there are labelled cases of {count_patients(labelled)} patients, too few to cross-validate "
+            f"({FEWEST_PATIENTS} are needed)"
+        )
     return Choice(weight=FALLBACK, reason=reason)
 
 

@@ -233,11 +233,19 @@ def test_a_run_becomes_teachers_with_its_own_folds(write_run, make_experiment, b
     folds = k_folds(dataset.labelled, 2, 0)
     assert [member.held_out for member in run.teachers.members] == [fold.validation for fold in folds]
     assert len(set(run.teachers.digests)) == 2
-    changed = read_run(run.folder, overrides=["training.seed=5", "dataset.patients='^(.)'"])
+    changed = read_run(run.folder, overrides=["dataset.patients='^(.)'"])
     assert [member.held_out for member in changed.teachers.members] == [fold.validation for fold in folds]
     single = read_run(write_run(tmp_path / "single", make_experiment(blobs), 1), overrides=["pseudo.precision=0.8"])
     assert single.teachers.members[0].held_out == ()
     assert single.config.pseudo.precision == 0.8
+
+
+@pytest.mark.parametrize("override", ["training.seed=5", "inference.flips=true", "name=other"])
+def test_what_would_change_nothing_is_refused(write_run, make_experiment, blobs, tmp_path, override):
+    run = write_run(tmp_path / "run", make_experiment(blobs), 1)
+    section = override.partition("=")[0].partition(".")[0]
+    with pytest.raises(ConfigError, match=f"{section} can't be changed for pseudo-labels, only pseudo and dataset"):
+        read_run(run, overrides=[override])
 
 
 def test_teachers_know_what_their_run_started_from_had_learnt(write_run, make_experiment, blobs, tmp_path):
