@@ -181,8 +181,8 @@ def gather_corrections(review: ReviewFolder, original: Dataset) -> Corrections:
     leaks = _among(twins, (*original.validation, *original.test))
     if leaks:
         raise DatasetError(
-            f"{len(leaks)} reviewed cases are held out for measuring: {shown(sorted(leaks))}; a model that learns from them "
-            "can't be measured on them: take them off the lists validation and test, or reject them in the review"
+            f"{len(leaks)} reviewed cases are held out for measuring: {shown(sorted(leaks))}; a model that learns from "
+            "them can't be measured on them: take them off the lists validation and test, or reject them in the review"
         )
     known = _among(twins, original.train)
     new = tuple(_with_patient(case, original, twins[case.id]) for case in reviewed if case.id not in known)
