@@ -23,6 +23,7 @@ from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
+from medseg.networks.layout import lay_out
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
@@ -71,7 +72,7 @@ class Distilled(nn.Module):
         dtype = choose_dtype(self.precision, image.device)
         autocast = torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), autocast:
-            logits = [teacher.to(image.device)(image).logits.float() for teacher in self.teachers]
+            logits = [lay_out(teacher.to(image.device))(image).logits.float() for teacher in self.teachers]
         return torch.stack(logits).mean(0)
 
 
