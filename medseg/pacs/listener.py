@@ -145,7 +145,7 @@ class Work:
         study.note(tries=tries)
         study = self.spool.move(study, "segmenting")
         try:
-            record = segmenter.segment(study)
+            record = segmenter.segment(study, is_last_try=tries >= SEGMENT_TRIES)
         except Exception as error:
             self._put_back(study, tries, error)
             return

@@ -13,12 +13,15 @@ from medseg.batch.engine import Engine, open_engine
 from medseg.batch.formats import DICOM_MASK, REPORT
 from medseg.batch.job import Job
 from medseg.batch.run import Request, run_batch
-from medseg.batch.summary import CaseResult, RunSummary
-from medseg.errors import ReasonCode
+from medseg.batch.summary import CaseResult, Failure, RunSummary, Status
+from medseg.errors import ReasonCode, WorkerError
 from medseg.pacs.settings import ListenConfig
 from medseg.pacs.study import Problem, Study, StudyRecord, flush_tree
 
 CASES = "cases"
+
+MAY_PASS: tuple[Status, ...] = ("failed", "crashed")
+"""How a series ends that is tried again. Not one that took too long: it would hold up the others as long again."""
 
 
 class Segmenter(AbstractContextManager["Segmenter"]):
@@ -60,13 +63,19 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         if opened:
             opened.__exit__(None, None, None)
 
-    def segment(self, study: Study) -> StudyRecord:
+    def segment(self, study: Study, *, is_last_try: bool = True) -> StudyRecord:
         """Segment what the rules choose of a study into its ``results/``; returns its record, safely on disk.
+
+        Parameters
+        ----------
+        is_last_try : take what can be had, though a series failed for a reason that may pass.
 
         Raises
         ------
         MedsegError, OSError
             If the study can't be segmented as a whole; the next one gets another worker.
+        WorkerError
+            If a series failed for a reason that may pass, such as a want of memory, and this is not the last try.
         """
         shutil.rmtree(self._work, ignore_errors=True)
         shutil.rmtree(study.results, ignore_errors=True)
@@ -75,12 +84,21 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         except Exception:  # what is left in the worker's hands would come up in the next study
             self._close()
             raise
+        if not is_last_try:
+            _check_whole(summary.results)
         send = tuple(_files(summary.results, self._work))
         problems = tuple(_problems(summary.results))
         flush_tree(self._work)
         os.rename(self._work, study.results)
         why = {"reason": "", "message": "", "failed_in": ""} if send else _nothing(summary, problems)
         return study.note(send=send, problems=problems, tries=0, next_try=0.0, **why)
+
+
+def _check_whole(results: Iterable[CaseResult]) -> None:
+    """Refuse to go on without a series that another try may have; what the scan or the model forbids stays so."""
+    for result in results:
+        if result.status in MAY_PASS and result.reason != Failure.MODEL_MISMATCH:
+            raise WorkerError(result.message)
 
 
 def _files(results: Iterable[CaseResult], folder: Path) -> Iterable[str]:

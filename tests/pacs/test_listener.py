@@ -226,6 +226,33 @@ def test_a_full_disk_postpones_a_study(listen, store, tmp_path, monkeypatch):
         until(lambda: node.state_of() == {"done": 1})
 
 
+@pytest.mark.parametrize("lacking", [1, 3])
+def test_a_series_that_lacked_memory_is_not_left_out_at_the_first_try(listen, store, tmp_path, monkeypatch, lacking):
+    first, second = (make_series(tmp_path / f"{seed}", seed) for seed in (0, 1))
+    study = dcmread(first[0]).StudyInstanceUID
+    for file in second:
+        dataset = dcmread(file)
+        dataset.StudyInstanceUID = study
+        dataset.save_as(file)
+    infer, begun = Predictor.infer, []
+
+    def short_of_memory(self, prepared):
+        begun.append(prepared)
+        if len(begun) % 2 == 0 and len(begun) <= 2 * lacking:
+            raise MemoryError
+        return infer(self, prepared)
+
+    monkeypatch.setattr(Predictor, "infer", short_of_memory)
+    with store.running():
+        node = listen(send_to=store.address)
+        push(node.port, [*first, *second])
+        until(lambda: node.state_of() == {"done": 1})
+    whole = lacking < 3
+    assert store.kinds() == ([SEG, SEG, SR, SR] if whole else [SEG, SR])
+    assert [problem.reason for problem in only(node, "done").record.problems] == ([] if whole else ["OUT_OF_MEMORY"])
+    assert [line["event"] for line in history(node)].count("postponed") == (1 if whole else 2)
+
+
 @pytest.fixture
 def work(tmp_path):
     """The steps of a node that has neither a port nor a model."""
@@ -250,7 +277,7 @@ def test_a_study_whose_fault_could_not_be_noted_is_begun_again_when_there_is_roo
     class OnceFull:
         begun = 0
 
-        def segment(self, study: Study) -> StudyRecord:
+        def segment(self, study: Study, *, is_last_try: bool) -> StudyRecord:
             self.begun += 1
             if self.begun == 1:
                 monkeypatch.setattr("medseg.pacs.study.write_text", full)
