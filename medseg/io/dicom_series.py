@@ -143,10 +143,12 @@ def _of_one_series(volumes: Iterable[list[SliceHeader]]) -> Iterable[list[list[S
 
 
 def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
-    """Whether one volume seems to be torn to pieces by frames of reference that a program made up."""
+    """Whether one volume seems to be torn to pieces by frames of reference that a program made up, or lost in part."""
     slices = [header for part in parts for header in part]
     if len(parts) < 2 or any(not (header.position and header.orientation) for header in slices):
         return False
+    if not all(header.frame_of_reference for header in slices):
+        return True
     normal = slice_normal(np.array(slices[0].orientation).reshape(2, 3))
     return are_torn([np.array([header.position for header in part]) @ normal for part in parts])
 
@@ -154,7 +156,8 @@ def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
 def _torn(slices: Sequence[SliceHeader]) -> Refusal:
     error = SeriesError(
         ReasonCode.CONFLICT,
-        "states several frames of reference for the slices of what looks like one volume; export the series again",
+        "states several frames of reference, or one for some slices only, for what looks like one volume; export the "
+        "series again",
     )
     return _refusal(error, slices, _identity(slices))
 

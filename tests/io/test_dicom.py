@@ -278,6 +278,11 @@ def one_uid_two_positions(series):
     series.edit(lambda data, _: setattr(data, "SOPInstanceUID", uid), slice(1, 2))
 
 
+def frame_of_reference_lost_in_part(series):
+    """The slices behind would pass for a volume of their own."""
+    series.edit(lambda data, _: delattr(data, "FrameOfReferenceUID"), slice(4, None))
+
+
 def frames_of_reference_in_turn(series):
     """Every second slice would pass for a volume of twice the spacing."""
     series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number % 2}"))
@@ -446,6 +451,7 @@ REFUSALS = {
     vary_spacing: ReasonCode.VARIABLE_SPACING, bend: ReasonCode.VARIABLE_SPACING,
     other_pixels_at_a_position: ReasonCode.CONFLICT,
     one_uid_two_images: ReasonCode.CONFLICT, one_uid_two_positions: ReasonCode.CONFLICT,
+    frame_of_reference_lost_in_part: ReasonCode.CONFLICT,
     frames_of_reference_in_turn: ReasonCode.CONFLICT,
     frames_of_reference_in_turn_with_a_copy_and_a_gap: ReasonCode.CONFLICT,
     a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
