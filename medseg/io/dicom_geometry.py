@@ -15,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ReasonCode
+from medseg.geometry import ORTHOGONALITY_TOLERANCE
+
+COSINE_TOLERANCE = 1e-3
+"""Largest deviation of a direction's length from 1, and of two directions' scalar product from 0: cosines are printed
+with few decimals (GDCM's tolerance, ``DirectionCosines::IsValid``)."""
 
 SAME_POSITION_MM = 0.01
 """Slices closer than this lie at one position (scanners print 0.001 mm and finer)."""
@@ -84,6 +89,21 @@ class Line:
     def is_even(self) -> bool:
         """Whether every plane is a slice, and nothing has to be interpolated."""
         return np.array_equal(self.places, np.arange(self.count))
+
+
+def unit_directions(cosines: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the perpendicular unit directions (2, 3) that slices' row and column cosines (n, 2, 3) mean.
+
+    None if they are farther from perpendicular unit vectors than rounding brings them.
+    """
+    lengths, dots = np.linalg.norm(cosines, axis=2), np.abs((cosines[:, 0] * cosines[:, 1]).sum(axis=1))
+    if max(np.abs(lengths - 1).max(), dots.max()) > COSINE_TOLERANCE:
+        return None
+    mean = cosines.mean(axis=0)
+    if dots.max() > ORTHOGONALITY_TOLERANCE:
+        left, _, right = np.linalg.svd(mean, full_matrices=False)
+        mean = left @ right  # the nearest pair that is perpendicular
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
 
 
 def slice_normal(directions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,16 +22,13 @@ from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
 from medseg.io.dicom_elements import PHASE_KEYWORDS
-from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal
+from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal, unit_directions
 from medseg.io.dicom_headers import CT, PT, SliceHeader
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
 
 SPACING_TOLERANCE = 1e-4
 """Largest relative difference of pixel spacings within one series."""
-
-UNIT_TOLERANCE = 1e-3
-"""Largest deviation of a direction's length from 1 (cosines printed with few decimals)."""
 
 Key = TypeVar("Key")
 
@@ -240,13 +237,12 @@ def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
     if (np.abs(spacings / spacings[0] - 1) > SPACING_TOLERANCE).any():
         raise SeriesError(ReasonCode.MIXED_MATRIX, "mixes slices of different pixel spacing")
     cosines = np.array([header.orientation for header in slices]).reshape(-1, 2, 3)
-    lengths, dots = np.linalg.norm(cosines, axis=2), np.abs((cosines[:, 0] * cosines[:, 1]).sum(axis=1))
-    if np.abs(lengths - 1).max() > UNIT_TOLERANCE or dots.max() > ORTHOGONALITY_TOLERANCE:
+    directions = unit_directions(cosines)
+    if directions is None:
         raise SeriesError(ReasonCode.BAD_ORIENTATION, "states directions that are not perpendicular unit vectors")
     if np.abs(cosines - cosines[0]).max() > ORTHOGONALITY_TOLERANCE:
         raise SeriesError(ReasonCode.MIXED_ORIENTATION, "mixes slices of different orientation")
-    mean: NDArray[np.float64] = cosines.mean(axis=0)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return directions
 
 
 def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
