@@ -39,6 +39,8 @@ def lay_out(network: Network) -> Network:
 
 
 class _AnyLayout(nn.modules.instancenorm._InstanceNorm):
+    """What both norms do; `axes` is the number of the maps' axes."""
+
     axes: int
 
     def forward(self, maps: Tensor) -> Tensor:
