@@ -198,9 +198,8 @@ class _FineTuning:
         check_unseen(self.held_out, learnt_cases(self.before.provenance), "the model has")
         if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
-                f"there is no validation case, and earlier labelled cases are of {count_patients(self.earlier)} "
-                f"patients, too few to cross-validate ({FEWEST_PATIENTS} are needed): name validation cases, or label "
-                "more"
+                "there is no validation case, and too few patients have earlier labelled cases to cross-validate: "
+                f"{count_patients(self.earlier)}, and {FEWEST_PATIENTS} are needed; name validation cases, or label more"
             )
 
     @property

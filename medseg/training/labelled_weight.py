@@ -106,8 +106,8 @@ def without_trials(labelled: Sequence[Case], *, pseudo_labels: bool) -> Choice:
         )
     else:
         reason = (
-            f"there are labelled cases of {count_patients(labelled)} patients, too few to cross-validate "
-            f"({FEWEST_PATIENTS} are needed)"
+            f"too few patients have labelled cases to cross-validate: {count_patients(labelled)}, and "
+            f"{FEWEST_PATIENTS} are needed"
         )
     return Choice(weight=FALLBACK, reason=reason)
 

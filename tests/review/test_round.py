@@ -278,7 +278,7 @@ def test_labels_must_be_the_models(root):
 
 def test_a_single_labelled_case_is_too_few_to_measure_by(root):
     accept(root, "u0")
-    with pytest.raises(DatasetError, match="earlier labelled cases are of 1 patients, too few to cross-validate"):
+    with pytest.raises(DatasetError, match="too few patients have earlier labelled cases to cross-validate: 1"):
         go(root, experiment(root, train=["a0"], validation=[]))
     assert not (root / "round" / "fine_tuning").exists()
 

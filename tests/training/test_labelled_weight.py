@@ -43,7 +43,7 @@ def test_patients_are_counted_not_cases():
     assert [enough_patients(cases[:n]) for n in (2, 6, 7, 10)] == [False, False, True, True]
     few = without_trials(cases[:2], pseudo_labels=False)
     assert few.weight == FALLBACK
-    assert "2 labelled cases are too few" in few.reason
+    assert "too few patients have labelled cases to cross-validate: 1, and 4 are needed" in few.reason
     assert "can't judge pseudo-labels" in without_trials(cases, pseudo_labels=True).reason
 
 

@@ -278,7 +278,7 @@ def test_a_killed_mixed_run_resumes_to_the_same_weights(experiment, tmp_path, mo
 def test_too_few_labelled_cases_fall_back_and_say_so(experiment, tmp_path, caplog):
     config = with_unlabelled(experiment, {"steps": 2}, method="mix-teacher", labelled_weight="auto")
     run_training(config, tmp_path / "run", RunOptions(device="cpu"))
-    assert "labelled cases of 2 patients, too few to cross-validate" in caplog.text
+    assert "too few patients have labelled cases to cross-validate: 2" in caplog.text
     assert '"weight": 0.5' in (tmp_path / "run/labelled_weight.json").read_text()
 
 
