@@ -199,7 +199,8 @@ class _FineTuning:
         if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
                 "there is no validation case, and too few patients have earlier labelled cases to cross-validate: "
-                f"{count_patients(self.earlier)}, and {FEWEST_PATIENTS} are needed; name validation cases, or label more"
+                f"{count_patients(self.earlier)}, and {FEWEST_PATIENTS} are needed; name validation cases, or label "
+                "more"
             )
 
     @property
