@@ -63,7 +63,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         if opened:
             opened.__exit__(None, None, None)
 
-    def segment(self, study: Study, *, is_last_try: bool = True) -> StudyRecord:
+    def segment(self, study: Study, *, is_last_try: bool) -> StudyRecord:
         """Segment what the rules choose of a study into its ``results/``; returns its record, safely on disk.
 
         Parameters
