@@ -1,10 +1,11 @@
-"""Score a model on held-out cases, and read a run's pace: shared by the benchmarks."""
+"""Score a model on held-out cases or others, and read a run's pace: shared by the benchmarks."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,19 +32,23 @@ def training_pool(data: Path) -> list[str]:
     return sorted(set(json.loads((data / "splits.json").read_text())["train"]) - set(held_out_cases(data)))
 
 
-def score(model: Path, data: Path) -> Evaluation:
-    """Segment the held-out scans with the model folder as a user does, and compare with their masks."""
-    held_out = held_out_cases(data)
+def score(model: Path, data: Path, cases: Sequence[str] | None = None) -> Evaluation:
+    """Segment scans with the model folder as a user does, and compare with their masks.
+
+    Parameters
+    ----------
+    cases : which scans; None: those held out.
+    """
+    cases = held_out_cases(data) if cases is None else cases
     labels = load_model(model, backend="auto").labels
     with TemporaryDirectory() as temporary:
         scans, results = Path(temporary) / "scans", Path(temporary) / "results"
         scans.mkdir()
-        for case in held_out:
+        for case in cases:
             shutil.copy(data / "images" / f"{case}.nii.gz", scans)
         segment_folder(scans, model, results)
         pairs = [
-            Pair(case, results / "cases" / case / "mask.nii.gz", data / "labels" / f"{case}.nii.gz")
-            for case in held_out
+            Pair(case, results / "cases" / case / "mask.nii.gz", data / "labels" / f"{case}.nii.gz") for case in cases
         ]
         return evaluate_pairs(pairs, labels)
 

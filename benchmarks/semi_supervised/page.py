@@ -58,7 +58,7 @@ def main() -> None:
 
 def page() -> str:
     """Return the whole page."""
-    others = (similarity(), sabotage(), next_scans(), pretraining())
+    others = (own_scans(), similarity(), sabotage(), next_scans(), pretraining())
     parts = (*map(choices, STUDIES), cost(), *map(dataset_section, DATA), *others)
     sections = [section for section in parts if section]
     return (HERE / "introduction.md").read_text(encoding="utf-8") + "\n" + "\n".join(sections)
@@ -87,6 +87,25 @@ def cost() -> str:
     rows = [f"| {arm.replace('_', ' ')} | {ratio:.2f} |" for arm, ratio in ratios.items()]
     head = "## Cost\n\nA step against the supervised step on the same batch, processor time (`step_cost.py`)."
     return "\n".join([head, "", "| arm | ratio |", "| --- | --- |", *rows]) + "\n"
+
+
+def own_scans() -> str:
+    """Return what mixing brings for the unlabelled scans themselves (`own_scans.py`); "" while it is not measured."""
+    rows = [
+        f"| {DATA[record['data']]} | {record['draw'].replace('_', ' labelled, draw ')} | {record['scans']} "
+        f"| {record['steps']['mixed']} | {record['mean_dice']['supervised']:.4f} | {record['mean_dice']['mixed']:.4f} "
+        f"| {interval((record['gain'], *record['interval']))} |"
+        for path in sorted(RESULTS.glob("own_scans_*.json"))
+        for record in [json.loads(path.read_text())]
+    ]
+    head = """## The unlabelled scans themselves
+
+Whoever labels a few scans wants masks of the others, too: those that the mixed model has seen, without masks. Both arms
+of some draws on these scans, whose masks no run saw (`own_scans.py`).
+
+| data | draw | scans | steps | supervised | mix teacher | difference [95 % interval] |
+| --- | --- | --- | --- | --- | --- | --- |"""
+    return "\n".join([head, *rows, ""]) if rows else ""
 
 
 def similarity() -> str:

@@ -242,7 +242,7 @@ def interpolate_decisions(logits: Tensor, decided: Tensor, taps: Sequence[Taps],
     ----------
     logits : (K, X, Y, Z) float32, axes in the target's order, any strides.
     decided : (X, Y, Z) uint8, `decide` of them.
-    taps : two taps for each axis.
+    taps : at most two an output, for each axis.
 
     Returns
     -------
@@ -250,7 +250,8 @@ def interpolate_decisions(logits: Tensor, decided: Tensor, taps: Sequence[Taps],
     """
     result = agreement(decided, taps, DISPUTED)
     disputed = result == DISPUTED
-    whole = disputed.flatten(1).sum(dim=1) > DENSE_SHARE * disputed[0].numel()
+    counts = torch.stack([layer.count_nonzero() for layer in disputed])  # of all at once four times slower
+    whole = counts > DENSE_SHARE * disputed[0].numel()
     disputed[whole] = False
     _decide_voxels_(result, disputed.nonzero(), logits, taps, labels)
     _decide_layers_(result, whole.nonzero()[:, 0].tolist(), logits, taps, labels)
@@ -258,7 +259,7 @@ def interpolate_decisions(logits: Tensor, decided: Tensor, taps: Sequence[Taps],
 
 
 def _decide_voxels_(result: Tensor, outputs: Tensor, logits: Tensor, taps: Sequence[Taps], labels: LabelMap) -> None:
-    """Set single outputs (n, 3) from their eight neighbours each."""
+    """Set single outputs (n, 3) from their neighbours each."""
     strides = logits.stride()[1:]
     reach = 1 + sum((size - 1) * stride for size, stride in zip(logits.shape[1:], strides, strict=True))
     flat = logits.as_strided((len(logits), reach), (logits.stride(0), 1))
@@ -268,7 +269,7 @@ def _decide_voxels_(result: Tensor, outputs: Tensor, logits: Tensor, taps: Seque
 
 
 def _weigh(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Return weighted sums (n,) of `values` (m,) at offsets (8, n), added in a fixed order.
+    """Return weighted sums (n,) of `values` at offsets (m, n), added in a fixed order.
 
     `index_select` takes half the processor time of indexing. Of all outputs together it would copy the whole slab.
     """
@@ -301,8 +302,9 @@ def _decide_rows_(
         return interpolate_axis(interpolate_axis(logits[:, layer], 2, third), 1, second)
 
     for layer in layers:
-        (low, high), weight = along.index[layer], float(along.weight[layer, 1])
-        between = zip(in_plane(int(low)), in_plane(int(high)), strict=True)
+        low, high = along.index[layer, [0, -1]].tolist()
+        weight = float(along.weight[layer, -1])
+        between = zip(in_plane(low), in_plane(high), strict=True)
         result[layer] = decide((torch.lerp(a, b, weight) for a, b in between), labels)
 
 

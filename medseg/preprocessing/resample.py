@@ -124,6 +124,10 @@ def axis_taps(axis: AxisMap, sizes: tuple[int, int], order: Order) -> Taps:
     axis : positions of the outputs.
     sizes : number of source voxels and of outputs.
     order : the kernel; see `Order`.
+
+    Returns
+    -------
+    One tap an output where every output is one source voxel.
     """
     n_in, n_out = sizes
     positions = axis.positions(n_out)
@@ -139,7 +143,8 @@ def axis_taps(axis: AxisMap, sizes: tuple[int, int], order: Order) -> Taps:
     index = np.clip(first[:, None].astype(np.int64) + np.arange(weight.shape[1]), 0, n_in - 1)
     # a voxel of weight 0 has no say, not even a NaN's: the heaviest one stands in for it
     heaviest = index[np.arange(n_out), weight.argmax(axis=1)]
-    return Taps(np.where(weight != 0, index, heaviest[:, None]), weight.astype(np.float32))
+    taps = Taps(np.where(weight != 0, index, heaviest[:, None]), weight.astype(np.float32))
+    return Taps(heaviest[:, None], np.ones((n_out, 1), dtype=np.float32)) if taps.copies else taps
 
 
 def resample(
@@ -235,7 +240,7 @@ def interpolate_axis(values: Tensor, dim: int, taps: Taps) -> Tensor:
 def linear_taps(
     maps: Sequence[AxisMap], source_shape: Sequence[int], target_shape: Sequence[int]
 ) -> tuple[Taps, Taps, Taps]:
-    """Return the two taps an output of linear interpolation, for each target axis."""
+    """Return the taps of linear interpolation for each target axis, at most two an output."""
     x, y, z = (
         axis_taps(axis, (source_shape[axis.source], size), "linear")
         for axis, size in zip(maps, target_shape, strict=True)
@@ -261,7 +266,7 @@ def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> Tensor:
     Parameters
     ----------
     labels : (X, Y, Z) uint8, axes already in the target's order.
-    taps : two taps for each axis.
+    taps : at most two an output, for each axis.
     marker : says "disputed" in the result; best a value that is no label.
 
     Returns
@@ -286,17 +291,18 @@ def agreement(labels: Tensor, taps: Sequence[Taps], marker: int) -> Tensor:
 
 
 def neighbours(outputs: Tensor, taps: Sequence[Taps], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the eight source voxels of each output and their weights.
+    """Return the source voxels around each output and their weights.
 
     Parameters
     ----------
     outputs : (n, 3) int64 output indices.
-    taps : two taps for each axis.
+    taps : at most two an output, for each axis.
     strides : distance in memory between neighbours along each axis, elements.
 
     Returns
     -------
-    (8, n) int64 offsets into the source's memory, and (8, n) float32 weights.
+    (m, n) int64 offsets into the source's memory, and (m, n) float32 weights: m is 8, and half of that for each axis
+    along which nothing is interpolated.
     """
     device = outputs.device
     offsets, shares = [], []
@@ -304,14 +310,14 @@ def neighbours(outputs: Tensor, taps: Sequence[Taps], strides: Sequence[int]) ->
         along = outputs[:, axis]
         offsets.append((torch.from_numpy(tap.index).to(device)[along] * strides[axis]).T)
         shares.append(torch.from_numpy(tap.weight).to(device)[along].T)
-    corners = list(product((0, 1), repeat=3))
+    corners = list(product(*(range(len(offset)) for offset in offsets)))
     index = torch.stack([offsets[0][a] + offsets[1][b] + offsets[2][c] for a, b, c in corners])
     weight = torch.stack([shares[0][a] * shares[1][b] * shares[2][c] for a, b, c in corners])
     return index, weight
 
 
 def vote(labels: Tensor, weight: Tensor) -> Tensor:
-    """Return the label with the largest total weight in each column of (8, n); ties to the smaller."""
+    """Return the label with the largest total weight in each column of (m, n); ties to the smaller."""
     ordered, order = labels.sort(dim=0, stable=True)
     weight = weight.gather(0, order)
     totals = torch.stack([(weight * (ordered == candidate)).sum(dim=0) for candidate in ordered])

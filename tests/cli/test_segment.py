@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
@@ -238,6 +239,17 @@ def test_a_scan_of_another_modality_costs_only_itself(medseg, model, scans, tmp_
     assert sorted(reasons) == ["", "", "", "MODALITY_MISMATCH"]
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Keep torch to one thread, here and in workers: it adds in another order with two, and random weights tip over."""
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_one_process_and_several_give_the_same_masks(medseg, model, scans, tmp_path):
     masks = {}
     for workers in (0, 2):
