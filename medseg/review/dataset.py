@@ -201,17 +201,7 @@ def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str
 def _check_same_labels(listing: Listing, review: ReviewFolder) -> None:
     stated = listing.document.labels() if listing.document else None
     if stated is not None:
-        check_same_labels(stated, review, "the original dataset")
-
-
-def check_same_labels(labels: LabelMap, review: ReviewFolder, whose: str) -> None:
-    """Refuse labels that are not those of the review; `whose` says whose they are."""
-    theirs, mine = ({label.value: label.name for label in some.labels} for some in (labels, review.labels))
-    if mine != theirs:
-        raise DatasetError(
-            f"the labels of {whose} ({labels.describe()}) are not those of the review ({review.labels.describe()}); "
-            "masks of both would not mean the same"
-        )
+        review.check_labels(stated, "the original dataset")
 
 
 def _path(source: Source, folder: Path) -> str:
