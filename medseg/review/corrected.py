@@ -88,6 +88,7 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
             _check_status(used)
         mask = _composed(segmentation, used, labels, terms)
         _check_complete(segmentation, labels, prediction, terms)
+        _check_claimed(segmentation, mask)
     elif name.endswith(DICOM_ENDING):
         from medseg.io.dicom_seg_read import read_dicom_seg  # highdicom costs a second to import
 
@@ -146,6 +147,16 @@ def _check_complete(segmentation: Segmentation, labels: LabelMap, prediction: Ma
             Refusal.MISSING_SEGMENT,
             f"the file has no segment called {lacking[0]!r}, which the model drew; add it again, empty if the "
             "structure is not there",
+        )
+
+
+def _check_claimed(segmentation: Segmentation, mask: Mask) -> None:
+    """Refuse a file with voxels that none of its segments claims: they would be lost."""
+    lost = np.count_nonzero(segmentation.layers.any(axis=0) & (mask.array == 0))
+    if lost:
+        raise ReviewError(
+            Refusal.UNKNOWN_SEGMENT,
+            f"{lost} voxels belong to no segment of the file; add a segment that says what they are, or erase them",
         )
 
 

@@ -229,6 +229,16 @@ def test_an_extra_segment_with_voxels_is_refused(review, tmp_path):
     assert "'Segment_5' is none of the labels" in str(error)
 
 
+def test_voxels_without_a_segment_are_refused(review, tmp_path):
+    """Slicer writes none, and shows none; a program that numbers segments anew may."""
+    mask = make_mask(0)
+    array = mask.array.copy()
+    array[0, 0, :2] = 9
+    error = refusal(write_layers(tmp_path / "alpha.seg.nrrd", array[None], mask.grid, segments_of()), review)
+    assert error.code == Refusal.UNKNOWN_SEGMENT
+    assert "2 voxels belong to no segment" in str(error)
+
+
 def test_a_nifti_value_without_a_label_is_refused(review, tmp_path):
     mask = make_mask(0)
     array = mask.array.astype(np.float32)
