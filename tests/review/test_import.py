@@ -244,6 +244,8 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
     (review.path / "corrected" / "half.json").write_text('{"case": "half"')
     (review.path / "corrected" / "Thumbs.db").write_bytes(b"x")
     (review.path / "corrected" / ".tmp-alpha.seg.nrrd").write_bytes(b"x")
+    (review.path / "corrected" / "of a colleague").mkdir()
+    (review.path / "corrected" / "lost.nii.gz").symlink_to("nowhere")
     summary = take(review)
     assert [one.version.case for one in summary.taken] == ["alpha"]
     assert {one.case: one.code for one in summary.refused} == {
@@ -252,6 +254,8 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
         "beta": Refusal.UNFINISHED,
         "gamma.2": Refusal.OTHER_CASE,
         "nobody": Refusal.UNKNOWN_CASE,
+        "of a colleague": Refusal.UNREADABLE,
+        "lost": Refusal.UNKNOWN_CASE,
     }
     assert summary.exit_code == 1
     assert [path.name for path in (review.path / "reviews").iterdir()] == ["alpha"]
