@@ -14,7 +14,7 @@ from dataclasses import replace
 from os.path import commonpath, relpath
 from pathlib import Path
 
-from medseg.catalog.datasets import Dataset
+from medseg.catalog.datasets import Dataset, stated_labels
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, with_ids
@@ -66,13 +66,13 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     ------
     DatasetError
         If the original can't be read, or has other labels or channels.
+    LabelError
+        If what says its labels is no label map.
     OutputError
         If the table can't be written.
     """
     reviewed = reviewed_cases(review)
-    listing = _listed(original) if original else None
-    if listing:
-        _check_same_labels(listing, review)
+    listing = _listed(original, review) if original else None
     twins = twins_of(reviewed, [_in_order(case) for case in listing.cases], review) if listing else {}
     kept = _unlabelled(listing, reviewed, twins) if listing else reviewed
     cases = _replaced(listing.cases if listing else (), kept, replaced_by(kept, twins))
@@ -151,9 +151,12 @@ def _write(
     write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
 
 
-def _listed(original: Path) -> Listing:
-    """Return a dataset's listing, its cases called as those of the review are."""
+def _listed(original: Path, review: ReviewFolder) -> Listing:
+    """Return a dataset's listing, its cases called as those of the review are; refuse other labels than these."""
     listing = read_listing(original)
+    stated = stated_labels(listing, original if original.is_dir() else original.parent)
+    if stated:
+        review.check_labels(stated, "the original dataset")
     ids = safe_ids(case.id for case in listing.cases)
     lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
     return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
@@ -196,12 +199,6 @@ def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str
         return {}
     splits = {id_: name for name, ids in listing.lists.items() for id_ in ids}
     return {**splits, **({case.id: "train" for case in kept} if "train" in listing.lists else {})}
-
-
-def _check_same_labels(listing: Listing, review: ReviewFolder) -> None:
-    stated = listing.document.labels() if listing.document else None
-    if stated is not None:
-        review.check_labels(stated, "the original dataset")
 
 
 def _path(source: Source, folder: Path) -> str:

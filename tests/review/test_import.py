@@ -443,11 +443,16 @@ def test_the_original_s_cases_are_known_by_their_scans(review, tmp_path):
     assert (dataset.train, dataset.validation) == (("alpha", "old", "two"), ("three",))
 
 
-def test_a_dataset_of_other_labels_is_refused(review, tmp_path):
+@pytest.mark.parametrize(
+    ("document", "given"), [("dataset.json", ""), ("labels.json", ""), ("labels.yaml", "table.csv")]
+)
+def test_a_dataset_of_other_labels_is_refused(review, tmp_path, document, given):
     original = make_original(tmp_path / "mine", ("old",), ("old",))
-    (original / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "tumour": 1, "liver": 4}}))
+    labels = {"background": 0, "tumour": 1, "liver": 4}
+    (original / document).write_text(json.dumps({"labels": labels} if document == "dataset.json" else labels))
+    (original / "table.csv").write_text("image,mask\nimages/old.nii.gz,labels/old.nii.gz\n")
     with pytest.raises(DatasetError, match="masks of both would not mean the same"):
-        write_dataset(review, original)
+        write_dataset(review, original / given)
 
 
 def test_terms_can_be_stated(review, hand_in):
