@@ -16,7 +16,7 @@ from medseg.labels import LabelMap
 from medseg.measures.features import organs_of
 from medseg.review.folder import CASE_TAG, ReviewCase
 from medseg.review.identity import labels_with_segments, match_segments
-from medseg.review.lattice import place
+from medseg.review.lattice import is_beside, place
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
 from medseg.volume import Mask
@@ -80,6 +80,7 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
     if name.endswith(NIFTI_ENDINGS):
         mask = read_mask(path)
         _check_values(mask, labels)
+        _check_place(mask, case)
     elif name.endswith(SLICER_ENDING):
         segmentation = read_seg_nrrd(path)
         _check_case(segmentation, case)
@@ -114,6 +115,16 @@ def _check_values(mask: Mask, labels: LabelMap) -> None:
     if unknown:
         raise ReviewError(
             Refusal.UNKNOWN_SEGMENT, f"the mask holds the values {unknown[:8]}; the labels are {labels.describe()}"
+        )
+
+
+def _check_place(mask: Mask, case: ReviewCase) -> None:
+    """Refuse a whole mask that lies whole voxels beside its scan: what wrote it lost the scan's place."""
+    if is_beside(mask.grid, case.grid):
+        raise ReviewError(
+            Refusal.OFF_GRID,
+            "the mask has the scan's size, but not its place: what wrote it lost the scan's origin; write it with the "
+            "scan's own header",
         )
 
 
