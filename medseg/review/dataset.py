@@ -72,13 +72,32 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
         If the table can't be written.
     """
     reviewed = reviewed_cases(review)
-    listing = _listed(original, review) if original else None
+    listing = read_original(original, review) if original else None
     twins = twins_of(reviewed, [_in_order(case) for case in listing.cases], review) if listing else {}
     kept = _unlabelled(listing, reviewed, twins) if listing else reviewed
     cases = _replaced(listing.cases if listing else (), kept, replaced_by(kept, twins))
     columns = _image_columns(listing, cases, channels)
     _write(review.path / DATASET, cases, columns, _splits(listing, kept), review.labels)
     return kept
+
+
+def read_original(original: Path, review: ReviewFolder) -> Listing:
+    """Return the listing of a dataset to join, its cases called as those of the review are.
+
+    Raises
+    ------
+    DatasetError
+        If it can't be read, or its own files state other labels than the review's.
+    LabelError
+        If what says its labels is no label map.
+    """
+    listing = read_listing(original)
+    stated = stated_labels(listing, original if original.is_dir() else original.parent)
+    if stated:
+        review.check_labels(stated, "the original dataset")
+    ids = safe_ids(case.id for case in listing.cases)
+    lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
+    return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
 
 
 def twins_of(reviewed: Iterable[Case], cases: Sequence[Case], review: ReviewFolder) -> dict[str, frozenset[str]]:
@@ -149,17 +168,6 @@ def _write(
     ]
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
     write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
-
-
-def _listed(original: Path, review: ReviewFolder) -> Listing:
-    """Return a dataset's listing, its cases called as those of the review are; refuse other labels than these."""
-    listing = read_listing(original)
-    stated = stated_labels(listing, original if original.is_dir() else original.parent)
-    if stated:
-        review.check_labels(stated, "the original dataset")
-    ids = safe_ids(case.id for case in listing.cases)
-    lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
-    return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
 
 
 def _in_order(case: Case) -> Case:

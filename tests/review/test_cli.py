@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 
 from medseg.catalog.datasets import read_dataset
@@ -87,6 +89,19 @@ def test_wrong_words_end_in_one_sentence(medseg, review, tmp_path):
         done = medseg(*words)
         assert done.exit_code == 2
         assert sentence in done.stderr
+
+
+def test_a_wrong_dataset_is_said_before_anything_is_taken(medseg, review, tmp_path):
+    verdict(review, "alpha", "accepted")
+    for name in ("images", "labels"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    shutil.copy(review.path / "scans" / "alpha.nii.gz", tmp_path / "mine" / "images")
+    (tmp_path / "mine" / "labels.json").write_text('{"tumour": 1}')
+    for dataset, sentence in ((tmp_path / "mine", "labels of the original dataset"), (tmp_path, "unknown layout")):
+        done = medseg("review", "import", review.path, "--dataset", dataset)
+        assert done.exit_code == 2
+        assert sentence in done.stderr
+        assert not (review.path / "reviews").exists()
 
 
 def test_help_has_an_example_of_each(medseg):
