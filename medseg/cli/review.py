@@ -91,7 +91,8 @@ def import_(
     write_reviews(folder, review / TABLE)
     learnt = write_dataset(folder, dataset)
     show_import(summary, len(learnt))
-    raise typer.Exit(summary.exit_code)
+    is_choice_alone = choose and not (summary.taken or summary.refused)  # nothing was handed in, and nothing had to be
+    raise typer.Exit(int(bool(summary.conflicts)) if is_choice_alone else summary.exit_code)
 
 
 VERBS: dict[str, Callable[..., None]] = {"export": export, "import": import_}
