@@ -120,10 +120,11 @@ def read_dataset(config: DatasetConfig) -> Dataset:
     known = {case.id: case for case in cases}
     looked_at = [known[id_] for id_ in (*chosen.train, *chosen.validation)]
     channels, modalities = _channels(config, listing, looked_at)
+    stated = LabelMap.parse(config.labels) if config.labels is not None else stated_labels(listing, folder)
     return Dataset(
         name=(listing.document.name if listing.document else "") or stem(config.folder.resolve()),
         cases=cases,
-        labels=_label_map(config, listing, folder) or _discover_labels(looked_at),
+        labels=stated or _discover_labels(looked_at),
         channels=channels,
         modalities=modalities,
         train=chosen.train,
@@ -206,10 +207,14 @@ def _read_splits(config: DatasetConfig, folder: Path) -> dict[str, tuple[str, ..
     return {name: tuple(map(str, ids)) for name, ids in lists.items()}
 
 
-def _label_map(config: DatasetConfig, listing: Listing, folder: Path) -> LabelMap | None:
-    """Return the label map that is written down; the configuration's before the documents'."""
-    if config.labels is not None:
-        return LabelMap.parse(config.labels)
+def stated_labels(listing: Listing, folder: Path) -> LabelMap | None:
+    """Return the label map that a dataset's own files hold: its dataset.json, or one of the `LABEL_FILES`.
+
+    Raises
+    ------
+    DatasetError, LabelError
+        If it can't be read, or is none.
+    """
     stated = listing.document.labels() if listing.document else None
     if stated is not None:
         return stated

@@ -38,7 +38,17 @@ def default_key_path() -> Path:
 
 
 def load_key(path: Path | None = None) -> bytes:
-    """Return the key of the pseudonyms; a missing key file is made, readable by its owner only.
+    """Return the key of the pseudonyms; a missing key file is made, and that is said. Raises as `load_secret`."""
+    path = path or default_key_path()
+    is_new = not os.path.exists(path)
+    key = load_secret(path)
+    if is_new:
+        logger.warning("a new key of the pseudonyms was made: %s; keep it, other keys give other names", path)
+    return key
+
+
+def load_secret(path: Path) -> bytes:
+    """Return the key that a file holds; a missing one is made, readable by its owner only.
 
     Raises
     ------
@@ -47,11 +57,9 @@ def load_key(path: Path | None = None) -> bytes:
     OutputError
         If it can't be made.
     """
-    path = path or default_key_path()
     try:
         if not path.exists():
             _make_key(path)
-            logger.warning("a new key of the pseudonyms was made: %s; keep it, other keys give other names", path)
         mode, text = path.stat().st_mode, path.read_text(encoding="ascii").strip()
         key = bytes.fromhex(text)
     except OSError as error:

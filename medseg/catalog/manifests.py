@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import exists  # False for what can't be a path; Path.exists raises
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
@@ -131,7 +132,7 @@ def _stripped(path: Path, line: int, row: Mapping[Any, Any]) -> dict[str, str]:
 
 def _written_here(folder: Path, cell: str) -> str:
     """Return a table's path as this system writes it: one from Windows has backslashes, unless a file is called so."""
-    return cell if not cell or (folder / cell).exists() else PureWindowsPath(cell).as_posix()
+    return cell if not cell or exists(folder / cell) else PureWindowsPath(cell).as_posix()
 
 
 def _decathlon_case(path: Path, where: str, entry: Any) -> Case:
@@ -150,7 +151,7 @@ def _case(path: Path, where: str, row: _Row) -> Case:
         raise DatasetError(f"{where}: {row.id!r} can't be the name of a case, because its files are named after it")
     images = [path.parent / image for image in row.images]
     mask = path.parent / row.mask if row.mask else None
-    missing = [file.name for file in (*images, *([mask] if mask else [])) if not file.exists()]
+    missing = [file.name for file in (*images, *([mask] if mask else [])) if not exists(file)]
     if missing:
         raise DatasetError(f"{where}: {shown(missing)} is not there; paths are relative to {path.name}")
     return Case(row.id, tuple(scan_source(image, row.id) for image in images), mask, row.patient)

@@ -9,6 +9,7 @@ folder and make the pseudo-label anew.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +112,15 @@ def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:
     Raises
     ------
     DatasetError
-        If a column, a case or a word of it can't be right, or a case is there twice.
+        If it can't be read, a column, a case or a word of it can't be right, or a case is there twice.
     """
     path = folder / SUMMARY
     if not path.is_file():
         return {}
-    rows = [row for row in edited_rows(path) if any(row)]
+    try:
+        rows = [row for row in edited_rows(path) if any(row)]
+    except (OSError, csv.Error) as error:
+        raise DatasetError(f"{path}: not a readable table ({type(error).__name__}); mend it, or delete it") from None
     header = [cell.lower() for cell in rows[0]] if rows else []
     if "case" not in header or "status" not in header:
         raise DatasetError(f"{path}: the columns case and status are gone; put them back, or delete the file")

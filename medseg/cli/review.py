@@ -76,8 +76,7 @@ def import_(
 
     Example: `medseg review import results/liver/review --dataset my_dataset`
     """
-    from medseg.catalog.layouts import read_listing
-    from medseg.review.dataset import write_dataset
+    from medseg.review.dataset import read_original, write_dataset
     from medseg.review.folder import open_review
     from medseg.review.importing import import_review
     from medseg.review.results import TABLE, write_reviews
@@ -85,14 +84,15 @@ def import_(
 
     folder = open_review(review)
     if dataset:
-        read_listing(dataset)  # a wrong one is said before anything is taken
+        read_original(dataset, folder)  # a wrong one is said before anything is taken
     for case, version in pairs(choose, "--choose", "CASE=VERSION").items():
         choose_version(folder, case, version_number(version))
     summary = import_review(review, place, key=key, renamed=pairs(renamed, "--renamed", "SEGMENT=LABEL"))
     write_reviews(folder, review / TABLE)
     learnt = write_dataset(folder, dataset)
     show_import(summary, len(learnt))
-    raise typer.Exit(summary.exit_code)
+    is_choice_alone = choose and not (summary.taken or summary.refused)  # nothing was handed in, and nothing had to be
+    raise typer.Exit(int(bool(summary.conflicts)) if is_choice_alone else summary.exit_code)
 
 
 VERBS: dict[str, Callable[..., None]] = {"export": export, "import": import_}

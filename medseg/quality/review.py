@@ -210,7 +210,7 @@ def read_rows(folder: Path, columns: Collection[str], table: str = "cases.csv") 
     try:
         with (folder / table).open(encoding="utf-8-sig", newline="") as stream:
             rows = [{key: plain(cell or "") for key, cell in row.items() if key} for row in csv.DictReader(stream)]
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         raise OutputError(f"{folder}: there is no readable {table}; segment again") from None
     if rows and not set(columns) <= rows[0].keys():
         raise OutputError(f"{folder / table}: not what medseg segment writes; segment again")

@@ -16,7 +16,7 @@ from medseg.labels import LabelMap
 from medseg.measures.features import organs_of
 from medseg.review.folder import CASE_TAG, ReviewCase
 from medseg.review.identity import labels_with_segments, match_segments
-from medseg.review.lattice import place
+from medseg.review.lattice import is_beside, place
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
 from medseg.volume import Mask
@@ -80,6 +80,7 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
     if name.endswith(NIFTI_ENDINGS):
         mask = read_mask(path)
         _check_values(mask, labels)
+        _check_place(mask, case)
     elif name.endswith(SLICER_ENDING):
         segmentation = read_seg_nrrd(path)
         _check_case(segmentation, case)
@@ -88,6 +89,7 @@ def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, term
             _check_status(used)
         mask = _composed(segmentation, used, labels, terms)
         _check_complete(segmentation, labels, prediction, terms)
+        _check_claimed(segmentation, mask)
     elif name.endswith(DICOM_ENDING):
         from medseg.io.dicom_seg_read import read_dicom_seg  # highdicom costs a second to import
 
@@ -113,6 +115,16 @@ def _check_values(mask: Mask, labels: LabelMap) -> None:
     if unknown:
         raise ReviewError(
             Refusal.UNKNOWN_SEGMENT, f"the mask holds the values {unknown[:8]}; the labels are {labels.describe()}"
+        )
+
+
+def _check_place(mask: Mask, case: ReviewCase) -> None:
+    """Refuse a whole mask that lies whole voxels beside its scan: what wrote it lost the scan's place."""
+    if is_beside(mask.grid, case.grid):
+        raise ReviewError(
+            Refusal.OFF_GRID,
+            "the mask has the scan's size, but not its place: what wrote it lost the scan's origin; write it with the "
+            "scan's own header",
         )
 
 
@@ -146,6 +158,16 @@ def _check_complete(segmentation: Segmentation, labels: LabelMap, prediction: Ma
             Refusal.MISSING_SEGMENT,
             f"the file has no segment called {lacking[0]!r}, which the model drew; add it again, empty if the "
             "structure is not there",
+        )
+
+
+def _check_claimed(segmentation: Segmentation, mask: Mask) -> None:
+    """Refuse a file with voxels that none of its segments claims: they would be lost."""
+    lost = np.count_nonzero(segmentation.layers.any(axis=0) & (mask.array == 0))
+    if lost:
+        raise ReviewError(
+            Refusal.UNKNOWN_SEGMENT,
+            f"{lost} voxels belong to no segment of the file; add a segment that says what they are, or erase them",
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from os.path import commonpath, relpath
 from pathlib import Path
 
-from medseg.catalog.datasets import Dataset
+from medseg.catalog.datasets import Dataset, stated_labels
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
 from medseg.catalog.listing import Listing, with_ids
@@ -66,19 +66,38 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     ------
     DatasetError
         If the original can't be read, or has other labels or channels.
+    LabelError
+        If what says its labels is no label map.
     OutputError
         If the table can't be written.
     """
     reviewed = reviewed_cases(review)
-    listing = _listed(original) if original else None
-    if listing:
-        _check_same_labels(listing, review)
+    listing = read_original(original, review) if original else None
     twins = twins_of(reviewed, [_in_order(case) for case in listing.cases], review) if listing else {}
     kept = _unlabelled(listing, reviewed, twins) if listing else reviewed
     cases = _replaced(listing.cases if listing else (), kept, replaced_by(kept, twins))
     columns = _image_columns(listing, cases, channels)
     _write(review.path / DATASET, cases, columns, _splits(listing, kept), review.labels)
     return kept
+
+
+def read_original(original: Path, review: ReviewFolder) -> Listing:
+    """Return the listing of a dataset to join, its cases called as those of the review are.
+
+    Raises
+    ------
+    DatasetError
+        If it can't be read, or its own files state other labels than the review's.
+    LabelError
+        If what says its labels is no label map.
+    """
+    listing = read_listing(original)
+    stated = stated_labels(listing, original if original.is_dir() else original.parent)
+    if stated:
+        review.check_labels(stated, "the original dataset")
+    ids = safe_ids(case.id for case in listing.cases)
+    lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
+    return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
 
 
 def twins_of(reviewed: Iterable[Case], cases: Sequence[Case], review: ReviewFolder) -> dict[str, frozenset[str]]:
@@ -151,14 +170,6 @@ def _write(
     write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
 
 
-def _listed(original: Path) -> Listing:
-    """Return a dataset's listing, its cases called as those of the review are."""
-    listing = read_listing(original)
-    ids = safe_ids(case.id for case in listing.cases)
-    lists = {name: tuple(ids.get(id_, id_) for id_ in listed) for name, listed in listing.lists.items()}
-    return replace(listing, cases=with_ids(listing.cases, ids), lists=lists)
-
-
 def _in_order(case: Case) -> Case:
     """Return a case with the slices of its DICOM series in order; one that only a policy accepts stays as it is."""
     try:
@@ -196,22 +207,6 @@ def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str
         return {}
     splits = {id_: name for name, ids in listing.lists.items() for id_ in ids}
     return {**splits, **({case.id: "train" for case in kept} if "train" in listing.lists else {})}
-
-
-def _check_same_labels(listing: Listing, review: ReviewFolder) -> None:
-    stated = listing.document.labels() if listing.document else None
-    if stated is not None:
-        check_same_labels(stated, review, "the original dataset")
-
-
-def check_same_labels(labels: LabelMap, review: ReviewFolder, whose: str) -> None:
-    """Refuse labels that are not those of the review; `whose` says whose they are."""
-    theirs, mine = ({label.value: label.name for label in some.labels} for some in (labels, review.labels))
-    if mine != theirs:
-        raise DatasetError(
-            f"the labels of {whose} ({labels.describe()}) are not those of the review ({review.labels.describe()}); "
-            "masks of both would not mean the same"
-        )
 
 
 def _path(source: Source, folder: Path) -> str:

@@ -112,6 +112,8 @@ def export_review(
         If `results` is no results folder, or `folder` lies among the scans or can't be written.
     ReviewError
         If there is an entry in its worklist that would be lost when that is written anew.
+    DatasetError
+        If it holds masks of other labels.
     ConfigError
         If `scans` is missing.
     """
@@ -123,6 +125,8 @@ def export_review(
     key = load_key(config.key)
     earlier = Earlier.of(folder, key)
     _check_known(entered, earlier)
+    if earlier.review:
+        earlier.review.check_labels(review.labels, "the results")
     exporter = _Exporter(review, folder, key, earlier)
     exported, problems = list[ReviewCase](), list[tuple[str, str]]()
     with open_catalog(scans, folder, config) as catalog:

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from medseg.batch.record import Geometry
-from medseg.errors import OutputError, ScanError
+from medseg.errors import DatasetError, OutputError, ScanError
 from medseg.geometry import Grid
 from medseg.io.files import write_text
 from medseg.io.slicer import read_seg_nrrd
@@ -109,6 +109,25 @@ class ReviewFolder:
             f"{printable(name)!r} is none of the {len(self.manifest.cases)} cases of this review; call the file after "
             "its case, as worklist.csv has it",
         )
+
+    def check_labels(self, labels: LabelMap, whose: str) -> None:
+        """Refuse labels that are not those of the masks here.
+
+        Parameters
+        ----------
+        whose : whose they are, for the message.
+
+        Raises
+        ------
+        DatasetError
+            If a value or a name differs.
+        """
+        theirs, mine = ({label.value: label.name for label in some.labels} for some in (labels, self.labels))
+        if mine != theirs:
+            raise DatasetError(
+                f"the labels of {whose} ({labels.describe()}) are not those of the review ({self.labels.describe()}); "
+                "masks of both would not mean the same: keep them apart, in folders of their own"
+            )
 
     def prediction(self, case: ReviewCase) -> Mask:
         """Return what the model drew.

@@ -60,6 +60,18 @@ def place(array: NDArray, grid: Grid, target: Grid) -> NDArray:
     return placed
 
 
+def is_beside(grid: Grid, target: Grid) -> bool:
+    """Whether a grid has the size of another of its lattice, in any order and direction of axes, but not its place.
+
+    Raises
+    ------
+    GeometryError
+        `GRID_MISMATCH` as `place`.
+    """
+    orientation, start = _step(grid, target)
+    return orientation.apply_to_grid(grid).shape == target.shape and any(start)
+
+
 def _step(grid: Grid, target: Grid) -> tuple[Orientation, list[int]]:
     """Return how the axes turn, and the target's index of the first voxel then."""
     exact = grid.index_to(target)

@@ -28,7 +28,7 @@ from medseg.io.files import write_text
 from medseg.networks.model import load_model, model_digest
 from medseg.provenance import digest_files, digest_json
 from medseg.quality.report import write_report
-from medseg.review.dataset import check_same_labels, replaced_by, reviewed_cases, twins_of, write_joined
+from medseg.review.dataset import replaced_by, reviewed_cases, twins_of, write_joined
 from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
@@ -128,8 +128,8 @@ def review_round(
     scans = options.scans or review / SCANS
     check_places(scans, output)
     original = read_dataset(config.dataset)
-    check_same_labels(original.labels, folder, "the dataset")
-    check_same_labels(load_model(model).labels, folder, "the model")
+    folder.check_labels(original.labels, "the dataset")
+    folder.check_labels(load_model(model).labels, "the model")
     corrections = gather_corrections(folder, original)
     _begin(output, config, model, original, corrections)
     write_joined(output / DATASET, original, corrections.new, corrections.replaced)

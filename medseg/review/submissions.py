@@ -78,7 +78,7 @@ def collect(review: ReviewFolder, place: Path | None = None) -> tuple[list[Submi
     masks = _masks(files)
     found: dict[str, Submission] = {}
     refused = [
-        Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is none of {', '.join(ENDINGS)}")
+        Refused(path.name, Refusal.UNREADABLE, f"{printable(path.name)} is no file that ends in {', '.join(ENDINGS)}")
         for path in files
         if path not in verdicts.values() and not _stem(path)
     ]
@@ -107,7 +107,7 @@ def _shown(review: ReviewFolder, place: Path) -> dict[str, Submission]:
 
 def _files(place: Path) -> list[Path]:
     paths = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
-    return [path for path in paths if path.is_file() and not path.name.startswith(".") and path.name != WORKLIST]
+    return [path for path in paths if not path.name.startswith(".") and path.name != WORKLIST]
 
 
 def _masks(files: list[Path]) -> dict[str, list[Path]]:

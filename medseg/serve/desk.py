@@ -13,7 +13,7 @@ import numpy as np
 
 from medseg.batch.record import CaseRecord
 from medseg.catalog.anonymous import without_file_names
-from medseg.errors import ConfigError, ScanError
+from medseg.errors import ScanError
 from medseg.io.nifti import read_mask
 from medseg.io.nrrd import claimed_sizes
 from medseg.io.scan import case_files, read_case
@@ -76,13 +76,9 @@ class Desk:
 
     def __post_init__(self) -> None:
         if (self.folder / MANIFEST).is_file():
-            manifest = open_review(self.folder).manifest
-            if manifest.labels.targets != self.labels.targets:
-                raise ConfigError(
-                    f"{self.folder} holds masks of {manifest.labels.describe()}, not of {self.labels.describe()}; give "
-                    "another --output"
-                )
-            self._entries = {case.case: case for case in manifest.cases}
+            before = open_review(self.folder)
+            before.check_labels(self.labels, "this server")
+            self._entries = {case.case: case for case in before.manifest.cases}
         self._review = ReviewFolder(self.folder, self._manifest())
 
     @property

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from time import time
 
-from medseg.catalog.identity import load_key
+from medseg.catalog.identity import load_secret
 from medseg.text import printable
 
 VALID_SECONDS = 12 * 3600
@@ -36,7 +36,7 @@ class Tokens:
     @classmethod
     def of(cls, path: Path) -> Tokens:
         """Read the token file, which is made if it is missing, and must be readable by its owner only."""
-        return cls(load_key(path))
+        return cls(load_secret(path))
 
     @property
     def token(self) -> str:

@@ -293,6 +293,7 @@ class TestCsv:
             ("image,image_T1,mask\n", r"the columns are image, image_T1, mask"),
             ("image,mask\nimages/z.nii.gz,\n", r"line 2: z.nii.gz is not there; paths are relative to scans.csv"),
             ("image,mask\nimages/a.nii.gz,labels/z.nii.gz\n", r"line 2: z.nii.gz is not there"),
+            (f"image,mask\nimages/a.nii.gz,see {'note' * 1000}\n", r"line 2: see note.* is not there"),
             ("image_1,image_2,mask\nimages/a.nii.gz,,labels/a.nii.gz\n", r"line 2: every image column needs a path"),
             ("image,case\nimages/a.nii.gz,../up\n", r"line 2: '../up' can't be the name of a case"),
             ("image,mask\nimages/a.nii.gz,,extra\n", r"line 2: there are more cells than columns"),

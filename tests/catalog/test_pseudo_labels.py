@@ -232,6 +232,7 @@ def test_a_label_saved_with_other_axes_is_understood(folder, dataset):
         (lambda f: (f / SUMMARY).write_text("status,case\naccepted\n"), "no pseudo-label of case ''"),
         (lambda f: (f / SUMMARY).write_text("case,status\nu0,rejected\nu0,\n"), "case u0 is there twice"),
         (lambda f: (f / SUMMARY).write_text("name,state\n"), "columns case and status are gone"),
+        (lambda f: (f / SUMMARY).write_text(f'case,status\n"{"u0," * 50_000}'), "csv: not a readable table"),
         (lambda f: edit_table(f, "u2", status="accepted"), "u2 can't be accepted: nothing was predicted"),
     ],
 )

@@ -170,6 +170,10 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"labels": {"a": 1}, "reference": {"cases": 0}}')
     with pytest.raises(OutputError, match="not what medseg segment writes"):
         review_results(tmp_path)
+    (tmp_path / "run.json").write_text('{"labels": {"a": 1}}')
+    (tmp_path / "cases.csv").write_text(f'case,status\n"{"a," * 70_000}')
+    with pytest.raises(OutputError, match=r"no readable cases\.csv"):
+        review_results(tmp_path)
 
 
 def test_a_thousand_cases_stay_usable(tmp_path, picture):

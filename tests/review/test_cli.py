@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 
 from medseg.catalog.datasets import read_dataset
@@ -61,9 +63,12 @@ def test_a_conflict_is_told_and_chosen(medseg, review):
     assert done.exit_code == 1
     assert "in conflict alpha: v001" in done.stdout
     assert "--choose alpha=VERSION" in done.stdout
-    done = medseg("review", "import", review.path, "--choose", "alpha=v001")
-    assert done.exit_code == 0
-    assert "1 cases to train on" in done.stdout
+    for lies_there in (True, False):  # what was handed in elsewhere, or to a server, does not
+        done = medseg("review", "import", review.path, "--choose", "alpha=v001")
+        assert done.exit_code == 0, lies_there
+        assert "1 cases to train on" in done.stdout
+        shutil.rmtree(review.path / "corrected")
+        (review.path / "corrected").mkdir()
 
 
 def test_refusals_are_told(medseg, review, hand_in):
@@ -87,6 +92,19 @@ def test_wrong_words_end_in_one_sentence(medseg, review, tmp_path):
         done = medseg(*words)
         assert done.exit_code == 2
         assert sentence in done.stderr
+
+
+def test_a_wrong_dataset_is_said_before_anything_is_taken(medseg, review, tmp_path):
+    verdict(review, "alpha", "accepted")
+    for name in ("images", "labels"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    shutil.copy(review.path / "scans" / "alpha.nii.gz", tmp_path / "mine" / "images")
+    (tmp_path / "mine" / "labels.json").write_text('{"tumour": 1}')
+    for dataset, sentence in ((tmp_path / "mine", "labels of the original dataset"), (tmp_path, "unknown layout")):
+        done = medseg("review", "import", review.path, "--dataset", dataset)
+        assert done.exit_code == 2
+        assert sentence in done.stderr
+        assert not (review.path / "reviews").exists()
 
 
 def test_help_has_an_example_of_each(medseg):

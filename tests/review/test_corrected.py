@@ -195,6 +195,19 @@ def test_other_grids_are_refused(review, tmp_path):
     assert refusal(tmp_path / "alpha.nii.gz", review).code == Refusal.OFF_GRID
 
 
+@pytest.mark.parametrize("flips", [(False, False, False), (True, False, True)])
+def test_a_nifti_mask_that_lost_the_scans_place_is_refused(review, tmp_path, flips):
+    """As of a program that writes its own origin: by chance it lies on the scan's lattice, whole voxels beside it."""
+    path, mask, turn = tmp_path / "alpha.nii.gz", make_mask(0), Orientation((0, 1, 2), flips)
+    turned = turn.apply(mask.array)[None].astype(np.float32)
+    write_volume(path, Volume(turned, turn.apply_to_grid(mask.grid)))
+    assert np.array_equal(read(path, review), mask.array)
+    write_volume(path, Volume(turned, turn.apply_to_grid(mask.grid.cropped((0, 1, 0), SHAPE))))
+    error = refusal(path, review)
+    assert error.code == Refusal.OFF_GRID
+    assert "the scan's size, but not its place" in str(error)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
@@ -227,6 +240,16 @@ def test_an_extra_segment_with_voxels_is_refused(review, tmp_path):
     error = refusal(write_layers(tmp_path / "alpha.seg.nrrd", array[None], mask.grid, extra), review)
     assert error.code == Refusal.UNKNOWN_SEGMENT
     assert "'Segment_5' is none of the labels" in str(error)
+
+
+def test_voxels_without_a_segment_are_refused(review, tmp_path):
+    """Slicer writes none, and shows none; a program that numbers segments anew may."""
+    mask = make_mask(0)
+    array = mask.array.copy()
+    array[0, 0, :2] = 9
+    error = refusal(write_layers(tmp_path / "alpha.seg.nrrd", array[None], mask.grid, segments_of()), review)
+    assert error.code == Refusal.UNKNOWN_SEGMENT
+    assert "2 voxels belong to no segment" in str(error)
 
 
 def test_a_nifti_value_without_a_label_is_refused(review, tmp_path):

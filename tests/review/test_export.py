@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from medseg.batch.record import MASK, Geometry, Inputs
 from medseg.catalog.index import index_scans
 from medseg.config import BatchConfig
-from medseg.errors import ConfigError, OutputError
+from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.io.dicom_seg import Algorithm, write_dicom_seg
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask, read_nifti, write_mask, write_volume
@@ -357,6 +357,19 @@ def test_a_damaged_segmentation_costs_the_others_nothing(tmp_path):
     summary = import_review(review.path, key=tmp_path / "key")
     assert [taken.version.case for taken in summary.taken] == [other]
     assert [(refused.case, refused.code) for refused in summary.refused] == [(one, Refusal.UNREADABLE)]
+
+
+@pytest.mark.parametrize("names", [("liver", "kidney_right", "kidney_left", "tumour"), ("liver",)])
+def test_masks_of_other_labels_need_a_folder_of_their_own(results, names):
+    before = export(results).review
+    verdict(before, "alpha", "accepted")
+    told = json.loads((results / "run.json").read_text())
+    told["labels"] = {name: value for value, name in enumerate(names, start=1)}
+    (results / "run.json").write_text(json.dumps(told))
+    with pytest.raises(DatasetError, match="labels of the results .* keep them apart, in folders of their own"):
+        export(results)
+    assert open_review(before.path).labels == LABELS
+    export(results, results.parent / "other review")
 
 
 def test_wrong_places_are_refused(results, tmp_path):

@@ -244,6 +244,8 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
     (review.path / "corrected" / "half.json").write_text('{"case": "half"')
     (review.path / "corrected" / "Thumbs.db").write_bytes(b"x")
     (review.path / "corrected" / ".tmp-alpha.seg.nrrd").write_bytes(b"x")
+    (review.path / "corrected" / "of a colleague").mkdir()
+    (review.path / "corrected" / "lost.nii.gz").symlink_to("nowhere")
     summary = take(review)
     assert [one.version.case for one in summary.taken] == ["alpha"]
     assert {one.case: one.code for one in summary.refused} == {
@@ -252,6 +254,8 @@ def test_one_bad_file_costs_only_itself(review, hand_in):
         "beta": Refusal.UNFINISHED,
         "gamma.2": Refusal.OTHER_CASE,
         "nobody": Refusal.UNKNOWN_CASE,
+        "of a colleague": Refusal.UNREADABLE,
+        "lost": Refusal.UNKNOWN_CASE,
     }
     assert summary.exit_code == 1
     assert [path.name for path in (review.path / "reviews").iterdir()] == ["alpha"]
@@ -439,11 +443,16 @@ def test_the_original_s_cases_are_known_by_their_scans(review, tmp_path):
     assert (dataset.train, dataset.validation) == (("alpha", "old", "two"), ("three",))
 
 
-def test_a_dataset_of_other_labels_is_refused(review, tmp_path):
+@pytest.mark.parametrize(
+    ("document", "given"), [("dataset.json", ""), ("labels.json", ""), ("labels.yaml", "table.csv")]
+)
+def test_a_dataset_of_other_labels_is_refused(review, tmp_path, document, given):
     original = make_original(tmp_path / "mine", ("old",), ("old",))
-    (original / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "tumour": 1, "liver": 4}}))
+    labels = {"background": 0, "tumour": 1, "liver": 4}
+    (original / document).write_text(json.dumps({"labels": labels} if document == "dataset.json" else labels))
+    (original / "table.csv").write_text("image,mask\nimages/old.nii.gz,labels/old.nii.gz\n")
     with pytest.raises(DatasetError, match="masks of both would not mean the same"):
-        write_dataset(review, original)
+        write_dataset(review, original / given)
 
 
 def test_terms_can_be_stated(review, hand_in):

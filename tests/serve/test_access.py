@@ -4,6 +4,7 @@ import asyncio
 
 from medseg.serve.access import Gate
 from medseg.serve.settings import Limits
+from medseg.serve.tokens import Tokens
 
 
 def answer_to(app, receive) -> list[dict]:
@@ -45,3 +46,9 @@ def test_work_after_the_body_may_take_its_time():
     (start,) = answer_to(app, receive)
     assert start["status"] == 200
     assert (b"referrer-policy", b"no-referrer") in start["headers"]
+
+
+def test_a_new_token_is_not_called_a_key_of_pseudonyms(tmp_path, caplog):
+    tokens = Tokens.of(tmp_path / "token.key")
+    assert tokens.token == Tokens.of(tmp_path / "token.key").token
+    assert caplog.text == ""

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from medseg.batch.summary import CaseResult
 from medseg.config import BatchConfig
+from medseg.errors import DatasetError
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask
 from medseg.io.slicer import read_seg_nrrd
@@ -390,6 +391,13 @@ def test_a_server_that_starts_again_knows_what_was_labelled(client, no_model):
     again = client(**no_model)
     assert again.get("/datastore/").json()["completed"] == 1
     assert set(again.get("/datastore/?output=all").json()["objects"]["gamma"]["labels"]) == {"final"}
+
+
+def test_labels_of_other_values_need_a_folder_of_their_own(client, no_model):
+    submit(client(**no_model), "gamma", label_file(as_slicer_numbers(2)))
+    no_model["labels"].write_text('{"liver": 2, "tumour": 3}')
+    with pytest.raises(DatasetError, match=r"labels of this server .* keep them apart"):
+        client(**no_model)
 
 
 @pytest.fixture
