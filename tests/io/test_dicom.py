@@ -316,6 +316,18 @@ def a_frame_of_reference_for_each_slice(series):
     series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number}"))
 
 
+def studies_in_turn(series):
+    """As after a merge in the PACS that moved some images only: every second slice would pass for a volume."""
+    series.edit(lambda data, number: setattr(data, "StudyInstanceUID", f"1.2.3.{number % 2}"))
+
+
+def modalities_in_turn(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.128", "PT"
+
+    series.edit(change, slice(1, None, 2))
+
+
 def phases_without_a_name(series):
     for path in series.files:
         data = pydicom.dcmread(path)
@@ -473,6 +485,7 @@ REFUSALS = {
     frames_of_reference_in_turn: ReasonCode.CONFLICT,
     frames_of_reference_in_turn_with_a_copy_and_a_gap: ReasonCode.CONFLICT,
     a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
+    studies_in_turn: ReasonCode.CONFLICT, modalities_in_turn: ReasonCode.CONFLICT,
     phases_without_a_name: ReasonCode.PHASES, every_second_slice_named: ReasonCode.PHASES,
     other_matrix: ReasonCode.MIXED_MATRIX, other_spacing: ReasonCode.MIXED_MATRIX,
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
