@@ -162,7 +162,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
                 )
             read = Elements(_parse(stream, head, meta))
             header = _header(path, read, meta)
-            if header.supported and header.rows:
+            if header.supported:
                 header = replace(header, problem=_pixel_problem(stream, read, meta.syntax, header))
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
@@ -292,6 +292,8 @@ def is_foreign_scale(rescale_type: str) -> bool:
 
 def _pixel_problem(stream: BinaryIO, read: Elements, syntax: str, header: SliceHeader) -> Problem | None:
     """Return what is wrong with the pixel data as far as header and length show; the stream stands before them."""
+    if not (header.rows and header.columns):
+        return ReasonCode.TRUNCATED, "ends before it says how large its image is"
     bits = read.integer("BitsAllocated")
     return _format_problem(read, syntax, header) or _length_problem(stream, bits, syntax, header)
 

@@ -118,7 +118,7 @@ def arrange(
     volumes: list[list[SliceHeader]] = []
     for slices in groups.values():
         results += _skip_non_images(slices)
-        images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
+        images = [header for header in slices if header.supported and not header.is_localizer]
         if images:
             volumes.append(images)
     for parts in _of_one_series(volumes):
@@ -167,8 +167,8 @@ def _series_key(header: SliceHeader) -> tuple[str, ...]:
 
 
 def _skip_non_images(slices: Sequence[SliceHeader]) -> list[Refusal]:
-    others = [header for header in slices if not (header.supported and header.rows)]
-    scouts = [header for header in slices if header.supported and header.rows and header.is_localizer]
+    others = [header for header in slices if not header.supported]
+    scouts = [header for header in slices if header.supported and header.is_localizer]
     refusals = []
     for modality, part in _grouped(others, lambda header: header.modality).items():
         message = f"{len(part)} DICOM file(s) of a kind that holds no CT, MR or PET image"

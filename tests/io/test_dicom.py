@@ -426,6 +426,12 @@ def cut_header(series):
     series.files[5].write_bytes(content[:-300])
 
 
+def cut_before_the_size_of_the_image(series):
+    """An interrupted copy of the last slice, which the others do not miss."""
+    content = series.files[-1].read_bytes()
+    series.files[-1].write_bytes(content[: content.index(b"\x28\0\x10\0US")])
+
+
 def colour(series):
     def change(data, _):
         data.SamplesPerPixel, data.PhotometricInterpretation = 3, "RGB"
@@ -494,7 +500,7 @@ REFUSALS = {
     not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE,
     no_rescale_in_a_slice_of_pet: ReasonCode.NO_RESCALE, slope_with_a_comma: ReasonCode.NO_RESCALE,
     cut_pixels: ReasonCode.TRUNCATED,
-    cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
+    cut_header: ReasonCode.TRUNCATED, cut_before_the_size_of_the_image: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
     upper_bits: ReasonCode.UNSUPPORTED_PIXELS,
     table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,
