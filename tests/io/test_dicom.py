@@ -167,6 +167,18 @@ def test_harmless_oddities_are_read_in_place(phantom, assert_in_place, change):
     assert_in_place(read_series(series.source), series.grid)
 
 
+@pytest.mark.parametrize("written", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian])
+def test_a_file_that_is_written_otherwise_than_it_says_is_read_in_place(phantom, assert_in_place, written):
+    (said,) = {pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian} - {written}
+    series = phantom()
+    for path in series.files:
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = said
+        implicit = written == pydicom.uid.ImplicitVRLittleEndian
+        pydicom.dcmwrite(path, data, implicit_vr=implicit, little_endian=True, force_encoding=True)
+    assert_in_place(read_series(series.source), series.grid)
+
+
 def test_every_slice_has_its_own_rescaling(phantom):
     series = phantom()
     before = read_series(series.source).array
