@@ -7,7 +7,7 @@ of medseg, beside others in their folder, that name a patient.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -113,6 +113,15 @@ def concept(code: Code) -> CodedConcept:
 def text(words: str) -> str:
     """Return words as DICOM's LO holds them."""
     return clean_text(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
+
+
+def made_from(images: Sequence[Dataset], algorithm: Algorithm, *parts: str) -> str:
+    """Return what a result's UIDs are made from, beside its kind.
+
+    The phases of a series share its UID; what has images of its own is a result of its own.
+    """
+    first = images[0]
+    return "\n".join([first.SeriesInstanceUID, first.SOPInstanceUID, algorithm.name, algorithm.version, *parts])
 
 
 def uid(kind: str, name: str) -> str:

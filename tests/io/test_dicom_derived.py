@@ -52,6 +52,24 @@ def test_values_that_are_none_of_dicoms_cost_no_result(tmp_path, phantom, keywor
     assert [str(pydicom.dcmread(path)[keyword].value or "") for path in paths] == [copied] * 3
 
 
+def test_equal_results_of_two_phases_are_two_objects(tmp_path, phantom):
+    """Both quote the UID of the one series that they are of, as two echoes do."""
+    first, second = phantom("first"), phantom("second")
+    second.edit(lambda dataset, number: setattr(dataset, "SOPInstanceUID", f"1.2.3.{number}"))
+    path, uids = tmp_path / "result.dcm", []
+    for source in (first.source, second.source):
+        volume = read_series(source)
+        mask = Mask(blobs(), volume.grid)
+        measures = measure_mask(volume, mask, LABELS, 2).measures
+        write_dicom_seg(path, mask, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+        write_rtstruct(path, mask, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+        write_dicom_sr(path, measures, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+    assert len(set(uids)) == 6
+
+
 def test_a_series_of_two_uids_has_none_to_quote(tmp_path, phantom):
     source = phantom().edit(lambda dataset, _: setattr(dataset, "SeriesInstanceUID", ["1.2.3", "1.2.4"])).source
     mask = Mask(blobs(), read_series(source).grid)
