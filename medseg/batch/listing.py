@@ -42,7 +42,8 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
     """Sort a catalogue into cases for a model of so many channels, rejections, and files left out."""
     catalog = with_stacks(catalog, channels)
     cases, entries, rejected, sources = [], {}, [], {}
-    for scan in join_channels(catalog.with_status("accepted"), channels):
+    refused = list(_named(catalog.with_status("refused")))
+    for scan in join_channels(catalog.with_status("accepted"), channels, [case for case, _ in refused]):
         sources[scan.name] = scan.entries[0].path
         if scan.has(channels):
             cases.append(scan.case())
@@ -50,7 +51,7 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
         else:
             message = scan.mismatch(channels)
             rejected.append(CaseResult(scan.name, "rejected", str(ReasonCode.CHANNELS_MISMATCH), message))
-    for case, entry in _named(catalog.with_status("refused")):
+    for case, entry in refused:
         rejected.append(CaseResult(case, "rejected", str(entry.reason or ""), entry.message))
         sources[case] = entry.path
     left_out = _count_files(catalog.with_status("skipped"))

@@ -6,7 +6,7 @@ fourth axis holds them, as the Decathlon's do.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,8 +63,13 @@ def with_stacks(catalog: Catalog, channels: int) -> Catalog:
     return replace(catalog, entries=in_order(entries))
 
 
-def join_channels(scans: Sequence[CatalogEntry], channels: int) -> list[Joined]:
-    """Return accepted scans for a model of so many channels: those that stand alone, then those of several files."""
+def join_channels(scans: Sequence[CatalogEntry], channels: int, taken: Iterable[str] = ()) -> list[Joined]:
+    """Return accepted scans for a model of so many channels: those that stand alone, then those of several files.
+
+    Parameters
+    ----------
+    taken : case ids that none of them may have, such as those of refused scans.
+    """
     groups: dict[tuple[Path, str], list[tuple[int, CatalogEntry]]] = defaultdict(list)
     singles = []
     for entry in scans:
@@ -74,10 +79,10 @@ def join_channels(scans: Sequence[CatalogEntry], channels: int) -> list[Joined]:
         else:
             singles.append(Joined(entry.case_id, (entry,)))
     ordered = [sorted(members, key=lambda member: member[1].path) for members in groups.values()]
-    taken = {scan.name for scan in singles}
     first = [members[0][1].case_id for members in ordered]
     names = [case.rpartition("_")[0] or case for case in first]  # a pseudonym has no number to take off
-    unique = [names.count(name) == 1 and name not in taken for name in names]
+    used = Counter(name.casefold() for name in [*names, *taken, *(scan.name for scan in singles)])
+    unique = [used[name.casefold()] == 1 for name in names]  # some file systems take no notice of case
     return singles + [
         Joined(name if alone else case, tuple(entry for _, entry in members), tuple(number for number, _ in members))
         for name, case, alone, members in zip(names, first, unique, ordered, strict=True)

@@ -30,7 +30,7 @@ from medseg.provenance import digest_json, package_versions
 ENDING = ".memory"
 """Added to the name of the catalogue."""
 
-MEMORY_VERSION = 4
+MEMORY_VERSION = 5
 """Raised with every change of what files are judged by."""
 
 SETTLED_NS = 2_000_000_000

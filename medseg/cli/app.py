@@ -7,9 +7,11 @@ Exit codes: 0 all done; 1 some cases failed, or time was up; 2 the command, conf
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import re
 import signal
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -128,5 +130,7 @@ app.add_typer(review_app, name="review")
 def main() -> None:
     """Run the command line."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports precision and seeds of its own
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of an encoding without the letters of a file's name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a system that asks ends it as a user does: in order
     app(prog_name="medseg")

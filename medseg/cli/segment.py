@@ -10,6 +10,7 @@ import typer
 from medseg.cli.options import Device, Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir, split
 from medseg.cli.report import show_review
 from medseg.cli.screen import case_progress, console, show_error, show_unread
+from medseg.errors import ReasonCode
 
 if TYPE_CHECKING:
     from medseg.batch.summary import RunSummary
@@ -184,6 +185,11 @@ def show_summary(summary: RunSummary) -> None:
     """Print how many cases ended how, and where the results are."""
     screen = console()
     show_unread(summary.unread)
+    if count := summary.left_out.get(str(ReasonCode.NOT_DICOM)):
+        message = (
+            f"left out: {count} files, NOT_DICOM: they are named like it and have no DICOM header; export them again"
+        )
+        screen.print(message, style="yellow")
     if not summary.results and summary.elsewhere:
         screen.print(f"all {summary.elsewhere} cases are other shards'")
         return

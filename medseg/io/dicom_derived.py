@@ -7,13 +7,14 @@ of medseg, beside others in their folder, that name a patient.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
 from highdicom import PatientSexValues
 from highdicom.sr.coding import CodedConcept
+from highdicom.valuerep import check_person_name
 from pydicom import Dataset, dcmread
 from pydicom.valuerep import DA, TM
 
@@ -33,8 +34,10 @@ COPIED_EVEN_IF_EMPTY = (
 
 CHECKS: Mapping[str, Callable[[str], object]] = {
     "PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": PatientSexValues,
+    "PatientName": check_person_name,
 }  # fmt: skip
-"""What fails on values of these that DICOM doesn't have, such as the birth date 00000000 that anonymisers write."""
+"""What fails on values of these that DICOM doesn't have, such as the birth date 00000000 that anonymisers write, or two
+names: in a Chinese or Japanese character set that a file does not declare, a byte of one may look like a backslash."""
 
 MANUFACTURER = "medseg"
 TEXT_LIMIT = 64
@@ -66,17 +69,17 @@ class Algorithm:
 def quotable_images(source: Source) -> list[Dataset]:
     """Return the headers of a series' files, with all that a derived object quotes of them.
 
-    Dates, times and a sex that are none of DICOM's are empty, as they may be.
+    Names, dates, times and a sex that are none of DICOM's are empty, as they may be.
 
     Raises
     ------
     SeriesError
-        `NO_IDENTITY` if one lacks an identifier.
+        `NO_IDENTITY` if one lacks an identifier, or has two.
     """
     images: list[Dataset] = []
     for number, path in enumerate(source.files, start=1):
         image = dcmread(path, stop_before_pixels=True, force=True)
-        missing = [keyword for keyword in IDENTIFIERS if not image.get(keyword)]
+        missing = [keyword for keyword in IDENTIFIERS if not isinstance(image.get(keyword) or None, str)]
         if missing:
             raise SeriesError(
                 ReasonCode.NO_IDENTITY,
@@ -110,6 +113,15 @@ def concept(code: Code) -> CodedConcept:
 def text(words: str) -> str:
     """Return words as DICOM's LO holds them."""
     return clean_text(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
+
+
+def made_from(images: Sequence[Dataset], algorithm: Algorithm, *parts: str) -> str:
+    """Return what a result's UIDs are made from, beside its kind.
+
+    The phases of a series share its UID; what has images of its own is a result of its own.
+    """
+    first = images[0]
+    return "\n".join([first.SeriesInstanceUID, first.SOPInstanceUID, algorithm.name, algorithm.version, *parts])
 
 
 def uid(kind: str, name: str) -> str:

@@ -59,6 +59,9 @@ HEAD_BYTES = 32768
 """First read of a file: holds nearly every header, and is parsed in memory, several times faster."""
 
 PIXEL_ELEMENT_BYTES = 12
+PIXEL_VALUE_TYPES = {b"OB", b"OW", b"UN"}
+"""Value types of integer pixel data; where none is written its length stands, which is even and so none of these."""
+
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 """Float, double and integer pixel data (PS3.3 C.7.6.3, C.7.6.24): a header ends there."""
 
@@ -162,7 +165,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
                 )
             read = Elements(_parse(stream, head, meta))
             header = _header(path, read, meta)
-            if header.supported and header.rows:
+            if header.supported:
                 header = replace(header, problem=_pixel_problem(stream, read, meta.syntax, header))
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
@@ -292,6 +295,8 @@ def is_foreign_scale(rescale_type: str) -> bool:
 
 def _pixel_problem(stream: BinaryIO, read: Elements, syntax: str, header: SliceHeader) -> Problem | None:
     """Return what is wrong with the pixel data as far as header and length show; the stream stands before them."""
+    if not (header.rows and header.columns):
+        return ReasonCode.TRUNCATED, "ends before it says how large its image is"
     bits = read.integer("BitsAllocated")
     return _format_problem(read, syntax, header) or _length_problem(stream, bits, syntax, header)
 
@@ -331,7 +336,7 @@ def _length_problem(stream: BinaryIO, bits: int, syntax: str, header: SliceHeade
     stream.seek(start)
     order = ">" if syntax == EXPLICIT_BIG else "<"
     element = stream.read(PIXEL_ELEMENT_BYTES)
-    wide = 8 if syntax == IMPLICIT_LITTLE else 12
+    wide = 12 if element[4:6] in PIXEL_VALUE_TYPES else 8  # as it is written, which may not be as the file says
     if len(element) < wide or struct.unpack_from(order + "HH", element) != (0x7FE0, 0x0010):
         return ReasonCode.TRUNCATED, "ends before its pixels"
     if syntax not in NATIVE:

@@ -25,7 +25,16 @@ from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanE
 from medseg.geometry import reorder
 from medseg.io.contours import Polygon, fill, outline
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
+from medseg.io.dicom_derived import (
+    MANUFACTURER,
+    Algorithm,
+    concept,
+    made_from,
+    quotable_images,
+    text,
+    uid,
+    without_warnings,
+)
 from medseg.io.dicom_headers import SliceHeader
 from medseg.io.dicom_series import Series
 from medseg.io.files import atomic_file
@@ -75,7 +84,7 @@ def write_rtstruct(path: Path, mask: Mask, labels: LabelMap, source: Source, alg
 
     Notes
     -----
-    UIDs follow from series, mask, labels and algorithm: the same result sent twice is one object to a PACS.
+    UIDs follow from series and images, mask, labels and algorithm: the same result sent twice is one object to a PACS.
     """
     if source.kind != "dicom":
         raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, on which contours are drawn")
@@ -91,8 +100,8 @@ def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: 
     if not present:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; there is nothing to draw contours of")
     slices = [(header, array[:, :, index]) for index, header in enumerate(series.slices)]
-    made_from = [images[0].SeriesInstanceUID, algorithm.name, algorithm.version, *(repr(label) for label in present)]
-    name = "\n".join([*made_from, sha256(np.ascontiguousarray(array).tobytes()).hexdigest()])
+    digest = sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    name = made_from(images, algorithm, *map(repr, present), digest)
     structures = _structure_set(images, name, algorithm)
     _add_references(structures, images, series)
     for number, label in enumerate(present, start=1):

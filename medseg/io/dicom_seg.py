@@ -26,7 +26,16 @@ from pydicom.sr.codedict import codes
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
+from medseg.io.dicom_derived import (
+    MANUFACTURER,
+    Algorithm,
+    concept,
+    made_from,
+    quotable_images,
+    text,
+    uid,
+    without_warnings,
+)
 from medseg.io.dicom_geometry import slice_normal
 from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
@@ -88,7 +97,7 @@ def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, al
 
     Notes
     -----
-    UIDs follow from series, mask, labels and algorithm: the same result sent twice is one object to a PACS.
+    UIDs follow from series and images, mask, labels and algorithm: the same result sent twice is one object to a PACS.
     """
     if source.kind != "dicom":
         raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, to which a segmentation belongs")
@@ -149,8 +158,8 @@ def frames_of(array: NDArray, grid: Grid, places: NDArray[np.float64]) -> Frames
 def _segmentation(
     images: list[Dataset], frames: Frames, present: list[Label], algorithm: Algorithm
 ) -> hd.seg.Segmentation:
-    made_from = [images[0].SeriesInstanceUID, algorithm.name, algorithm.version, *(repr(label) for label in present)]
-    name = "\n".join([*made_from, sha256(frames.array.tobytes()).hexdigest()])
+    digest = sha256(frames.array.tobytes()).hexdigest()
+    name = made_from(images, algorithm, *map(repr, present), digest)
     identification = hd.AlgorithmIdentificationSequence(
         name=text(algorithm.name), version=text(algorithm.version), family=codes.DCM.ArtificialIntelligence
     )

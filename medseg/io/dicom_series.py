@@ -118,7 +118,7 @@ def arrange(
     volumes: list[list[SliceHeader]] = []
     for slices in groups.values():
         results += _skip_non_images(slices)
-        images = [header for header in slices if header.supported and header.rows and not header.is_localizer]
+        images = [header for header in slices if header.supported and not header.is_localizer]
         if images:
             volumes.append(images)
     for parts in _of_one_series(volumes):
@@ -131,16 +131,18 @@ def arrange(
 
 
 def _of_one_series(volumes: Iterable[list[SliceHeader]]) -> Iterable[list[list[SliceHeader]]]:
-    """Return volumes that share a series together: its slices have several frames of reference."""
+    """Return volumes of a patient that share a series together: in several studies or frames of reference."""
     groups: dict[tuple[str, ...], list[list[SliceHeader]]] = defaultdict(list)
+    patients: dict[tuple[str, ...], str] = {}
     for images in volumes:
         study, series, _, folder = _series_key(images[0])
-        groups[study, series, folder].append(images)
+        patient = patients.setdefault((study, series, folder), images[0].patient)
+        groups[series or study, folder, patient].append(images)
     return groups.values()
 
 
 def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
-    """Whether one volume seems to be torn to pieces by frames of reference that a program made up, or lost in part."""
+    """Whether one volume seems torn to pieces by studies or frames of reference that a program made up or lost."""
     slices = [header for part in parts for header in part]
     if len(parts) < 2 or any(not (header.position and header.orientation) for header in slices):
         return False
@@ -153,8 +155,8 @@ def _is_torn(parts: Sequence[Sequence[SliceHeader]]) -> bool:
 def _torn(slices: Sequence[SliceHeader]) -> Refusal:
     error = SeriesError(
         ReasonCode.CONFLICT,
-        "states several frames of reference, or one for some slices only, for what looks like one volume; export the "
-        "series again",
+        "states several studies or frames of reference, or one for some slices only, for what looks like one volume; "
+        "export the series again",
     )
     return _refusal(error, slices, _identity(slices))
 
@@ -165,8 +167,8 @@ def _series_key(header: SliceHeader) -> tuple[str, ...]:
 
 
 def _skip_non_images(slices: Sequence[SliceHeader]) -> list[Refusal]:
-    others = [header for header in slices if not (header.supported and header.rows)]
-    scouts = [header for header in slices if header.supported and header.rows and header.is_localizer]
+    others = [header for header in slices if not header.supported]
+    scouts = [header for header in slices if header.supported and header.is_localizer]
     refusals = []
     for modality, part in _grouped(others, lambda header: header.modality).items():
         message = f"{len(part)} DICOM file(s) of a kind that holds no CT, MR or PET image"
@@ -225,6 +227,8 @@ def _check_slices(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
             raise SeriesError(code, f"can't be used: file {number} of {len(slices)} {message}")
     if len({header.patient for header in slices if header.patient}) > 1:
         raise SeriesError(ReasonCode.CONFLICT, "mixes slices of several patients under one series UID")
+    if len(modalities := {header.modality for header in slices}) > 1:
+        raise SeriesError(ReasonCode.CONFLICT, f"mixes {' and '.join(sorted(modalities))} images under one series UID")
     matrices = {(header.rows, header.columns) for header in slices}
     if len(matrices) > 1:
         sizes = ", ".join(f"{rows}x{columns}" for rows, columns in sorted(matrices))

@@ -23,7 +23,16 @@ from pydicom.sr.codedict import codes
 
 from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
 from medseg.io.dicom import open_series
-from medseg.io.dicom_derived import MANUFACTURER, Algorithm, concept, quotable_images, text, uid, without_warnings
+from medseg.io.dicom_derived import (
+    MANUFACTURER,
+    Algorithm,
+    concept,
+    made_from,
+    quotable_images,
+    text,
+    uid,
+    without_warnings,
+)
 from medseg.io.dicom_series import Series
 from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
@@ -98,7 +107,7 @@ def write_dicom_sr(
 
     Notes
     -----
-    UIDs follow from series, measures and algorithm: the same result sent twice is one object to a PACS.
+    UIDs follow from series and images, measures and algorithm: the same result sent twice is one object to a PACS.
     """
     if source.kind != "dicom":
         raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, to which a report belongs")
@@ -130,8 +139,8 @@ class _Writer:
 
     def report(self, found: Sequence[Measures]) -> sr.Comprehensive3DSR:
         """Return the report; patient and study are those of the images."""
-        name = "\n".join([self.images[0].SeriesInstanceUID, self.algorithm.name, self.algorithm.version])
-        name = "\n".join([name, str(self.segmentation and self.segmentation.SOPInstanceUID), *map(repr, found)])
+        segmentation = str(self.segmentation and self.segmentation.SOPInstanceUID)
+        name = made_from(self.images, self.algorithm, segmentation, *map(repr, found))
         content = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer_device_context=self._observer()),
             procedure_reported=codes.cid100.ImagingProcedure,

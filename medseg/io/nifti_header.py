@@ -6,6 +6,7 @@ Only the fixed header is parsed; extensions, which may hold anything about a pat
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def scan_files(path: Path) -> tuple[Path, Path]:
             twins = [path.with_name(stem + ending + end) for ending in (theirs, theirs.upper()) for end in ("", ".gz")]
             twin = next((twin for twin in twins if twin.exists()), None)
             if twin is None:
+                with suppress(OSError, CorruptFileError):  # told when it is read
+                    _refuse_dicom(read_head(path, DICOM_MARK_AT + len(DICOM_MARK)), path.name)
                 raise UnsupportedScanError(
                     ReasonCode.UNREADABLE, f"{path.name} has no {theirs} file beside it; a NIfTI pair needs both"
                 )
@@ -199,10 +202,7 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
                 )
             break
     else:
-        if raw[DICOM_MARK_AT:].startswith(DICOM_MARK):
-            raise UnsupportedScanError(
-                ReasonCode.NOT_A_SCAN, f"{name} is a DICOM file that is named like NIfTI; rename it, such as to .dcm"
-            )
+        _refuse_dicom(raw, name)
         code = ReasonCode.TRUNCATED if 0 < len(raw) < 348 else ReasonCode.NOT_A_SCAN
         raise UnsupportedScanError(code, f"{name} has no NIfTI header in its first {len(raw)} bytes")
     _check_voxel_sizes(fields, name)
@@ -213,6 +213,13 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
             ReasonCode.UNREADABLE, f"{name} has a contradictory NIfTI header ({error}); the file is damaged"
         ) from None
     return fields
+
+
+def _refuse_dicom(head: bytes, name: str) -> None:
+    if head[DICOM_MARK_AT:].startswith(DICOM_MARK):
+        raise UnsupportedScanError(
+            ReasonCode.NOT_A_SCAN, f"{name} is a DICOM file that is named like NIfTI; rename it, such as to .dcm"
+        )
 
 
 def _check_voxel_sizes(fields: nib.Nifti1Header, name: str) -> None:

@@ -72,6 +72,15 @@ def test_channels_are_those_that_files_are_named_after(files):
     assert "the model takes 0000, 0001" in listing.rejected[0].message
 
 
+def test_a_refused_file_of_the_same_name_keeps_its_own_row():
+    whole = CatalogEntry(
+        "refused", (Path("X.nii"),), "X", ReasonCode.NOT_3D, "X.nii has 4 dimensions", path=Path("X.nii")
+    )
+    listing = list_cases(catalog(accepted("x_0000.nii", "x_0000"), accepted("x_0001.nii", "x_0001"), whole), channels=2)
+    assert [case.id for case in listing.cases] == ["x_0000"]
+    assert {name: str(path) for name, path in listing.sources.items()} == {"x_0000": "x_0000.nii", "X": "X.nii"}
+
+
 def test_channels_are_known_whatever_the_ending():
     names = ("x_0000.NII.GZ", "x_0001.NII.GZ", "y_0000.hdr", "y_0001.hdr")
     listing = list_cases(catalog(*(accepted(name, name.partition(".")[0]) for name in names)), channels=2)

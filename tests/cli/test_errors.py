@@ -232,6 +232,15 @@ def test_evaluating_nothing(medseg, tmp_path):
     assert "no mask" in sentence(medseg("evaluate", tmp_path / "a", tmp_path / "a"))
 
 
+def test_letters_that_the_output_can_not_hold_end_no_run(tmp_path):
+    """On Windows, what goes into a file has the letters of one alphabet."""
+    (tmp_path / "患者.nii").write_bytes(b"")
+    command = [sys.executable, "-m", "medseg", "index", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 3, done.stderr
+    assert b"refused ??.nii (NOT_A_SCAN)" in done.stdout
+
+
 def test_debug_shows_the_traceback(medseg, model, tmp_path):
     from medseg.errors import MedsegError
 

@@ -201,6 +201,14 @@ def test_scans_of_formats_that_are_not_read_are_not_passed_over_in_silence(medse
     assert "left out: 1 .mha, 2 .nrrd; medseg reads NIfTI and DICOM: convert them to NIfTI" in result.stdout
 
 
+@pytest.mark.parametrize("verb", ["segment", "convert", "index"])
+def test_files_that_are_only_named_like_dicom_are_not_passed_over_in_silence(medseg, model, scans, tmp_path, verb):
+    """A slice of which an interrupted copy left nothing is missed at no end of its series."""
+    (scans / "0042.dcm").write_bytes(b"")
+    wishes = {"segment": ["-m", model, "-o", tmp_path / "out"], "convert": ["-o", tmp_path / "out"], "index": []}
+    assert "left out: 1 files, NOT_DICOM" in medseg(verb, scans, *wishes[verb]).stdout
+
+
 def test_only_bad_scans_is_exit_code_3(medseg, model, tmp_path):
     break_file(write_scan(tmp_path / "scans" / "cut.nii.gz"))
     assert medseg("segment", tmp_path / "scans", "-m", model, "-o", tmp_path / "out").exit_code == 3

@@ -167,6 +167,18 @@ def test_harmless_oddities_are_read_in_place(phantom, assert_in_place, change):
     assert_in_place(read_series(series.source), series.grid)
 
 
+@pytest.mark.parametrize("written", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian])
+def test_a_file_that_is_written_otherwise_than_it_says_is_read_in_place(phantom, assert_in_place, written):
+    (said,) = {pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian} - {written}
+    series = phantom()
+    for path in series.files:
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = said
+        implicit = written == pydicom.uid.ImplicitVRLittleEndian
+        pydicom.dcmwrite(path, data, implicit_vr=implicit, little_endian=True, force_encoding=True)
+    assert_in_place(read_series(series.source), series.grid)
+
+
 def test_every_slice_has_its_own_rescaling(phantom):
     series = phantom()
     before = read_series(series.source).array
@@ -316,6 +328,18 @@ def a_frame_of_reference_for_each_slice(series):
     series.edit(lambda data, number: setattr(data, "FrameOfReferenceUID", f"1.2.3.{number}"))
 
 
+def studies_in_turn(series):
+    """As after a merge in the PACS that moved some images only: every second slice would pass for a volume."""
+    series.edit(lambda data, number: setattr(data, "StudyInstanceUID", f"1.2.3.{number % 2}"))
+
+
+def modalities_in_turn(series):
+    def change(data, _):
+        data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.128", "PT"
+
+    series.edit(change, slice(1, None, 2))
+
+
 def phases_without_a_name(series):
     for path in series.files:
         data = pydicom.dcmread(path)
@@ -414,6 +438,12 @@ def cut_header(series):
     series.files[5].write_bytes(content[:-300])
 
 
+def cut_before_the_size_of_the_image(series):
+    """An interrupted copy of the last slice, which the others do not miss."""
+    content = series.files[-1].read_bytes()
+    series.files[-1].write_bytes(content[: content.index(b"\x28\0\x10\0US")])
+
+
 def colour(series):
     def change(data, _):
         data.SamplesPerPixel, data.PhotometricInterpretation = 3, "RGB"
@@ -473,6 +503,7 @@ REFUSALS = {
     frames_of_reference_in_turn: ReasonCode.CONFLICT,
     frames_of_reference_in_turn_with_a_copy_and_a_gap: ReasonCode.CONFLICT,
     a_frame_of_reference_for_each_slice: ReasonCode.CONFLICT,
+    studies_in_turn: ReasonCode.CONFLICT, modalities_in_turn: ReasonCode.CONFLICT,
     phases_without_a_name: ReasonCode.PHASES, every_second_slice_named: ReasonCode.PHASES,
     other_matrix: ReasonCode.MIXED_MATRIX, other_spacing: ReasonCode.MIXED_MATRIX,
     other_orientation: ReasonCode.MIXED_ORIENTATION, skewed_orientation: ReasonCode.BAD_ORIENTATION,
@@ -481,7 +512,8 @@ REFUSALS = {
     not_a_number: ReasonCode.NO_POSITION, no_rescale: ReasonCode.NO_RESCALE,
     no_rescale_in_a_slice_of_pet: ReasonCode.NO_RESCALE, slope_with_a_comma: ReasonCode.NO_RESCALE,
     cut_pixels: ReasonCode.TRUNCATED,
-    cut_header: ReasonCode.TRUNCATED, colour: ReasonCode.UNSUPPORTED_PIXELS,
+    cut_header: ReasonCode.TRUNCATED, cut_before_the_size_of_the_image: ReasonCode.TRUNCATED,
+    colour: ReasonCode.UNSUPPORTED_PIXELS,
     upper_bits: ReasonCode.UNSUPPORTED_PIXELS,
     table_of_values: ReasonCode.UNSUPPORTED_PIXELS, mosaic: ReasonCode.UNSUPPORTED_PIXELS,
     unknown_compression: ReasonCode.DECODE_FAILED, secondary_capture: ReasonCode.SKIPPED_SOP_CLASS,

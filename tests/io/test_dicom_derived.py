@@ -4,6 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from medseg.errors import ReasonCode, SeriesError
 from medseg.io.dicom import read_series
 from medseg.io.dicom_rtstruct import write_rtstruct
 from medseg.io.dicom_seg import write_dicom_seg
@@ -26,6 +27,12 @@ from .dicom_results import ALGORITHM, LABELS, blobs
         ("StudyTime", "12:00:00", ""),
         ("PatientSex", "female", ""),
         ("PatientSex", "F", "F"),
+        (
+            "PatientName",
+            "\xd5\\^Anna",
+            "",
+        ),  # an ideogram in GBK that the file does not say: its second byte parts values
+        ("PatientName", "M\xfcller^Anna", "M\xfcller^Anna"),
         ("AccessionNumber", "longer than the sixteen letters of DICOM", "longer than the sixteen letters of DICOM"),
     ],
 )
@@ -43,6 +50,32 @@ def test_values_that_are_none_of_dicoms_cost_no_result(tmp_path, phantom, keywor
     write_rtstruct(paths[1], mask, LABELS, source, ALGORITHM)
     write_dicom_sr(paths[2], measure_mask(volume, mask, LABELS, 2).measures, LABELS, source, ALGORITHM)
     assert [str(pydicom.dcmread(path)[keyword].value or "") for path in paths] == [copied] * 3
+
+
+def test_equal_results_of_two_phases_are_two_objects(tmp_path, phantom):
+    """Both quote the UID of the one series that they are of, as two echoes do."""
+    first, second = phantom("first"), phantom("second")
+    second.edit(lambda dataset, number: setattr(dataset, "SOPInstanceUID", f"1.2.3.{number}"))
+    path, uids = tmp_path / "result.dcm", []
+    for source in (first.source, second.source):
+        volume = read_series(source)
+        mask = Mask(blobs(), volume.grid)
+        measures = measure_mask(volume, mask, LABELS, 2).measures
+        write_dicom_seg(path, mask, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+        write_rtstruct(path, mask, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+        write_dicom_sr(path, measures, LABELS, source, ALGORITHM)
+        uids.append(pydicom.dcmread(path).SOPInstanceUID)
+    assert len(set(uids)) == 6
+
+
+def test_a_series_of_two_uids_has_none_to_quote(tmp_path, phantom):
+    source = phantom().edit(lambda dataset, _: setattr(dataset, "SeriesInstanceUID", ["1.2.3", "1.2.4"])).source
+    mask = Mask(blobs(), read_series(source).grid)
+    with pytest.raises(SeriesError) as caught:
+        write_dicom_seg(tmp_path / "segmentation.dcm", mask, LABELS, source, ALGORITHM)
+    assert caught.value.code == ReasonCode.NO_IDENTITY
 
 
 def test_a_code_of_eighteen_digits_is_whole(tmp_path, phantom):

@@ -397,10 +397,11 @@ def test_other_content_is_no_scan(tmp_path):
     assert code_of(tmp_path / "gone.nii") == ReasonCode.UNREADABLE
 
 
-def test_dicom_that_is_named_like_nifti_says_what_to_do(tmp_path):
-    (tmp_path / "scan.nii.gz").write_bytes(bytes(128) + b"DICM" + bytes(600))
-    with pytest.raises(ScanError, match=r"scan.nii.gz is a DICOM file that is named like NIfTI; rename it"):
-        read_nifti(tmp_path / "scan.nii.gz")
+@pytest.mark.parametrize("name", ["scan.nii.gz", "0001.img"])
+def test_dicom_that_is_named_like_nifti_says_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + bytes(600))
+    with pytest.raises(ScanError, match=rf"{name} is a DICOM file that is named like NIfTI; rename it"):
+        read_nifti(tmp_path / name)
 
 
 def test_contradictory_headers_are_refused(tmp_path):
