@@ -257,6 +257,17 @@ def test_held_out_cases_that_the_start_has_learnt_from_are_named(experiment, tmp
     assert folded.seen == ("case_0", "case_1", "case_2", "case_3")
 
 
+def test_wishes_that_the_plan_of_the_start_does_not_fulfil_are_named(experiment, tmp_path, caplog):
+    config = changed(experiment, plan={"patch": [14, 16, 16]}, training={"steps": 2})
+    base = run_training(config, tmp_path / "base", RunOptions(device="cpu"))
+    run_training(config, tmp_path / "same", RunOptions(device="cpu", init=base.model))
+    assert "not heeded" not in caplog.text
+    other = changed(config, plan={"patch": [20, 16, 16], "batch": 4, "dimensions": 2})
+    run_training(other, tmp_path / "other", RunOptions(device="cpu", init=base.model))
+    named = "plan.dimensions=2, plan.batch=4, plan.patch=(20, 16, 16): not heeded"
+    assert named in caplog.text
+
+
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
     config = changed(experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2})
     run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
