@@ -345,3 +345,22 @@ def test_a_weight_that_the_first_process_chose_before_others_looked_stops_none_o
             """
     under_torchrun(tmp_path, config, before=late)
     assert (tmp_path / "run/model").is_dir()
+
+
+@pytest.mark.slow
+def test_every_process_goes_on_with_its_own_memory(experiment, tmp_path):
+    (tmp_path / "kept").mkdir()
+    shutil.copytree(experiment.dataset.folder, tmp_path / "data")
+    (tmp_path / "data/labels/case_0.nii.gz").unlink()
+    config = changed(
+        experiment,
+        dataset={"folder": str(tmp_path / "data"), "validation": []},
+        training={"steps": 4},
+        unlabelled={"method": "mix-teacher", "labelled_weight": 0.5, "labelled_first": 0, "affinity_weight": 1.0},
+    )
+    under_torchrun(tmp_path, config, before="run.deadline_in = lambda _: 0.0")
+    assert not (tmp_path / "run/model").exists()
+    under_torchrun(tmp_path, config)
+    under_torchrun(tmp_path / "kept", config)
+    stopped, kept = weights(tmp_path / "run/model"), weights(tmp_path / "kept/run/model")
+    assert all(torch.equal(stopped[name], kept[name]) for name in kept)
