@@ -1,13 +1,14 @@
 """What a killed training goes on from, as one file that appears whole.
 
 Batches are a pure function of the step, so weights, averaged weights, optimiser, what the method
-remembers, the loss scale of fp16, step and torch's random state (dropout) are all there is to keep. Files are read
-with ``weights_only=True``.
+remembers, the loss scale of fp16, step and torch's random state (dropout) are all there is to keep. Of several
+processes each has a memory of its own, made of the patches that it saw. Files are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,36 @@ class TrainingState:
     settings: str = field(default="")
 
 
-def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Write the state; an interrupted write leaves the previous file."""
+def memory(state: TrainingState) -> dict[str, Any]:
+    """Return what this process alone knows: what its method remembers, on the CPU, and its random state."""
+    return {
+        "method": {name: tensor.cpu() for name, tensor in state.method.state_dict().items()},
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all(),
+    }
+
+
+def save_checkpoint(state: TrainingState, path: Path, memories: Sequence[dict[str, Any]]) -> None:
+    """Write the state; an interrupted write leaves the previous file.
+
+    Parameters
+    ----------
+    memories : of each process, by its number.
+    """
     values: dict[str, Any] = {
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
-        "method": state.method.state_dict(),
         "precision": state.precision.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all(),
+        "memories": list(memories),
         **{name: getattr(state, name) for name in _PLAIN},
     }
     with atomic_file(path) as temporary:
         torch.save(values, temporary)
 
 
-def load_checkpoint(state: TrainingState, path: Path) -> None:
-    """Bring `state` to where the file was written.
+def load_checkpoint(state: TrainingState, path: Path, process: int = 0) -> None:
+    """Bring `state` to where the file was written, by the process of this number.
 
     Raises
     ------
@@ -84,16 +97,17 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         state.network.load_state_dict(values["network"])
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
-        state.method.load_state_dict(values["method"])
+        own = values["memories"][process] if "memories" in values else values  # earlier checkpoints have the first's
+        state.method.load_state_dict(own["method"])
         if values.get("precision"):  # earlier checkpoints lack it
             state.precision.load_state_dict(values["precision"])
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, LookupError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"{path}: the checkpoint can't be used ({first_line(error)}); delete it to start again"
         ) from None
-    torch.set_rng_state(values["torch_rng"])
-    if torch.cuda.is_available() and len(values["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(values["cuda_rng"])
+    torch.set_rng_state(own["torch_rng"])
+    if torch.cuda.is_available() and len(own["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(own["cuda_rng"])
     for name in _PLAIN:
         setattr(state, name, values[name])
 

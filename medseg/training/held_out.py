@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from medseg.networks.model import Model
 from medseg.postprocessing import choose_rules
@@ -15,6 +16,19 @@ from medseg.quality.summary import mean_over_targets, summarise
 from medseg.training.validation import Comparison
 
 logger = logging.getLogger(__name__)
+
+
+class MaskPairs(Sequence[Any]):
+    """Predictions with their truths, which are unpacked when their turn comes."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self.comparisons = comparisons
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.comparisons[number].masks
 
 
 def validated(model: Model, comparisons: Sequence[Comparison], scores: Sequence[StructureScore]) -> Model:
@@ -32,7 +46,7 @@ def cross_validated(model: Model, comparisons: Sequence[Comparison], scores: Seq
     ----------
     comparisons, scores : of every training case, by a network that had not learnt from it.
     """
-    choice = choose_rules([(case.prediction, case.truth) for case in comparisons], model.labels)
+    choice = choose_rules(MaskPairs(comparisons), model.labels)
     for trial in choice.trials:
         logger.info(trial.describe())
     model = replace(validated(model, comparisons, scores), postprocessing=choice.rules)

@@ -30,7 +30,7 @@ from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
 from medseg.preprocessing.cache import CachedCase
 from medseg.provenance import digest_json, usable_cores
-from medseg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from medseg.training.checkpoint import TrainingState, load_checkpoint, memory, save_checkpoint
 from medseg.training.distillation import identity
 from medseg.training.interruption import interruption
 from medseg.training.journal import Journal
@@ -161,7 +161,7 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
     state = _start(lesson, fabric)
     checkpoint = lesson.folder / "checkpoint.pt"
     if checkpoint.exists():
-        load_checkpoint(state, checkpoint)
+        load_checkpoint(state, checkpoint, fabric.global_rank)
         journal.resumed(state.step)
     trainee, optimiser = fabric.setup(state.network, state.optimiser)
     randomness = Randomness(settings.seed, fabric.global_rank, fabric.world_size)
@@ -184,9 +184,7 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
             state.finished = state.finished or state.step == settings.steps
             late = _any_process(fabric, wanted.is_set() or (deadline is not None and time.monotonic() > deadline))
             if state.finished or late or state.step % settings.checkpoint_every == 0:
-                if fabric.is_global_zero:
-                    save_checkpoint(state, checkpoint)
-                fabric.barrier()
+                _save(state, checkpoint, fabric)
             if state.finished or late:
                 break
     if wanted.is_set() and not state.finished:
@@ -268,6 +266,17 @@ def _validate(state: TrainingState, lesson: Lesson, fabric: Fabric, journal: Jou
         state.best_dice = max(dice, state.best_dice)
         stop = 0 < lesson.settings.patience <= state.stale
     state.finished = _any_process(fabric, stop)
+
+
+def _save(state: TrainingState, checkpoint: Path, fabric: Fabric) -> None:
+    """Write a checkpoint on the first process, with the memories of all of them."""
+    own = memory(state)
+    memories: list[Any] = [own] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(memories, own)
+    if fabric.is_global_zero:
+        save_checkpoint(state, checkpoint, memories)
+    fabric.barrier()
 
 
 def _any_process(fabric: Fabric, here: bool) -> bool:

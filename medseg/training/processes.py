@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from medseg.config import ExperimentConfig
 from medseg.inference.hardware import choose_device, choose_dtype, fit_threads, keep_memory
@@ -21,6 +23,10 @@ FABRIC_PRECISION: dict[torch.dtype, Any] = {
     torch.float16: "16-mixed",
 }
 """Fabric's words for the arithmetic of the layers. Weights stay float32, and so do the losses."""
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one, which prepares scans and validates alone. Torch gives up after half an
+hour, before some hundred CTs are prepared or scored. Of a process that dies torchrun knows, and ends the others."""
 
 
 def launch(device: str, config: ExperimentConfig) -> Fabric:
@@ -36,7 +42,7 @@ def launch(device: str, config: ExperimentConfig) -> Fabric:
         accelerator=chosen.type,
         devices=devices,
         num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // local,
-        strategy="ddp" if distributed else "auto",
+        strategy=DDPStrategy(timeout=PATIENCE) if distributed else "auto",
         precision=FABRIC_PRECISION[choose_dtype(config.training.precision, chosen)],
     )
     fabric.launch()

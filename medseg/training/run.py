@@ -216,7 +216,8 @@ class _Run:
         if unlabelled.labelled_weight != "auto" or not learns_unlabelled(unlabelled):
             return self
         path, settings = self.output / "labelled_weight.json", self._settings()
-        choice = load_choice(path, settings)
+        # as the first process found it: its file may be there before others look, who would try nothing then
+        choice = self.fabric.broadcast(load_choice(path, settings))
         if choice is None:
             trials = self._try_weights()
             if trials is None:
@@ -331,8 +332,8 @@ class _Run:
         return self._validator(cases).compare((network,), degraded) if self.fabric.is_global_zero else []
 
     def _finish(self, networks: tuple[nn.Module, ...], comparisons: Sequence[Comparison]) -> TrainingRun:
-        """Write the scores and the model folder."""
-        scores = score(comparisons, self.setup.dataset.labels)
+        """Write the scores, which the first process alone has and tells the others, and the model folder."""
+        scores = self.fabric.broadcast(score(comparisons, self.setup.dataset.labels))
         folder = self.output / "model"
         if self.fabric.is_global_zero:
             write_scores(scores, self.output / "validation.csv")

@@ -25,6 +25,7 @@ from medseg.planning import (
     refuse_errors,
     save_fingerprint,
 )
+from medseg.planning.topology import round_up
 from medseg.training.lessons import learns_unlabelled, shows_unlabelled
 from medseg.training.start import Start
 from medseg.volume import Case
@@ -134,6 +135,9 @@ def _plan(
     if start is not None:
         _check_start(start, dataset)
         plan = start.plan
+        vain = _unheeded(config, plan)
+        if vain:
+            logger.warning("%s: not heeded, because the plan is that of the weights to start from", ", ".join(vain))
     else:
         if config.dataset.modality is None:  # who says other means it
             _warn(check_unstated(fingerprint, dataset.channels, dataset.modalities))
@@ -165,6 +169,17 @@ def _wishes(config: ExperimentConfig) -> dict[str, object]:
         f"{section}.{field}": value for section in ("plan", "network") for field, value in getattr(config, section)
     }
     return {"dataset.modality": config.dataset.modality, **wishes}
+
+
+def _unheeded(config: ExperimentConfig, plan: Plan) -> list[str]:
+    """Return the wishes, field=value, that a given plan doesn't fulfil; a patch may have grown to fit the strides."""
+    wishes = config.plan.model_dump(include=config.plan.model_fields_set - {"memory_gb", "patch"}, exclude_none=True)
+    vain = [f"plan.{field}={value}" for field, value in wishes.items() if value != getattr(plan, field)]
+    if config.plan.patch and round_up(config.plan.patch, plan.network.divisor) != plan.patch:
+        vain.append(f"plan.patch={config.plan.patch}")
+    if "name" in config.network.model_fields_set and config.network.name != plan.network.name:
+        vain.append(f"network.name={config.network.name}")
+    return vain
 
 
 def _ids(cases: tuple[Case, ...]) -> list[str]:

@@ -89,9 +89,11 @@ class Labeller(nn.Module):
         return even * (self.confidence / self.confidence[1:].max()).clamp(max=1)
 
     def _follow(self, confidence: Tensor, indices: Tensor) -> None:
-        totals = torch.zeros_like(self.confidence).index_add_(0, indices.flatten(), confidence.flatten())
+        # in float64: after two million voxels a float32 sum rounds each further one by as much as it is unsure
+        totals = torch.zeros_like(self.confidence, dtype=torch.float64)
+        totals.index_add_(0, indices.flatten(), confidence.flatten().double())
         counts = torch.bincount(indices.flatten(), minlength=len(totals))
-        latest = torch.where(counts > 0, totals / counts.clamp_min(1), self.confidence)
+        latest = torch.where(counts > 0, (totals / counts.clamp_min(1)).float(), self.confidence)
         self.confidence = torch.lerp(latest, self.confidence, CONFIDENCE_DECAY)
 
 

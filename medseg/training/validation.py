@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import torch
 from torch import nn
 
 from medseg.config import InferenceConfig
+from medseg.geometry import Grid
 from medseg.inference.predictor import segment_prepared
 from medseg.io.scan import read_case
 from medseg.labels import LabelMap
@@ -26,6 +27,25 @@ from medseg.volume import Case, Mask, Volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PackedMask:
+    """A mask in little memory: two of 512x512x500 voxels have 262 MB, and those of all folds wait for the last one."""
+
+    values: bytes
+    dtype: np.dtype
+    grid: Grid
+
+    @classmethod
+    def of(cls, mask: Mask) -> PackedMask:
+        """Pack a mask, at the fastest level: outlines are few beside the voxels within."""
+        return cls(zlib.compress(mask.array.tobytes(order="F"), level=1), mask.array.dtype, mask.grid)
+
+    def unpack(self) -> Mask:
+        """Return the mask."""
+        array = np.frombuffer(bytearray(zlib.decompress(self.values)), self.dtype)
+        return Mask(array.reshape(self.grid.shape, order="F"), self.grid)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
     """One held-out case: what the network said, what a person drew, and what is known without the person.
 
@@ -35,10 +55,22 @@ class Comparison:
     """
 
     case_id: str
-    prediction: Mask
-    truth: Mask
+    prediction: PackedMask
+    truth: PackedMask
     features: CaseFeatures
     degraded: tuple[HeldOut, ...] = ()
+
+    @classmethod
+    def of(
+        cls, case: str, prediction: Mask, truth: Mask, features: CaseFeatures, degraded: tuple[HeldOut, ...] = ()
+    ) -> Comparison:
+        """Return the comparison of a prediction with the truth."""
+        return cls(case, PackedMask.of(prediction), PackedMask.of(truth), features, degraded)
+
+    @property
+    def masks(self) -> tuple[Mask, Mask]:
+        """Prediction and truth, unpacked anew at each call."""
+        return self.prediction.unpack(), self.truth.unpack()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +110,10 @@ class Validator:
             raise ValueError(f"case {case.id} has no mask to compare with")
         degraded = tuple(self._degraded(case.id, volume, truth, networks, copy) for copy in range(degraded_copies))
         mask, features = self._segment(volume, networks)
-        return Comparison(case.id, mask, truth, features, degraded)
+        return Comparison.of(case.id, mask, truth, features, degraded)
 
     def _degraded(self, case: str, volume: Volume, truth: Mask, networks: Sequence[nn.Module], copy: int) -> HeldOut:
-        spoilt = degrade(volume, np.random.default_rng((crc32(case.encode()), copy)))
+        spoilt = degrade(volume, np.random.default_rng((zlib.crc32(case.encode()), copy)))
         mask, features = self._segment(spoilt, networks)
         return HeldOut(case, features, evaluate_case(mask, truth, self.labels, case=case), is_degraded=True)
 
@@ -99,7 +131,5 @@ class Validator:
 def score(comparisons: Sequence[Comparison], labels: LabelMap) -> list[StructureScore]:
     """Return the scores of every case and target."""
     return [
-        row
-        for comparison in comparisons
-        for row in evaluate_case(comparison.prediction, comparison.truth, labels, case=comparison.case_id)
+        row for comparison in comparisons for row in evaluate_case(*comparison.masks, labels, case=comparison.case_id)
     ]

@@ -189,6 +189,13 @@ def test_an_adaptive_threshold_is_never_higher_than_the_one_given():
         UnlabelledConfig(adaptive_threshold=True)
 
 
+def test_the_mean_confidence_of_millions_of_voxels_is_theirs():
+    sure = torch.tensor([0.97, 0.02, 0.01]).log().reshape(1, 3, 1, 1, 1).expand(2, 3, 128, 128, 128)
+    adaptive = labeller(threshold=0.7, adaptive_threshold=True)
+    adaptive(NetworkOutput(sure))
+    assert 1000 * (1 - float(adaptive.confidence[0])) == pytest.approx(1 - 0.97, rel=0.01)  # at a decay of 0.999
+
+
 def test_prototypes_gate_and_move_labels():
     features = torch.zeros(1, 2, 4, 1, 1)
     features[0, 0, :2], features[0, 1, 2:] = 1.0, 1.0

@@ -257,6 +257,17 @@ def test_held_out_cases_that_the_start_has_learnt_from_are_named(experiment, tmp
     assert folded.seen == ("case_0", "case_1", "case_2", "case_3")
 
 
+def test_wishes_that_the_plan_of_the_start_does_not_fulfil_are_named(experiment, tmp_path, caplog):
+    config = changed(experiment, plan={"patch": [14, 16, 16]}, training={"steps": 2})
+    base = run_training(config, tmp_path / "base", RunOptions(device="cpu"))
+    run_training(config, tmp_path / "same", RunOptions(device="cpu", init=base.model))
+    assert "not heeded" not in caplog.text
+    other = changed(config, plan={"patch": [20, 16, 16], "batch": 4, "dimensions": 2})
+    run_training(other, tmp_path / "other", RunOptions(device="cpu", init=base.model))
+    named = "plan.dimensions=2, plan.batch=4, plan.patch=(20, 16, 16): not heeded"
+    assert named in caplog.text
+
+
 def test_early_stop_ends_before_the_last_step(experiment, tmp_path):
     config = changed(experiment, training={"steps": 60, "learning_rate": 1e-9, "validate_every": 2, "patience": 2})
     run = run_training(config, tmp_path / "run", RunOptions(device="cpu"))
@@ -277,19 +288,21 @@ def test_no_labelled_training_case_is_one_sentence(experiment, tmp_path, blobs):
         run_training(config, tmp_path / "run", RunOptions(device="cpu"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("folds", "fit"), [(0, "fit"), (2, "fold_1")])
-def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path, folds, fit):
-    script = tmp_path / "train.py"
-    values = changed(experiment, training={"steps": 6}).model_dump(mode="json")
+def under_torchrun(folder: Path, config: ExperimentConfig, folds: int = 0, before: str = "") -> str:
+    """Train in `folder`/run with two processes, each of which does `before` first; return what they print."""
+    script = folder / "train.py"
     script.write_text(
         textwrap.dedent(
             f"""
+            import os
             from pathlib import Path
             from medseg.config import ExperimentConfig
-            from medseg.training.run import RunOptions, run_training
-            config = ExperimentConfig.model_validate({values!r})
-            run = run_training(config, Path({str(tmp_path / "run")!r}), RunOptions(device="cpu", folds={folds}))
+            from medseg.training import run
+            {before}
+            config = ExperimentConfig.model_validate({config.model_dump(mode="json")!r})
+            options = run.RunOptions(device="cpu", folds={folds})
+            trained = run.run_training(config, Path({str(folder / "run")!r}), options)
+            print("Dice", trained.mean_dice)
             """
         )
     )
@@ -297,6 +310,57 @@ def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path, fold
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folds", "fit"), [(0, "fit"), (2, "fold_1")])
+def test_torchrun_with_two_processes_trains_one_model(experiment, tmp_path, folds, fit):
+    under_torchrun(tmp_path, changed(experiment, training={"steps": 6}), folds)
     assert len(load_model(tmp_path / "run/model").networks) == max(1, folds)
     lines = (tmp_path / "run" / fit / "events.jsonl").read_text().splitlines()
     assert sum('"event": "step"' in line for line in lines) == 1, "one process writes"
+
+
+@pytest.mark.slow
+def test_under_torchrun_every_process_knows_the_scores(experiment, tmp_path):
+    told = under_torchrun(tmp_path, changed(experiment, training={"steps": 6})).splitlines()
+    assert len(told) == 2
+    assert told[0] == told[1] != "Dice None"
+
+
+@pytest.mark.slow
+def test_a_weight_that_the_first_process_chose_before_others_looked_stops_none_of_them(experiment, blobs, tmp_path):
+    shutil.copytree(blobs, tmp_path / "data")
+    (tmp_path / "data/labels/case_0.nii.gz").unlink()
+    config = changed(
+        experiment,
+        dataset={"folder": str(tmp_path / "data"), "train": ["case_1", "case_2", "case_3"]},
+        training={"steps": 6},
+        unlabelled={"method": "mix-teacher"},
+    )
+    late = """if os.environ["RANK"] == "1":
+                from medseg.training.labelled_weight import Choice
+                run.load_choice = lambda *_: Choice(weight=0.5, reason="chosen meanwhile")
+            """
+    under_torchrun(tmp_path, config, before=late)
+    assert (tmp_path / "run/model").is_dir()
+
+
+@pytest.mark.slow
+def test_every_process_goes_on_with_its_own_memory(experiment, tmp_path):
+    (tmp_path / "kept").mkdir()
+    shutil.copytree(experiment.dataset.folder, tmp_path / "data")
+    (tmp_path / "data/labels/case_0.nii.gz").unlink()
+    config = changed(
+        experiment,
+        dataset={"folder": str(tmp_path / "data"), "validation": []},
+        training={"steps": 4},
+        unlabelled={"method": "mix-teacher", "labelled_weight": 0.5, "labelled_first": 0, "affinity_weight": 1.0},
+    )
+    under_torchrun(tmp_path, config, before="run.deadline_in = lambda _: 0.0")
+    assert not (tmp_path / "run/model").exists()
+    under_torchrun(tmp_path, config)
+    under_torchrun(tmp_path / "kept", config)
+    stopped, kept = weights(tmp_path / "run/model"), weights(tmp_path / "kept/run/model")
+    assert all(torch.equal(stopped[name], kept[name]) for name in kept)
