@@ -53,9 +53,9 @@ class RandomCase:
     def shape(self) -> tuple[int, int, int]:
         return self.target.shape
 
-    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, None]:
         there = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return self.image[(slice(None), *there)].astype(np.float32), np.ascontiguousarray(self.target[there])
+        return self.image[(slice(None), *there)].astype(np.float32), np.ascontiguousarray(self.target[there]), None
 
 
 def make_case(patch: Sequence[int]) -> RandomCase:
