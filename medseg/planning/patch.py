@@ -118,7 +118,7 @@ class PatchSearch:
             raise PlanError(f"plan.patch must have at least 1 voxel along every axis, not {_by(wish)}")
         if self.wishes.dimensions == 2 and wish[axis] != 1:
             raise PlanError(
-                f"plan.patch {_by(wish)} must be 1 along {AXES[axis]}: 2D slices lie across the coarsest axis"
+                f"plan.patch {_by(wish)} must be 1 along {AXES[axis]}: 2D slices lie across that axis"
             )
         design = self.architect.design(wish)
         batch = self.wishes.batch or 1
