@@ -82,7 +82,9 @@ class Plan(_Part):
 
     dimensions: Literal[2, 3] = Field(description="2D slices or 3D patches")
     spacing: tuple[float, float, float] = Field(description="Voxel spacing of the network's grid, mm")
-    slice_axis: Literal[0, 1, 2] = Field(description="Coarsest axis, of single slices the one across; a 2D network sees slices across it")
+    slice_axis: Literal[0, 1, 2] = Field(
+        description="Coarsest axis, of single slices the one across; a 2D network sees slices across it"
+    )
     patch: Sizes = Field(description="Training patch and inference window, voxels; 1 along slice_axis in 2D")
     batch: int = Field(ge=1, description="Patches in a training step")
     channels: tuple[str, ...] = Field(min_length=1, description="Name of each input channel")

@@ -273,8 +273,8 @@ class _Stitch:
         finished = self.buffer.narrow(self.dim, 0, count)
         if not finished.sum().isfinite():
             raise ModelError(
-                "the network answers with numbers that are not finite; segment with --speed accurate, which computes in "
-                "float32, and if that is no better train the model again"
+                "the network answers with numbers that are not finite; segment with --speed accurate, which computes "
+                "in float32, and if that is no better train the model again"
             )
         yield self._without_margin(self.first, finished)
         self.first = stop
