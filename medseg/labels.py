@@ -34,6 +34,9 @@ DEFAULT_COLOURS = (
 IGNORE_INDEX = 255
 """Class index of voxels that give no gradient and count in no metric."""
 
+MOST_LABELS = IGNORE_INDEX - 1
+"""Labels that a training mask can hold: class indices are bytes, of which background and ignore take two."""
+
 SIDE = re.compile(r"(?<![^\W\d_])(?:(left|right)(?![^\W\d_])|(lt|rt|lh|rh|l|r)(?![^\W_]))", re.IGNORECASE)
 """A word of its own, where underscores and numbers also part words (M1L, left1); but L5 is a vertebra."""
 
@@ -235,10 +238,10 @@ class LabelMap(BaseModel):
         Raises
         ------
         LabelError
-            If the mask holds a value that this map doesn't know, or there are more than 254 labels.
+            If the mask holds a value that this map doesn't know, or there are more than `MOST_LABELS`.
         """
-        if len(self.labels) > 254:
-            raise LabelError(f"{len(self.labels)} labels are more than the 254 a training mask can hold")
+        if len(self.labels) > MOST_LABELS:
+            raise LabelError(f"{len(self.labels)} labels are more than the {MOST_LABELS} a training mask can hold")
         table = np.full(65536, -1, dtype=np.int16)
         table[[0, *self.values]] = range(len(self.labels) + 1)
         if self.ignore is not None:

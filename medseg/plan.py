@@ -35,6 +35,12 @@ class ChannelNormalisation(_Part):
     mean: float = Field(0.0, description="Mean of the foreground")
     std: float = Field(1.0, gt=0, description="Standard deviation of the foreground")
 
+    @model_validator(mode="after")
+    def _check(self) -> ChannelNormalisation:
+        if self.low > self.high:
+            raise ValueError(f"low must not be above high, or all voxels are equal: {self.low:g} and {self.high:g}")
+        return self
+
 
 class NetworkPlan(_Part):
     """Topology of the network, finest stage first."""
@@ -54,6 +60,10 @@ class NetworkPlan(_Part):
     def _check(self) -> NetworkPlan:
         if not len(self.features) == len(self.kernels) == len(self.strides):
             raise ValueError("features, kernels and strides need one entry a stage")
+        if min(self.features) < 1 or min(map(min, self.strides)) < 1:
+            raise ValueError("features and strides must be at least 1")
+        if any(size < 1 or size % 2 == 0 for kernel in self.kernels for size in kernel):
+            raise ValueError("kernels must be odd, so that an output lies over the middle of what it reads")
         if self.name != "unet" and self.strides[0] != (1, 1, 1):
             raise ValueError("the first stride must be 1, 1, 1")
         return self
@@ -72,7 +82,9 @@ class Plan(_Part):
 
     dimensions: Literal[2, 3] = Field(description="2D slices or 3D patches")
     spacing: tuple[float, float, float] = Field(description="Voxel spacing of the network's grid, mm")
-    slice_axis: Literal[0, 1, 2] = Field(description="Coarsest axis; a 2D network sees slices across it")
+    slice_axis: Literal[0, 1, 2] = Field(
+        description="Coarsest axis, of single slices the one across; a 2D network sees slices across it"
+    )
     patch: Sizes = Field(description="Training patch and inference window, voxels; 1 along slice_axis in 2D")
     batch: int = Field(ge=1, description="Patches in a training step")
     channels: tuple[str, ...] = Field(min_length=1, description="Name of each input channel")

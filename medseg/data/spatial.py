@@ -6,8 +6,9 @@ interpolated once (`read_patch`). A patch that is only mirrored, or not changed 
 Decisions
 ---------
 * Turning and resizing happen in millimetres, so that anatomy is never sheared on anisotropic grids.
-* 2D patches, and 3D patches whose spacings differ by more than `ANISOTROPY`, turn and resize in the plane across
-  ``plan.slice_axis`` only: interpolating between far slices invents anatomy (nnU-Net's "dummy 2D").
+* 2D patches, 3D patches of one slice, and those whose spacings differ by more than `ANISOTROPY`, turn and resize in the
+  plane across ``plan.slice_axis`` only: interpolating between far slices invents anatomy (nnU-Net's "dummy 2D"), and
+  a single slice would be turned out of the scan.
 * The image is interpolated linearly and the mask takes the nearest voxel. nnU-Net interpolates each class of the mask
   linearly and takes the largest, which differs on single boundary voxels and costs one interpolation a class.
 * Whole samples at 128^3 with the default probabilities: 36 ms on one core, mean of 100 (nnU-Net 2.8.1: 254); see
@@ -96,7 +97,8 @@ class SpatialDrawer:
     def __init__(self, config: AugmentationConfig, plan: Plan) -> None:
         self.config = config
         self.patch, self.spacing, self.mirror = plan.patch, plan.spacing, plan.mirror
-        in_plane = plan.dimensions == 2 or max(plan.spacing) > ANISOTROPY * min(plan.spacing)
+        is_flat = plan.patch[plan.slice_axis] == 1
+        in_plane = is_flat or max(plan.spacing) > ANISOTROPY * min(plan.spacing)
         self.axes = tuple(axis for axis in range(3) if not (in_plane and axis == plan.slice_axis))
         edges = [self.patch[axis] * self.spacing[axis] for axis in self.axes]
         default = ROTATION_3D

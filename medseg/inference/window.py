@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medseg.errors import ModelError
 from medseg.plan import Plan, Sizes
 
 Forward = Callable[[Tensor], Tensor]
@@ -162,6 +163,11 @@ def stream_logits(
     batch : most windows in a forward pass.
     device : that cuts windows and stitches; None: the CPU.
 
+    Raises
+    ------
+    ModelError
+        If a logit is not a finite number: no class wins against NaN, so that a voxel would silently be background.
+
     Notes
     -----
     Windows in which every channel is constant (air around a patient, clipped to one value) are equal
@@ -264,7 +270,13 @@ class _Stitch:
         count = stop - self.first
         if count <= 0:
             return
-        yield self._without_margin(self.first, self.buffer.narrow(self.dim, 0, count))
+        finished = self.buffer.narrow(self.dim, 0, count)
+        if not finished.sum().isfinite():
+            raise ModelError(
+                "the network answers with numbers that are not finite; segment with --speed accurate, which computes "
+                "in float32, and if that is no better train the model again"
+            )
+        yield self._without_margin(self.first, finished)
         self.first = stop
         if stop == self.tiling.shape[self.tiling.axis]:
             return

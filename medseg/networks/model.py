@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from medseg.config import InferenceConfig, describe_problems
@@ -89,6 +89,15 @@ class ModelRecord(BaseModel):
     reference: Reference | None = Field(None, description="What training cases were like; for checks without truth")
     modalities: tuple[str, ...] = Field((), description="DICOM modalities of the training cases; empty: not known")
     provenance: dict[str, Any] = Field(default_factory=dict, description="What it was made from and by")
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelRecord:
+        named = self.postprocessing.structures if self.postprocessing else {}
+        targets = list(self.labels.targets)
+        unknown = sorted(set(named) - set(targets))
+        if unknown:
+            raise ValueError(f"postprocessing names {unknown}, which are not among the targets {targets}")
+        return self
 
 
 def save_model(model: Model, folder: Path) -> None:

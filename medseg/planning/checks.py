@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medseg.errors import DatasetError
-from medseg.labels import LabelMap
+from medseg.labels import MOST_LABELS, LabelMap
 from medseg.planning.choices import looks_like_ct
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
 
@@ -48,6 +48,7 @@ def check_training_data(
     learnt = fingerprint.select(train).cases
     measured = fingerprint.select(validation).cases if validation else ()
     return (
+        *_too_many(labels),
         *_absent_targets(labels, learnt, measured),
         *_empty_masks(learnt, measured),
         *_constant_images((*learnt, *measured)),
@@ -77,6 +78,15 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
     errors = [finding.message for finding in findings if finding.severity == "error"]
     if errors:
         raise DatasetError("; ".join(errors))
+
+
+def _too_many(labels: LabelMap) -> list[Finding]:
+    """Report more labels than prepared cases can hold."""
+    count = len(labels.labels)
+    if count <= MOST_LABELS:
+        return []
+    message = f"the label map has {count} labels, and a training mask holds {MOST_LABELS} at most"
+    return [Finding("error", f"{message}: leave out or unite some")]
 
 
 def _absent_targets(

@@ -57,8 +57,14 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
     return (x, y, z), reason
 
 
-def choose_slice_axis(spacing: Triple) -> tuple[int, str]:
-    """Return the coarsest axis; of axes about as coarse, the last in x, y, z."""
+def choose_slice_axis(fingerprint: Fingerprint, spacing: Triple) -> tuple[int, str]:
+    """Return the only axis of one voxel of a usual scan, or the coarsest; of axes about as coarse, the last in x, y, z.
+
+    Single slices often state a thickness of 1 mm for want of a true one, finer than their pixels.
+    """
+    single = np.flatnonzero(np.median([case.shape for case in fingerprint.cases], axis=0) == 1)
+    if len(single) == 1:
+        return int(single[0]), f"scans have one voxel along {AXES[single[0]]}: they are single slices"
     coarse = [axis for axis in range(3) if spacing[axis] * EQUAL_SPACING >= max(spacing)]
     axis = coarse[-1]
     if len(coarse) == 1:

@@ -117,9 +117,7 @@ class PatchSearch:
         if min(wish) < 1:
             raise PlanError(f"plan.patch must have at least 1 voxel along every axis, not {_by(wish)}")
         if self.wishes.dimensions == 2 and wish[axis] != 1:
-            raise PlanError(
-                f"plan.patch {_by(wish)} must be 1 along {AXES[axis]}: 2D slices lie across the coarsest axis"
-            )
+            raise PlanError(f"plan.patch {_by(wish)} must be 1 along {AXES[axis]}: 2D slices lie across that axis")
         design = self.architect.design(wish)
         batch = self.wishes.batch or 1
         if self._values(design) * batch > self._budget:

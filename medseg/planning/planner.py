@@ -3,7 +3,7 @@
 The rules are nnU-Net's; where medseg differs:
 
 * axes stay in RAS order, the coarse axis is named (`Plan.slice_axis`) instead of moved to the front;
-* among axes of about equal spacing, 2D slices are axial, as radiologists read them;
+* among axes of about equal spacing, 2D slices are axial, as radiologists read them, and single slices are the slices;
 * in 2D the distance of slices stays the median, since a finer one would only invent slices;
 * the batch is rounded down, never up: a plan stays within its memory budget;
 * mirroring across x is off when labels say left or right;
@@ -61,7 +61,7 @@ def plan_dataset(
     """
     _check_channels(fingerprint, channels, modalities)
     spacing, spacing_reason = choose_spacing(fingerprint, plan)
-    slice_axis, axis_reason = choose_slice_axis(spacing)
+    slice_axis, axis_reason = choose_slice_axis(fingerprint, spacing)
     frame = Frame(spacing, slice_axis, fingerprint.median_content_shape(spacing), len(fingerprint.cases))
     architect = Architect(network, spacing, frame.axes(plan.dimensions), len(channels))
     search = PatchSearch(plan, frame, architect, labels.outputs)

@@ -200,6 +200,16 @@ def test_anisotropic_patches_move_in_plane_only(plan_of):
     np.testing.assert_array_equal(change.matrix[:, 1], (0, 1, 0))
 
 
+def test_a_single_slice_is_not_turned_out_of_its_scan(plan_of, case_of):
+    """Of a 3D patch of one slice all voxels come from that slice: three axes left a line of it, and padding."""
+    case, plan = case_of((40, 40, 1)), plan_of((12, 12, 1), spacing=(1.0, 1.0, 1.0), slice_axis=2)
+    case.outside = -99
+    drawer = SpatialDrawer(ALWAYS, plan)
+    assert drawer.axes == (0, 1)
+    image, *_ = read_patch(case, (14, 14, 0), plan.patch, drawer.draw(np.random.default_rng(0)))
+    assert image.min() >= case.image.min()
+
+
 def test_deformations_do_not_fold(plan_of, array_case):
     plan, shape = plan_of((40, 40, 40)), (80, 80, 80)
     ramp = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medseg.errors import ModelError
 from medseg.inference.window import Tiling, blending_weights, stream_logits, tile, window_starts
 
 sizes = st.integers(1, 90)
@@ -154,6 +156,19 @@ def test_windows_of_other_constants_are_not_mixed_up(make_plan):
     image = torch.arange(8.0).repeat_interleave(8)[None, :, None, None].expand(1, 64, 8, 8).contiguous()
     streamed, _ = collect(image, positional, tiling)
     torch.testing.assert_close(streamed, stitched_whole(image, tiling), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_answer_that_is_no_number_is_refused(make_plan, value):
+    """One voxel in thousands: no class wins against NaN, so it would pass for background."""
+
+    def forward(windows):
+        logits = positional(windows)
+        logits[-1, 1, 3, 5, 2] = value
+        return logits
+
+    with pytest.raises(ModelError, match=r"not finite; segment with --speed accurate"):
+        collect(torch.randn(1, 24, 8, 8), forward, tile((24, 8, 8), make_plan(), 0.5))
 
 
 def test_two_dimensional_windows_stream_along_the_slices(make_plan):

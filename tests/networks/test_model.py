@@ -236,6 +236,13 @@ def test_a_newer_format_is_told_from_a_wrong_one(folder, change_record):
         load_model(folder)
 
 
+def test_rules_for_a_structure_that_was_renamed_are_refused_before_a_scan_is_segmented(folder, change_record):
+    change_record(postprocessing={"structures": {"liver_old": {"keep_largest": True}}})
+    for read in (load_model, model_digest):
+        with pytest.raises(ModelError, match=r"not a sound model \(postprocessing names \['liver_old'\]"):
+            read(folder)
+
+
 def test_a_model_of_an_earlier_medseg_names_no_modalities(folder):
     record = json.loads((folder / "model.json").read_text())
     del record["modalities"]

@@ -48,6 +48,15 @@ def test_every_error_is_in_the_message() -> None:
         refuse_errors(check_training_data(cases(a={}, v={"tumour": 1.0}), LABELS, ["a"], ["v"]))
 
 
+def test_more_labels_than_a_training_mask_holds_are_said_before_anything_is_prepared() -> None:
+    for count, wrong in ((254, False), (255, True)):
+        many = LabelMap.parse({f"l{value}": value for value in range(1, count + 1)})
+        findings = check_training_data(cases(a={label.name: 1.0 for label in many.labels}), many, ["a"])
+        assert [finding.severity for finding in findings] == ["error"] * wrong
+    with pytest.raises(DatasetError, match="the label map has 255 labels, and a training mask holds 254 at most"):
+        refuse_errors(findings)
+
+
 def test_a_long_list_is_cut() -> None:
     many = LabelMap.parse({f"l{value}": value for value in range(1, 10)})
     (finding,) = check_training_data(cases(a={"l1": 1.0}), many, ["a"])
