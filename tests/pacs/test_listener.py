@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,6 +19,7 @@ from medseg.errors import ConfigError, ModelError, OutputError
 from medseg.inference.predictor import Predictor
 from medseg.pacs.journal import Journal
 from medseg.pacs.listener import Work
+from medseg.pacs.sending import SendError
 from medseg.pacs.spool import Spool
 from medseg.pacs.study import Study, StudyRecord
 from medseg.pacs.tls import client_context, server_context
@@ -297,6 +299,26 @@ def test_a_study_that_lost_its_record_before_it_was_sent_is_segmented_again(work
     (study,) = work.spool.listed("sending")
     work.send(study)
     assert [study.name for study in work.spool.listed("complete")] == ["study-1"]
+
+
+def test_a_destination_that_is_down_keeps_no_results_from_the_others(work):
+    class Place:
+        def __init__(self, name: str, *, is_down: bool) -> None:
+            self.name, self.is_down, self.files = name, is_down, []
+
+        def send(self, files):
+            if self.is_down:
+                raise SendError(f"{self.name} can't be reached")
+            self.files += files
+
+    down, up = Place("down", is_down=True), Place("up", is_down=False)
+    put(work.spool.root / "sending" / "study-1.1", "a.dcm")
+    (study,) = work.spool.listed("sending")
+    study.note(send=("mask.dcm",))
+    replace(work, destinations=(down, up)).send(study)
+    assert [file.name for file in up.files] == ["mask.dcm"]
+    (study,) = work.spool.listed("sending")
+    assert (study.record.sent, study.record.tries, study.record.message) == (("up",), 1, "down can't be reached")
 
 
 def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, monkeypatch):
