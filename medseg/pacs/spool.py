@@ -195,10 +195,8 @@ class Spool:
                 self._link(scan, received.scans / scan.name)
         flush_folder(received.scans)
         waiting = [study for study in queued if study.folder.parent.name == "complete"]
-        for earlier in waiting:  # all it has is received; no half of it may wait after a crash
-            aside = self.root / INCOMING / earlier.folder.name
-            _rename(earlier.folder, aside)
-            shutil.rmtree(aside)
+        for earlier in waiting:  # all it has is received
+            self._remove(earlier)
         study = Study(self.root / "complete" / f"{name}.{time_ns():x}")
         _rename(received.folder, study.folder)
         return study
@@ -246,10 +244,16 @@ class Spool:
 
         old = [study for study in self.listed(state) if time() - ended(study) >= hours * 3600]
         for study in old:
-            shutil.rmtree(study.folder)
+            self._remove(study)
         if old:
             self.measure()
         return old
+
+    def _remove(self, study: Study) -> None:
+        """Delete a study; no half of it may be taken for a whole one after a crash."""
+        aside = self.root / INCOMING / study.folder.name
+        _rename(study.folder, aside)
+        shutil.rmtree(aside)
 
     def measure(self) -> int:
         """Count what the folder holds, bytes."""

@@ -341,6 +341,24 @@ def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, m
     assert sorted(scan.name for scan in study.scans.iterdir()) == ["a.dcm", "b.dcm", "c.dcm"]
 
 
+def test_a_crash_while_a_study_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "failed" / "study-1.1", "a.dcm", "b.dcm")
+
+    def crash(folder: Path) -> None:
+        (folder / "scans" / "a.dcm").unlink()
+        raise KeyboardInterrupt
+
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool, monkeypatch.context() as patch:
+        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            spool.expired("failed", 0)
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        assert spool.listed("failed") == []
+        assert not list((config.queue / "incoming").iterdir())
+
+
 def test_where_files_can_not_be_linked_a_full_disk_joins_no_part_of_one(tmp_path, monkeypatch):
     config = listen_config(tmp_path / "queue", tmp_path)
     config.queue.mkdir(mode=0o700)
