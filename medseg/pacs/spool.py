@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -258,15 +258,19 @@ class Spool:
     def measure(self) -> int:
         """Count what the folder holds, bytes."""
         with self._changes:
-            self._used = sum(_sizes(self.root))
+            self._used = sum(_sizes(self.root).values())
         return self._used
 
 
-def _sizes(folder: Path) -> Iterable[int]:
+def _sizes(folder: Path) -> dict[tuple[int, int], int]:
+    """Return the bytes of each file by its device and number: one that several folders hold takes room once."""
+    sizes = {}
     for parent, _, files in os.walk(folder):
         for name in files:
             with suppress(OSError):  # moved on meanwhile
-                yield os.lstat(Path(parent, name)).st_size
+                state = os.lstat(Path(parent, name))
+                sizes[state.st_dev, state.st_ino] = state.st_size
+    return sizes
 
 
 def _write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:

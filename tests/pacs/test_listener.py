@@ -359,6 +359,17 @@ def test_a_crash_while_a_study_is_removed_leaves_no_half_of_it(tmp_path, monkeyp
         assert not list((config.queue / "incoming").iterdir())
 
 
+def test_an_instance_that_several_folders_hold_is_counted_once(tmp_path):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "done" / "study-1.1", "a.dcm")
+    put(config.queue / "received" / "study-1", "c.dcm")
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        before = spool.measure()
+        spool.complete(0)
+        assert spool.measure() == before
+
+
 def test_where_files_can_not_be_linked_a_full_disk_joins_no_part_of_one(tmp_path, monkeypatch):
     config = listen_config(tmp_path / "queue", tmp_path)
     config.queue.mkdir(mode=0o700)
