@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from medseg.batch.places import check_places, check_writable
 from medseg.errors import ConfigError
+from medseg.io.tables import OWNER_ONLY
 from medseg.serve.settings import LOG_FILE, TOKEN_FILE, Address, ServeSettings
 
 LOG_BYTES = 5_000_000
@@ -77,11 +80,20 @@ def listening(address: Address) -> socket.socket:
         raise ConfigError(f"{where}: can't listen there ({error.strerror}); choose another --host or --port") from None
 
 
+class _OwnersLog(RotatingFileHandler):
+    """Log files that only their owner reads, also those that are begun when one is full."""
+
+    def _open(self) -> TextIOWrapper:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags, OWNER_ONLY)
+
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=opener)
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write what the server does into a file that only its owner reads; it names cases, never patients or paths."""
-    path.touch(mode=0o600)
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    handler = _OwnersLog(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = logger.level
     logger.addHandler(handler)
