@@ -121,6 +121,28 @@ def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
         os.close(descriptor)
 
 
+def lock_file(path: Path) -> int | None:
+    """Lock a file, made if needed, for as long as its descriptor, which is returned, is open; None if others have it.
+
+    Where the system has no such locks, everybody gets one.
+
+    Raises
+    ------
+    OSError
+        If the file can't be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+    return descriptor
+
+
 def flush_file(path: Path) -> None:
     """Have what was written to a file on the disk."""
     with path.open("rb") as stream:

@@ -20,7 +20,7 @@ from time import monotonic, time, time_ns
 from medseg.catalog.identity import pseudonym
 from medseg.errors import ConfigError, OutputError, ScanError
 from medseg.io.dicom_headers import read_headers
-from medseg.io.files import cause_of, flush_file
+from medseg.io.files import cause_of, flush_file, lock_file
 from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import Limits
 from medseg.pacs.study import SCANS, STATES, State, Study, flush_folder
@@ -65,7 +65,10 @@ class Spool:
         mode = self.root.stat().st_mode & 0o777
         if mode & 0o077:
             raise ConfigError(f"others can enter the queue {self.root} (mode {mode:o}); run chmod 700 on it")
-        self._handle = _lock(self.root / LOCK)
+        handle = lock_file(self.root / LOCK)
+        if handle is None:
+            raise ConfigError(f"another medseg listen uses the queue {self.root}; give each one its own")
+        self._handle = handle
         for name in (INCOMING, WORK):
             shutil.rmtree(self.root / name, ignore_errors=True)
         for name in (INCOMING, RECEIVED, *STATES):
@@ -285,17 +288,3 @@ def _rename(folder: Path, target: Path) -> None:
     os.rename(folder, target)
     flush_folder(target.parent)
     flush_folder(folder.parent)
-
-
-def _lock(path: Path) -> int:
-    """Lock the queue for as long as this process lives; returns the open file."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise ConfigError(f"another medseg listen uses the queue {path.parent}; give each one its own") from None
-    return handle

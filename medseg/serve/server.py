@@ -13,8 +13,9 @@ from pathlib import Path
 
 from medseg.batch.places import check_places, check_writable
 from medseg.errors import ConfigError
+from medseg.io.files import lock_file
 from medseg.io.tables import OWNER_ONLY
-from medseg.serve.settings import LOG_FILE, TOKEN_FILE, Address, ServeSettings
+from medseg.serve.settings import LOCK_FILE, LOG_FILE, TOKEN_FILE, Address, ServeSettings
 
 LOG_BYTES = 5_000_000
 KEEP_ALIVE_SECONDS = 10
@@ -46,7 +47,12 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
 
     check_places(settings.studies, settings.output)
     check_writable(settings.output)
-    with listening(address) as listener, logging_to(settings.output / LOG_FILE), open_service(settings) as service:
+    with (
+        listening(address) as listener,
+        claimed(settings.output),
+        logging_to(settings.output / LOG_FILE),
+        open_service(settings) as service,
+    ):
         tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
         config = uvicorn.Config(
             make_app(service, tokens),
@@ -78,6 +84,24 @@ def listening(address: Address) -> socket.socket:
     except OSError as error:
         where = f"{address.host}, port {address.port}"
         raise ConfigError(f"{where}: can't listen there ({error.strerror}); choose another --host or --port") from None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other servers out of an output folder as long as the block lasts: one would write over the other's records.
+
+    Raises
+    ------
+    ConfigError
+        If another one has it.
+    """
+    handle = lock_file(folder / LOCK_FILE)
+    if handle is None:
+        raise ConfigError(f"another medseg serve uses the output folder {folder}; give each one its own")
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 class _OwnersLog(RotatingFileHandler):
