@@ -91,10 +91,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(temporary, target)
     except OSError as error:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
         raise _output_error(target, error) from error
     finally:
+        if old.exists() and not target.exists():  # stopped in between, by whatever it was
+            os.replace(old, target)
         _discard(temporary)
         _discard(old)
 
