@@ -301,6 +301,21 @@ def test_a_study_that_lost_its_record_before_it_was_sent_is_segmented_again(work
     assert [study.name for study in work.spool.listed("complete")] == ["study-1"]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), SystemExit(1)])
+def test_what_can_not_be_shown_keeps_nobody_from_working(work, error):
+    """The log that the screen is written to may be full; rich ends a process whose output nobody reads any more."""
+
+    def nobody(line: str) -> None:
+        raise error
+
+    put(work.spool.root / "sending" / "study-1.1", "a.dcm")
+    (study,) = work.spool.listed("sending")
+    study.note(send=("mask.dcm",))
+    replace(work, journal=Journal(work.spool.root, nobody)).send(study)
+    assert [study.name for study in work.spool.listed("done")] == ["study-1"]
+    assert '"event": "done"' in (work.spool.root / "history.jsonl").read_text()
+
+
 def test_a_destination_that_is_down_keeps_no_results_from_the_others(work):
     class Place:
         def __init__(self, name: str, *, is_down: bool) -> None:
