@@ -14,6 +14,7 @@ What a scan can't have, such as a DICOM segmentation of a NIfTI file, costs the 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,13 +168,13 @@ def class_names(labels: LabelMap) -> tuple[str, ...]:
     ('liver', '2_x', '3_X')
     """
     safe = [UNSAFE.sub("_", label.name).strip("._")[:NAME_LIMIT] for label in labels.labels]
-    folded = [name.lower() for name in safe]  # some file systems take no notice of case
+    numbered = [f"{label.value}_{name}".rstrip("_") for label, name in zip(labels.labels, safe, strict=True)]
+    taken = Counter(name.lower() for name in (*safe, *numbered))  # some file systems take no notice of case
 
-    def unique(label: Label, name: str) -> str:
-        plain = name == label.name and folded.count(name.lower()) == 1
-        return name if plain else f"{label.value}_{name}".rstrip("_")
+    def unique(label: Label, name: str, with_number: str) -> str:
+        return name if name == label.name and taken[name.lower()] == 1 else with_number
 
-    return tuple(unique(label, name) for label, name in zip(labels.labels, safe, strict=True))
+    return tuple(map(unique, labels.labels, safe, numbered))
 
 
 def write_tables(output: Path, labels: LabelMap, results: Iterable[CaseResult], channels: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -49,7 +49,10 @@ def show_bar() -> Iterator[Watcher]:
 
 @contextmanager
 def show_lines() -> Iterator[Watcher]:
-    """Print a line every `LINE_SECONDS`, and one for each case that was not done."""
+    """Print a line every `LINE_SECONDS`, and one for each case that was not done.
+
+    Where they can't be printed, because the log's disk is full or nobody reads it any more, the batch goes on.
+    """
     screen, began, over = console(), monotonic(), Event()
     ended, total = 0, 0
 
@@ -57,11 +60,15 @@ def show_lines() -> Iterator[Watcher]:
         nonlocal ended, total
         ended, total = now, of
         if not result.is_done:
-            screen.print(f"{result.status} {result.case}: {result.message}")
+            show(f"{result.status} {result.case}: {result.message}")
+
+    def show(line: str) -> None:
+        with suppress(OSError, SystemExit):  # rich ends the process at a broken pipe
+            screen.print(line)
 
     def tell() -> None:
         while not over.wait(LINE_SECONDS):
-            screen.print(describe_progress(ended, total, monotonic() - began))
+            show(describe_progress(ended, total, monotonic() - began))
 
     teller = Thread(target=tell, name="medseg-progress", daemon=True)
     teller.start()

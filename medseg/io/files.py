@@ -91,10 +91,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(temporary, target)
     except OSError as error:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
         raise _output_error(target, error) from error
     finally:
+        if old.exists() and not target.exists():  # stopped in between, by whatever it was
+            os.replace(old, target)
         _discard(temporary)
         _discard(old)
 
@@ -119,6 +119,28 @@ def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)
+
+
+def lock_file(path: Path) -> int | None:
+    """Lock a file, made if needed, for as long as its descriptor, which is returned, is open; None if others have it.
+
+    Where the system has no such locks, everybody gets one.
+
+    Raises
+    ------
+    OSError
+        If the file can't be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+    return descriptor
 
 
 def flush_file(path: Path) -> None:

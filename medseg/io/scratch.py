@@ -59,7 +59,7 @@ def _wipe_abandoned(place: Path) -> None:
             state = folder.lstat()
             if not stat.S_ISDIR(state.st_mode) or (os.name == "posix" and state.st_uid != os.getuid()):
                 continue
-            lock = os.open(folder / LOCK, os.O_RDWR)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # killed while it was wiped, it may be gone
             try:
                 if _lock(lock):
                     shutil.rmtree(folder, ignore_errors=True)

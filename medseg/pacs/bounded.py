@@ -155,6 +155,14 @@ class BoundedServer(ThreadedAssociationServer):
         """Whether there is room for one more connection."""
         return len(self.active_associations) < self._most and self._connecting.acquire(blocking=False)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a thread for a connection; one that gets none keeps no place."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._connecting.release()
+            raise
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Begin an association, which goes on in a thread of its own."""
         try:

@@ -31,7 +31,7 @@ class Journal:
         self._path, self._tell, self._turn = folder / HISTORY, tell, Lock()
 
     def write(self, event: str, sentence: str, **details: object) -> None:
-        """Add a line; a full disk, which is met elsewhere, keeps nobody from working."""
+        """Add a line and show it; a full disk, which is met elsewhere, or a closed screen keeps nobody from working."""
         line = {"time": timestamp(), "event": event, **details}
         with self._turn:
             try:
@@ -39,4 +39,7 @@ class Journal:
                 flush_file(self._path)
             except OSError as error:
                 logger.debug("history", exc_info=error)
-            self._tell(printable(sentence))
+            try:
+                self._tell(printable(sentence))
+            except (OSError, SystemExit) as error:  # rich ends the process where nobody reads its output any more
+                logger.debug("screen", exc_info=error)

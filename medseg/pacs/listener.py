@@ -204,15 +204,20 @@ class Work:
             self.spool.move(study, "complete")
             self._tell(study, "recovered", "what is to be sent is not known any more, it is segmented again")
             return
-        try:
-            for destination in self.destinations:
-                if destination.name not in record.sent:
+        failures = []
+        for destination in self.destinations:
+            if destination.name not in record.sent:
+                try:
                     destination.send([study.results / name for name in record.send])
+                except Exception as error:  # the others may take them all the same
+                    failures.append(error)
+                else:
                     record = study.note(sent=(*record.sent, destination.name))
-            self.spool.end(study, "done")
-            self._tell(study, "done", f"{len(record.send)} results sent", results=len(record.send))
-        except Exception as error:
-            self._postpone(study, record.tries + 1, error)
+        if failures:
+            self._postpone(study, record.tries + 1, failures[0])
+            return
+        self.spool.end(study, "done")
+        self._tell(study, "done", f"{len(record.send)} results sent", results=len(record.send))
 
     def _postpone(self, study: Study, tries: int, error: Exception) -> None:
         logger.debug("sending", exc_info=error)

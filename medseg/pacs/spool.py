@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,7 @@ from time import monotonic, time, time_ns
 from medseg.catalog.identity import pseudonym
 from medseg.errors import ConfigError, OutputError, ScanError
 from medseg.io.dicom_headers import read_headers
-from medseg.io.files import cause_of, flush_file
+from medseg.io.files import cause_of, flush_file, lock_file
 from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import Limits
 from medseg.pacs.study import SCANS, STATES, State, Study, flush_folder
@@ -65,7 +65,10 @@ class Spool:
         mode = self.root.stat().st_mode & 0o777
         if mode & 0o077:
             raise ConfigError(f"others can enter the queue {self.root} (mode {mode:o}); run chmod 700 on it")
-        self._handle = _lock(self.root / LOCK)
+        handle = lock_file(self.root / LOCK)
+        if handle is None:
+            raise ConfigError(f"another medseg listen uses the queue {self.root}; give each one its own")
+        self._handle = handle
         for name in (INCOMING, WORK):
             shutil.rmtree(self.root / name, ignore_errors=True)
         for name in (INCOMING, RECEIVED, *STATES):
@@ -195,10 +198,8 @@ class Spool:
                 self._link(scan, received.scans / scan.name)
         flush_folder(received.scans)
         waiting = [study for study in queued if study.folder.parent.name == "complete"]
-        for earlier in waiting:  # all it has is received; no half of it may wait after a crash
-            aside = self.root / INCOMING / earlier.folder.name
-            _rename(earlier.folder, aside)
-            shutil.rmtree(aside)
+        for earlier in waiting:  # all it has is received
+            self._remove(earlier)
         study = Study(self.root / "complete" / f"{name}.{time_ns():x}")
         _rename(received.folder, study.folder)
         return study
@@ -246,23 +247,33 @@ class Spool:
 
         old = [study for study in self.listed(state) if time() - ended(study) >= hours * 3600]
         for study in old:
-            shutil.rmtree(study.folder)
+            self._remove(study)
         if old:
             self.measure()
         return old
 
+    def _remove(self, study: Study) -> None:
+        """Delete a study; no half of it may be taken for a whole one after a crash."""
+        aside = self.root / INCOMING / study.folder.name
+        _rename(study.folder, aside)
+        shutil.rmtree(aside)
+
     def measure(self) -> int:
         """Count what the folder holds, bytes."""
         with self._changes:
-            self._used = sum(_sizes(self.root))
+            self._used = sum(_sizes(self.root).values())
         return self._used
 
 
-def _sizes(folder: Path) -> Iterable[int]:
+def _sizes(folder: Path) -> dict[tuple[int, int], int]:
+    """Return the bytes of each file by its device and number: one that several folders hold takes room once."""
+    sizes = {}
     for parent, _, files in os.walk(folder):
         for name in files:
             with suppress(OSError):  # moved on meanwhile
-                yield os.lstat(Path(parent, name)).st_size
+                state = os.lstat(Path(parent, name))
+                sizes[state.st_dev, state.st_ino] = state.st_size
+    return sizes
 
 
 def _write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
@@ -277,17 +288,3 @@ def _rename(folder: Path, target: Path) -> None:
     os.rename(folder, target)
     flush_folder(target.parent)
     flush_folder(folder.parent)
-
-
-def _lock(path: Path) -> int:
-    """Lock the queue for as long as this process lives; returns the open file."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise ConfigError(f"another medseg listen uses the queue {path.parent}; give each one its own") from None
-    return handle

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from medseg.batch.places import check_places, check_writable
 from medseg.errors import ConfigError
-from medseg.serve.settings import LOG_FILE, TOKEN_FILE, Address, ServeSettings
+from medseg.io.files import lock_file
+from medseg.io.tables import OWNER_ONLY
+from medseg.serve.settings import LOCK_FILE, LOG_FILE, TOKEN_FILE, Address, ServeSettings
 
 LOG_BYTES = 5_000_000
 KEEP_ALIVE_SECONDS = 10
@@ -43,7 +47,12 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
 
     check_places(settings.studies, settings.output)
     check_writable(settings.output)
-    with listening(address) as listener, logging_to(settings.output / LOG_FILE), open_service(settings) as service:
+    with (
+        listening(address) as listener,
+        claimed(settings.output),
+        logging_to(settings.output / LOG_FILE),
+        open_service(settings) as service,
+    ):
         tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
         config = uvicorn.Config(
             make_app(service, tokens),
@@ -78,10 +87,37 @@ def listening(address: Address) -> socket.socket:
 
 
 @contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other servers out of an output folder as long as the block lasts: one would write over the other's records.
+
+    Raises
+    ------
+    ConfigError
+        If another one has it.
+    """
+    handle = lock_file(folder / LOCK_FILE)
+    if handle is None:
+        raise ConfigError(f"another medseg serve uses the output folder {folder}; give each one its own")
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+class _OwnersLog(RotatingFileHandler):
+    """Log files that only their owner reads, also those that are begun when one is full."""
+
+    def _open(self) -> TextIOWrapper:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags, OWNER_ONLY)
+
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=opener)
+
+
+@contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write what the server does into a file that only its owner reads; it names cases, never patients or paths."""
-    path.touch(mode=0o600)
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    handler = _OwnersLog(path, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = logger.level
     logger.addHandler(handler)

@@ -11,6 +11,7 @@ from medseg.errors import ConfigError
 
 TOKEN_FILE = "token.key"
 LOG_FILE = "server.log"
+LOCK_FILE = ".lock"
 RESULTS, REVIEW, LESSONS, INCOMING = "results", "review", "lessons", "incoming"
 """Folders in a server's output folder."""
 

@@ -141,6 +141,8 @@ def test_by_default_only_nifti_is_written(worker, make_cases):
         (["liver", "kidney left"], ("liver", "2_kidney_left")),
         (["a/../b", "a_.._b"], ("1_a_.._b", "2_a_.._b")),
         (["Liver", "liver", "..", "Ä"], ("1_Liver", "2_liver", "3", "4")),
+        (["a/b", "1_a_b", "3_liver", ".."], ("1_a_b", "2_1_a_b", "3_liver", "4")),
+        (["4", "liver", "kidney", ".."], ("1_4", "liver", "kidney", "4")),
         (["x" * 100, "con:aux"], (f"1_{'x' * 64}", "2_con_aux")),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from time import monotonic, sleep
 
@@ -47,6 +48,28 @@ def test_without_a_terminal_a_line_comes_now_and_then_also_while_no_case_ends(sc
     assert "crashed b: b: it crashed" in lines
     sleep(0.2)
     assert stream.getvalue().splitlines() == lines, "no line comes when all is over"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError()])
+def test_a_log_that_is_full_or_closed_does_not_end_the_batch(screen, monkeypatch, error):
+    stream, lines = screen(terminal=False), []
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+
+    def end(self):
+        raise SystemExit(1)  # as rich does, after it has closed standard output
+
+    def write(text):
+        lines.append(text)
+        raise error
+
+    monkeypatch.setattr(Console, "on_broken_pipe", end)
+    stream.write = write
+    with case_progress() as watch:
+        watch(CRASHED, 1, 10)
+        began = monotonic()
+        while len(lines) < 4:  # the lines go on, too
+            assert monotonic() < began + 30
+            sleep(0.01)
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_rate(screen):

@@ -94,6 +94,24 @@ def test_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, mon
     assert (target / "a").read_text() == "old"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_folder_that_is_stopped_while_it_is_replaced_leaves_the_old_one(tmp_path, monkeypatch, error):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("precious")
+    replace = os.replace
+
+    def stopped(source, destination):
+        if destination == target and source.name.startswith(".tmp-") and (source / "new").exists():
+            raise error
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(error), atomic_folder(target) as folder:
+        (folder / "new").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

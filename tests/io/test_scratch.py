@@ -56,6 +56,15 @@ def test_the_folder_of_a_killed_process_is_wiped_and_that_of_a_living_one_is_not
 
 
 @needs_posix
+def test_a_folder_that_was_killed_while_it_was_wiped_is_wiped_by_the_next_run(tmp_path):
+    half = tmp_path / "medseg-scratch-half"
+    half.mkdir()
+    (half / "scan").write_text("x")  # its lock went first
+    with scratch_folder(tmp_path) as ours:
+        assert list(tmp_path.iterdir()) == [ours]
+
+
+@needs_posix
 def test_a_link_that_looks_abandoned_is_left_alone(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / ".lock").write_text("")

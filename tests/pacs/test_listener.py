@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,6 +19,7 @@ from medseg.errors import ConfigError, ModelError, OutputError
 from medseg.inference.predictor import Predictor
 from medseg.pacs.journal import Journal
 from medseg.pacs.listener import Work
+from medseg.pacs.sending import SendError
 from medseg.pacs.spool import Spool
 from medseg.pacs.study import Study, StudyRecord
 from medseg.pacs.tls import client_context, server_context
@@ -299,6 +301,41 @@ def test_a_study_that_lost_its_record_before_it_was_sent_is_segmented_again(work
     assert [study.name for study in work.spool.listed("complete")] == ["study-1"]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), SystemExit(1)])
+def test_what_can_not_be_shown_keeps_nobody_from_working(work, error):
+    """The log that the screen is written to may be full; rich ends a process whose output nobody reads any more."""
+
+    def nobody(line: str) -> None:
+        raise error
+
+    put(work.spool.root / "sending" / "study-1.1", "a.dcm")
+    (study,) = work.spool.listed("sending")
+    study.note(send=("mask.dcm",))
+    replace(work, journal=Journal(work.spool.root, nobody)).send(study)
+    assert [study.name for study in work.spool.listed("done")] == ["study-1"]
+    assert '"event": "done"' in (work.spool.root / "history.jsonl").read_text()
+
+
+def test_a_destination_that_is_down_keeps_no_results_from_the_others(work):
+    class Place:
+        def __init__(self, name: str, *, is_down: bool) -> None:
+            self.name, self.is_down, self.files = name, is_down, []
+
+        def send(self, files):
+            if self.is_down:
+                raise SendError(f"{self.name} can't be reached")
+            self.files += files
+
+    down, up = Place("down", is_down=True), Place("up", is_down=False)
+    put(work.spool.root / "sending" / "study-1.1", "a.dcm")
+    (study,) = work.spool.listed("sending")
+    study.note(send=("mask.dcm",))
+    replace(work, destinations=(down, up)).send(study)
+    assert [file.name for file in up.files] == ["mask.dcm"]
+    (study,) = work.spool.listed("sending")
+    assert (study.record.sent, study.record.tries, study.record.message) == (("up",), 1, "down can't be reached")
+
+
 def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, monkeypatch):
     config = listen_config(tmp_path / "queue", tmp_path)
     config.queue.mkdir(mode=0o700)
@@ -317,6 +354,35 @@ def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, m
         spool.complete(0)
         (study,) = spool.listed("complete")
     assert sorted(scan.name for scan in study.scans.iterdir()) == ["a.dcm", "b.dcm", "c.dcm"]
+
+
+def test_a_crash_while_a_study_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "failed" / "study-1.1", "a.dcm", "b.dcm")
+
+    def crash(folder: Path) -> None:
+        (folder / "scans" / "a.dcm").unlink()
+        raise KeyboardInterrupt
+
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool, monkeypatch.context() as patch:
+        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            spool.expired("failed", 0)
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        assert spool.listed("failed") == []
+        assert not list((config.queue / "incoming").iterdir())
+
+
+def test_an_instance_that_several_folders_hold_is_counted_once(tmp_path):
+    config = listen_config(tmp_path / "queue", tmp_path)
+    config.queue.mkdir(mode=0o700)
+    put(config.queue / "done" / "study-1.1", "a.dcm")
+    put(config.queue / "received" / "study-1", "c.dcm")
+    with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
+        before = spool.measure()
+        spool.complete(0)
+        assert spool.measure() == before
 
 
 def test_where_files_can_not_be_linked_a_full_disk_joins_no_part_of_one(tmp_path, monkeypatch):

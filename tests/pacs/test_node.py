@@ -77,6 +77,7 @@ def test_refusals_do_not_fill_the_disk(node, monkeypatch):
     with node() as (port, _, lines):
         for _ in range(6):
             assert call(port, "STRANGER").is_rejected
+        until(lambda: len(lines) >= 3)  # callers hear of it before it is written down
         assert len(lines) == 3
 
 
@@ -384,6 +385,26 @@ def test_connections_that_say_nothing_are_bounded(node, monkeypatch):
         finally:
             for connection in connections:
                 connection.close()
+
+
+def test_connections_that_got_no_thread_take_no_place(node, monkeypatch):
+    """A machine at its limit of threads; afterwards, everybody is answered again."""
+    with node() as (port, _, _):
+        with monkeypatch.context() as patch:
+            failed = []
+
+            def no_thread(self, request, client_address):
+                failed.append(client_address)
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr("socketserver.ThreadingMixIn.process_request", no_thread)
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                    assert connection.recv(1) == b""
+            assert len(failed) == 20
+        association = call(port)
+        assert association.is_established
+        association.release()
 
 
 # ---- TLS

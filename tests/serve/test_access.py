@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+
+import pytest
 
 from medseg.serve.access import Gate
+from medseg.serve.server import logging_to
 from medseg.serve.settings import Limits
 from medseg.serve.tokens import Tokens
 
@@ -52,3 +57,16 @@ def test_a_new_token_is_not_called_a_key_of_pseudonyms(tmp_path, caplog):
     tokens = Tokens.of(tmp_path / "token.key")
     assert tokens.token == Tokens.of(tmp_path / "token.key").token
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_only_its_owner_reads_the_log_also_when_a_new_one_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg.serve.server.LOG_BYTES", 100)
+    with logging_to(tmp_path / "server.log"):
+        for number in range(4):
+            logging.getLogger("medseg.serve").info("Anna_Muster: label v%03d, corrected", number)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "server.log": 0o600,
+        "server.log.1": 0o600,
+        "server.log.2": 0o600,
+    }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from threading import Event
@@ -14,7 +15,7 @@ from medseg.serve import service as service_module
 from medseg.serve import teacher as module
 from medseg.serve.lesson import LESSON, OUTCOME, Lesson, Outcome, learn
 from medseg.serve.refusal import RequestError
-from medseg.serve.server import _welcome, serve
+from medseg.serve.server import _welcome, claimed, serve
 from medseg.serve.service import model_in_use
 from medseg.serve.settings import Address
 from medseg.serve.sweep import Sweep
@@ -261,6 +262,19 @@ def test_nothing_is_written_among_the_scans(settings, studies):
     with pytest.raises(OutputError, match="inside the scan folder"):
         serve(settings(output=studies / "served"), Address(port=0), print)
     assert not (studies / "served").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_one_output_folder_one_server(settings):
+    chosen = settings()
+    upload = chosen.output / "incoming" / "tmp" / "upload.nii.gz"
+    upload.parent.mkdir(parents=True)
+    upload.write_text("of the first server")
+    with claimed(chosen.output), pytest.raises(ConfigError, match="another medseg serve uses"):
+        serve(chosen, Address(port=0), print)
+    assert upload.exists()
+    with claimed(chosen.output):  # the first has ended
+        pass
 
 
 def test_a_file_in_place_of_the_output_folder_is_named(settings, tmp_path):
