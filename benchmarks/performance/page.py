@@ -118,11 +118,9 @@ def place_of(result: dict[str, Any]) -> str:
 
 
 def stages() -> str:
-    result, many = read("big_case"), read("big_case_118")
-    seconds, limits = result["stages_s"], result["limits_s"]
-    alone = mean(run["seconds"] for run in result["network_alone"])
-    plain = mean(run["seconds"] for run in result["network_plain"])
-    limits = {**limits, "forward": alone}
+    result, with_amx, many = read("big_case"), read("big_case_amx"), read("big_case_118")
+    seconds = result["stages_s"]
+    limits = {**result["limits_s"], "forward": mean(run["seconds"] for run in result["network_alone"])}
     order = ("read", "prepare", "forward", "stitch", "restore", "postprocess", "measure", "write")
     lines = [
         f"| {stage} | {seconds[stage]:.2f} | {seconds[stage] / result['case_s']:.1%} | {shown_limit(limits, stage)} |"
@@ -139,11 +137,30 @@ for the others, moving what must be moved once at the pace of this memory (`benc
 | --- | --- | --- | --- |
 {chr(10).join(lines)}
 
-All stages take {result["case_s"] / alone:.2f} times the bare network, the command with its start and the report
-{result["command_s"] / alone:.2f} times; {result["peak_mb"]:,.0f} MB at most. With its maps as torch lays them out the
-bare network takes {plain:.2f} s for these windows: of that the command takes {result["command_s"] / plain:.2f} times.
-{shape} voxels with {many["classes"]} classes and a small network: {many["peak_mb"]:,.0f} MB at most.
+Against the bare network, in medseg's layout of maps and in torch's own; the command has its start and the report, too:
+
+| processor | network, s | all stages | command | network in torch's layout, s | command |
+| --- | --- | --- | --- | --- | --- |
+{against_network("AMD EPYC", result)}
+{against_network("Intel Xeon with AMX", with_amx)}
+
+The scan above takes {result["peak_mb"]:,.0f} MB at most,
+{shape} voxels with {many["classes"]} classes and a small network {many["peak_mb"]:,.0f} MB.
 """
+
+
+def against_network(processor: str, result: dict[str, Any]) -> str:
+    """Return a row: how many times the bare network's seconds a large case takes."""
+    alone, plain = (mean(run["seconds"] for run in result[name]) for name in ("network_alone", "network_plain"))
+    stages, command = result["case_s"], result["command_s"]
+    cells = (
+        f"{alone:.1f}",
+        f"{stages / alone:.2f}",
+        f"{command / alone:.2f}",
+        f"{plain:.1f}",
+        f"{command / plain:.2f}",
+    )
+    return f"| {processor} | {' | '.join(cells)} |"
 
 
 def shown_limit(limits: dict[str, float], stage: str) -> str:
