@@ -158,6 +158,11 @@ def next_scans() -> str:
         "| " + " | ".join([str(number), *(f"{record['mean_dice'][name]:.4f}" for name in names)]) + " |"
         for number, record in enumerate(records)
     ]
+    pooled = {name: mean_over_draws(record["cases"][name] for record in records) for name in names}
+    rows.append(
+        "| ".join([f"| all {len(records)} ", *(f"{fmean(pooled[name].values()):.4f} " for name in names)]) + "|"
+    )
+    gains = [f"{name} {interval(difference(pooled[name], pooled['random']))}" for name in names[1:] if name != "random"]
     settings = f"{records[0]['steps']} steps of a network of {records[0]['features']} features"
     head = f"""## Which scans to label next
 
@@ -166,7 +171,7 @@ A model of six labels chooses six more of 174 scans; twelve train a new one, {se
 
 | draw | {" | ".join(names)} |
 {"| --- " * (1 + len(names))}|"""
-    return "\n".join([head, *rows, ""])
+    return "\n".join([head, *rows, "", f"Against drawing at random, all draws: {'; '.join(gains)}.", ""])
 
 
 def pretraining() -> str:
@@ -178,6 +183,11 @@ def pretraining() -> str:
         for path in sorted(RESULTS.glob("pretraining_*.json"))
         for record in [json.loads(path.read_text())]
     ]
+    tables = [read_columns(path) for path in sorted(RESULTS.glob("pretraining_*.csv"))]
+    if len(tables) > 1:
+        random, trained = (mean_over_draws(table[arm] for table in tables) for arm in ("scratch", "pretrained"))
+        means = " | ".join(f"{fmean(dice.values()):.4f}" for dice in (random, trained))
+        rows.append(f"| all {len(tables)} | | | {means} | **{interval(difference(trained, random))}** |")
     head = """## Pre-training
 
 Hippocampus, from random weights and from weights that restored hidden blocks of 180 scans (`pretraining.py`).
@@ -185,6 +195,13 @@ Hippocampus, from random weights and from weights that restored hidden blocks of
 | draw | steps of pre-training | of training | random | pre-trained | difference [95 % interval] |
 | --- | --- | --- | --- | --- | --- |"""
     return "\n".join([head, *rows, ""]) if rows else ""
+
+
+def read_columns(path: Path) -> dict[str, Dice]:
+    """Return the columns of a table of cases, by name."""
+    with path.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: {row["case"]: float(row[name]) for row in rows} for name in rows[0] if name != "case"}
 
 
 def dataset_section(data: str) -> str:
