@@ -76,10 +76,22 @@ class TestSelection:
         assert dataset.train == ("a",)
         assert "d" in [case.id for case in dataset.unlabelled]
 
-    def test_a_table_s_own_split_holds_and_its_test_cases_stay_apart(self, paired: Path) -> None:
-        rows = [
-            f"images/{n}.nii.gz,labels/{n}.nii.gz,{s}" for n, s in zip("abc", ("train", "val", "test"), strict=True)
-        ]
+    @pytest.mark.parametrize(
+        "words", [("train", "val", "test"), ("training", "validating", "testing"), ("Training", "Valid", "TEST")]
+    )
+    def test_lists_hold_under_other_words_too(self, paired: Path, words: tuple[str, str, str]) -> None:
+        dataset = read(paired, **splits(paired, **{word: [id_] for word, id_ in zip(words, "abc", strict=True)}))
+        assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
+
+    def test_a_list_is_known_by_the_name_it_has_in_the_file_too(self, paired: Path) -> None:
+        dataset = read(paired, validation="Val", **splits(paired, Training=["a"], Val=["b"]))
+        assert (dataset.train, dataset.validation) == (("a",), ("b",))
+
+    @pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "Validating", "Testing")])
+    def test_a_table_s_own_split_holds_and_its_test_cases_stay_apart(
+        self, paired: Path, words: tuple[str, str, str]
+    ) -> None:
+        rows = [f"images/{n}.nii.gz,labels/{n}.nii.gz,{s}" for n, s in zip("abc", words, strict=True)]
         (paired / "t.csv").write_text("\n".join(["image,mask,split", *rows, "images/d.nii.gz,,"]))
         dataset = read(paired / "t.csv")
         assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
