@@ -67,14 +67,15 @@ def read_csv(path: Path) -> Listing:
     Raises
     ------
     DatasetError
-        If a column is missing or unknown, a cell is empty that may not be, or a file isn't there.
+        If a column is missing, unknown or there twice, a cell is empty that may not be, or a file isn't there.
     """
     columns, rows = _read_table(path)
     images = [column for column in columns if column == "image" or column.startswith("image_")]
     unknown = [column for column in columns if column not in {*images, "mask", "case", "patient", "split"}]
-    if not images or unknown or ("image" in images and len(images) > 1):
+    repeated = len(set(columns)) < len(columns)  # the last would hold, and an empty one make cases unlabelled
+    if not images or unknown or repeated or ("image" in images and len(images) > 1):
         wanted = "image (or image_<channel> for each channel), mask, case, patient, split"
-        raise DatasetError(f"{path}: the columns are {', '.join(columns) or 'empty'}; they may be {wanted}")
+        raise DatasetError(f"{path}: the columns are {', '.join(columns) or 'empty'}; they may be {wanted}, each once")
     cases: list[Case] = []
     lists: dict[str, list[str]] = {}
     for line, row in rows:
