@@ -296,6 +296,16 @@ class TestLabels:
         with pytest.raises(DatasetError, match=r"none of the 1 masks shows any structure"):
             read(tmp_path)
 
+    def test_a_dataset_json_beside_a_table_holds_for_it(self, paired: Path) -> None:
+        document = {"labels": {"background": 0, "organ": 1, "ignore": 2}, "channel_names": {"0": "CT"}}
+        (paired / "dataset.json").write_text(json.dumps(document))
+        (paired / "t.csv").write_text("image,mask\nimages/a.nii.gz,labels/a.nii.gz\n")
+        dataset = read(paired / "t.csv")
+        assert (dataset.labels.values, dataset.labels.ignore) == ((1,), 2)
+        assert (dataset.channels, dataset.modalities) == (("CT",), ("ct",))
+        (paired / "t.csv").write_text("image_T1,mask\nimages/a.nii.gz,labels/a.nii.gz\n")
+        assert read(paired / "t.csv").channels == ("T1",)  # the table knows better what it lists
+
 
 class TestChannels:
     def test_unknown_nifti(self, paired: Path) -> None:
