@@ -66,6 +66,10 @@ class TestSelection:
         dataset = read(paired, **splits(paired, test=["c", "elsewhere"]))
         assert [case.id for case in dataset.set_apart] == ["c"]
 
+    def test_lists_may_hold_the_files_of_scans(self, paired: Path) -> None:
+        dataset = read(paired, **splits(paired, validation=["b.nii"], test=["images/c.nii.gz"]))
+        assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
+
     def test_a_test_case_is_not_trained_on(self, paired: Path) -> None:
         wishes = splits(paired, train=["a", "c"], test=["c"])
         with pytest.raises(DatasetError, match=r"1 cases are both in train and in test: c; keep each in one"):
