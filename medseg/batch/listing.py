@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from medseg.batch.summary import CaseResult
@@ -42,7 +43,7 @@ def list_cases(catalog: Catalog, channels: int = 1) -> Listing:
     """Sort a catalogue into cases for a model of so many channels, rejections, and files left out."""
     catalog = with_stacks(catalog, channels)
     cases, entries, rejected, sources = [], {}, [], {}
-    refused = list(_named(catalog.with_status("refused")))
+    refused = list(_named(catalog.with_status("refused"), {entry.case_id for entry in catalog.entries}))
     for scan in join_channels(catalog.with_status("accepted"), channels, [case for case, _ in refused]):
         sources[scan.name] = scan.entries[0].path
         if scan.has(channels):
@@ -70,12 +71,11 @@ def write_sources(folder: Path, sources: Iterable[tuple[str, Path]]) -> None:
     write_csv(folder / "sources.csv", ["case", "source"], rows, mode=OWNER_ONLY)
 
 
-def _named(entries: Iterable[CatalogEntry]) -> Iterator[tuple[str, CatalogEntry]]:
+def _named(entries: Iterable[CatalogEntry], taken: Set[str]) -> Iterator[tuple[str, CatalogEntry]]:
     """Yield scans with their case id; those without one, because nothing in them can be read, are numbered."""
-    number = 0
+    names = (name for number in count(1) if (name := f"unreadable_{number}") not in taken)
     for entry in entries:
-        number += not entry.case_id
-        yield entry.case_id or f"unreadable_{number}", entry
+        yield entry.case_id or next(names), entry
 
 
 def _count_files(entries: Iterable[CatalogEntry]) -> dict[str, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing, shown, stem, with_ids
+from medseg.catalog.listing import Listing, list_name, shown, stem, with_ids
 from medseg.catalog.selection import Selection, select_cases
 from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
@@ -204,7 +204,8 @@ def _read_splits(config: DatasetConfig, folder: Path) -> dict[str, tuple[str, ..
     lists = {name: ids for name, ids in read_object(path).items() if isinstance(ids, list)}
     if not lists:
         raise DatasetError(f'{path}: it holds no list of case ids; write it as {{"train": [...], "validation": [...]}}')
-    return {name: tuple(map(str, ids)) for name, ids in lists.items()}
+    usual = {list_name(name): ids for name, ids in lists.items()}  # a configuration may hold the names as written
+    return {name: tuple(map(str, ids)) for name, ids in {**usual, **lists}.items()}
 
 
 def stated_labels(listing: Listing, folder: Path) -> LabelMap | None:

@@ -37,7 +37,7 @@ class CatalogEntry:
     patient : keyed pseudonym of the patient (DICOM); the case itself where unknown.
     study : keyed pseudonym of the study that a series belongs to; "" where there is none.
     rank : place among the series of its study, 1 for the chosen one; 0 where none was to be chosen.
-    path : where a person finds it, relative to the indexed folder: the file, or a series' folder.
+    path : where a person finds it, relative to the indexed folder: the file, of a pair its header, or a series' folder.
     digest : changes when a file of the scan changes (from names, sizes and times, not from pixels).
     """
 

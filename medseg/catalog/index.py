@@ -158,8 +158,9 @@ def _finish(entry: CatalogEntry, places: Places, states: Mapping[Path, Found]) -
     for path in sorted(entry.files, key=str):
         state = states[path]
         digest.update(fsencode(path.name) + f"\0{state.size}\0{state.modified}\0".encode())
-    if len(entry.files) == 1:
-        place = places.of(entry.files[0])
+    first = min(entry.files)
+    if len(entry.files) == 1 or first.name.lower().endswith(NIFTI_ENDINGS):  # a pair is found by its header
+        place = places.of(first)
     else:
         place = Path(commonpath([places.of_folder(folder) for folder in {path.parent for path in entry.files}]))
     return replace(entry, path=place, message=printable(entry.message), digest=digest.hexdigest())

@@ -8,6 +8,7 @@ an image is an error. Test images (``imagesTs``, "test") stay out: they are kept
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.catalog.documents import DatasetJson, read_object
@@ -52,19 +53,27 @@ def read_listing(folder: Path) -> Listing:
     if "images" in entries and "labels" in entries:
         return _read_paired(folder, document)
     if len(tables) == 1:
-        return read_csv(tables[0])
+        return _read_table(tables[0])
     found = _found(list(entries.values()))
     raise DatasetError(f"{folder}: unknown layout (found {found}); name the folder with --data; a dataset is {LAYOUTS}")
 
 
 def _read_file(path: Path) -> Listing:
     if path.suffix.lower() == ".csv":
-        return read_csv(path)
+        return _read_table(path)
     if path.suffix.lower() == ".json":
         document = _dataset_json(path)
         if "training" in document.values:
             return read_decathlon(document)
     raise DatasetError(f"{path}: not a dataset; name a folder, a CSV of paths or a Decathlon dataset.json")
+
+
+def _read_table(path: Path) -> Listing:
+    """List the cases of a CSV table; a dataset.json beside it may name labels and channels, as in a folder of scans."""
+    listing, beside = read_csv(path), path.with_name("dataset.json")
+    document = _dataset_json(beside) if beside.is_file() else None
+    channels = listing.channels or (document.channels() if document else ())
+    return replace(listing, channels=channels, document=document)
 
 
 def _read_paired(folder: Path, document: DatasetJson | None) -> Listing:

@@ -19,6 +19,9 @@ SLICE_ENDINGS = (".dcm", ".ima")
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 """nnU-Net's names of scans with several channels: case_0000, case_0001, ..."""
 
+LIST_WORDS = {"training": "train", **dict.fromkeys(("val", "valid", "validating"), "validation"), "testing": "test"}
+"""What tables and splits files also call the lists train, validation and test."""
+
 SHOWN = 5
 """Names that a message lists before it only counts."""
 
@@ -46,6 +49,17 @@ class Listing:
 def with_ids(cases: Iterable[Case], ids: Mapping[str, str]) -> tuple[Case, ...]:
     """Return cases called as `identity.safe_ids` says, and so the patients that are called after cases."""
     return tuple(replace(case, id=ids[case.id], patient=ids.get(case.patient, case.patient)) for case in cases)
+
+
+def list_name(word: str) -> str:
+    """Return what medseg calls a list of a table or a splits file: under an unknown name test cases would train.
+
+    Examples
+    --------
+    >>> list_name("Val"), list_name("testing"), list_name("few")
+    ('validation', 'test', 'few')
+    """
+    return LIST_WORDS.get(word.lower(), word.lower())
 
 
 def stem(path: Path) -> str:

@@ -10,14 +10,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
 from medseg.catalog.documents import DatasetJson
-from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, shown, stem
+from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, list_name, shown, stem
 from medseg.catalog.sources import scan_source
 from medseg.errors import DatasetError
 from medseg.io.tables import plain
 from medseg.volume import Case
-
-VALIDATION_WORDS = ("val", "valid", "validating")
-"""What tables also call the validation cases."""
 
 
 def read_decathlon(document: DatasetJson) -> Listing:
@@ -65,19 +62,20 @@ def read_csv(path: Path) -> Listing:
 
     Columns: ``image``, or ``image_<channel>`` for each of several channels; ``mask`` (empty: unlabelled);
     and, where wanted, ``case`` (default: the image's name), ``patient`` and ``split`` (a word such as train,
-    validation or test). Paths are relative to the table, and may be written as on Windows.
+    validation or test, see `list_name`). Paths are relative to the table, and may be written as on Windows.
 
     Raises
     ------
     DatasetError
-        If a column is missing or unknown, a cell is empty that may not be, or a file isn't there.
+        If a column is missing, unknown or there twice, a cell is empty that may not be, or a file isn't there.
     """
     columns, rows = _read_table(path)
     images = [column for column in columns if column == "image" or column.startswith("image_")]
     unknown = [column for column in columns if column not in {*images, "mask", "case", "patient", "split"}]
-    if not images or unknown or ("image" in images and len(images) > 1):
+    repeated = len(set(columns)) < len(columns)  # the last would hold, and an empty one make cases unlabelled
+    if not images or unknown or repeated or ("image" in images and len(images) > 1):
         wanted = "image (or image_<channel> for each channel), mask, case, patient, split"
-        raise DatasetError(f"{path}: the columns are {', '.join(columns) or 'empty'}; they may be {wanted}")
+        raise DatasetError(f"{path}: the columns are {', '.join(columns) or 'empty'}; they may be {wanted}, each once")
     cases: list[Case] = []
     lists: dict[str, list[str]] = {}
     for line, row in rows:
@@ -87,9 +85,8 @@ def read_csv(path: Path) -> Listing:
         id_ = row.get("case") or _default_id(paths)
         mask = _written_here(path.parent, row.get("mask", ""))
         cases.append(_case(path, f"{path}, line {line}", _Row(id_, paths, mask, row.get("patient", ""))))
-        split = row.get("split", "").lower()
-        if split:
-            lists.setdefault("validation" if split in VALIDATION_WORDS else split, []).append(id_)
+        if row.get("split"):
+            lists.setdefault(list_name(row["split"]), []).append(id_)
     return Listing(
         "CSV of paths",
         _sorted(cases),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from medseg.catalog.listing import shown
+from medseg.catalog.listing import shown, stem
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError
 from medseg.volume import Case
@@ -39,7 +40,7 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, named: Lists, ids
     cases : all cases.
     config : its `train` and `validation` are the wishes.
     named : lists that the dataset's layout holds, such as a table's column ``split``, and those of the splits file.
-    ids : of the cases, by the names of their files, which lists may hold as well.
+    ids : of the cases, by the names of their files, which lists may hold as well, as paths or with their endings too.
 
     Raises
     ------
@@ -50,7 +51,8 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, named: Lists, ids
     labelled = {case.id: case.mask is not None for case in cases}
 
     def called(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(ids.get(name, name) for name in names)
+        # in a test list, which may name cases that lie elsewhere, a file would be passed over and its case trained on
+        return tuple(ids.get(name) or ids.get(stem(Path(name)), name) for name in names)
 
     lists = {name: called(listed) for name, listed in named.items()}
     validation = called(_wanted("validation", config.validation, lists, lists.get("validation", ())))

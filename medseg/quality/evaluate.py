@@ -8,7 +8,7 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -116,14 +116,16 @@ def evaluate_folder(
         If the folder holds results of several runs, because the last one has not ended, or its ``cases.csv`` can't be
         read.
     """
-    predicted_masks, statuses = find_masks(predictions), run_statuses(predictions)
+    statuses = run_statuses(predictions)
+    has_masks = not statuses or not set(DONE).isdisjoint(statuses.values())
+    predicted_masks = find_masks(predictions) if has_masks else {}
     true_masks = _by_case(find_masks(truths), statuses.keys() | predicted_masks.keys(), predictions)
     if statuses:
         predicted_masks = {case: path for case, path in predicted_masks.items() if statuses.get(case) in DONE}
         _check_one_run(predictions, predicted_masks)
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
-            f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks)} against "
+            f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks or statuses)} against "
             f"{_some(true_masks)}); name each true mask after its case, or after the file or folder of its scan"
         )
     given = set(statuses) or set(true_masks)
@@ -263,6 +265,6 @@ def _found_labels(values: Sequence[set[int]]) -> LabelMap:
     return LabelMap.from_values(found)
 
 
-def _some(names: dict[str, Path]) -> str:
+def _some(names: Collection[str]) -> str:
     first = list(names)[:3]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")

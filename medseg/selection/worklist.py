@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,11 @@ from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
 from medseg.io.tables import write_csv
 from medseg.networks.model import load_model
-from medseg.provenance import digest_files, learnt_cases
+from medseg.provenance import learnt_cases
 from medseg.selection.appearance import Parts, describe_appearance, to_points
 from medseg.selection.doubt import Observer, View
 from medseg.selection.strategies import Candidates, Strategy, choose
-from medseg.volume import Case
+from medseg.volume import Case, Volume
 
 Watcher = Callable[[int, int], None]
 """Called after each scan that was looked at, with how many were and how many there are."""
@@ -206,11 +207,11 @@ class _Pool:
         """Return what a scan is like; None, with a reason left, if it is a copy or can't be compared."""
         files = case_files(case)
         try:
-            digest = digest_files(files)
+            volume, _ = read_case(case)
+            digest = _digest(volume)
             if digest in self._seen:
                 self.left_out.append((case.id, f"{case.id}: the same image as {self._seen[digest]}"))
                 return None
-            volume, _ = read_case(case)
             view = self.observer.look(volume) if self.observer else None
             parts = view.parts if view else describe_appearance(volume)
         except Exception as error:
@@ -225,3 +226,12 @@ class _Pool:
             self.left_out.append((case.id, f"{case.id}: has another number of channels than the scans before it"))
             return None
         return parts, view
+
+
+def _digest(volume: Volume) -> str:
+    """Return the digest of a scan's voxels: copies are compressed, have other headers, or are NIfTI made of DICOM."""
+    digest = sha256(str(volume.array.shape).encode())
+    for channel in volume.array:
+        for plane in channel.T:
+            digest.update(plane.tobytes())
+    return digest.hexdigest()

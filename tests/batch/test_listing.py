@@ -115,6 +115,12 @@ def test_refused_and_left_out_files_are_accounted_for():
     assert listing.left_out == {"LOCALIZER": 3, "NOT_A_SCAN": 1}
 
 
+def test_the_number_of_an_unreadable_file_is_no_name_of_a_scan():
+    lost = CatalogEntry("refused", (Path("a"),), "", ReasonCode.UNREADABLE, "can't be opened", path=Path("a"))
+    listing = list_cases(catalog(lost, accepted("unreadable_1.nii", "unreadable_1")))
+    assert listing.sources == {"unreadable_1": Path("unreadable_1.nii"), "unreadable_2": Path("a")}
+
+
 def test_what_the_index_noticed_goes_with_the_case():
     flagged = replace(accepted("series", "case-1", "dicom"), flags=(ReasonCode.DUPLICATE,))
     parts = [replace(accepted(f"x_000{n}.nii", f"x_000{n}"), flags=(ReasonCode.QFORM_SFORM_DISAGREE,)) for n in (0, 1)]

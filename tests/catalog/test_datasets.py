@@ -66,6 +66,10 @@ class TestSelection:
         dataset = read(paired, **splits(paired, test=["c", "elsewhere"]))
         assert [case.id for case in dataset.set_apart] == ["c"]
 
+    def test_lists_may_hold_the_files_of_scans(self, paired: Path) -> None:
+        dataset = read(paired, **splits(paired, validation=["b.nii"], test=["images/c.nii.gz"]))
+        assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
+
     def test_a_test_case_is_not_trained_on(self, paired: Path) -> None:
         wishes = splits(paired, train=["a", "c"], test=["c"])
         with pytest.raises(DatasetError, match=r"1 cases are both in train and in test: c; keep each in one"):
@@ -76,10 +80,22 @@ class TestSelection:
         assert dataset.train == ("a",)
         assert "d" in [case.id for case in dataset.unlabelled]
 
-    def test_a_table_s_own_split_holds_and_its_test_cases_stay_apart(self, paired: Path) -> None:
-        rows = [
-            f"images/{n}.nii.gz,labels/{n}.nii.gz,{s}" for n, s in zip("abc", ("train", "val", "test"), strict=True)
-        ]
+    @pytest.mark.parametrize(
+        "words", [("train", "val", "test"), ("training", "validating", "testing"), ("Training", "Valid", "TEST")]
+    )
+    def test_lists_hold_under_other_words_too(self, paired: Path, words: tuple[str, str, str]) -> None:
+        dataset = read(paired, **splits(paired, **{word: [id_] for word, id_ in zip(words, "abc", strict=True)}))
+        assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
+
+    def test_a_list_is_known_by_the_name_it_has_in_the_file_too(self, paired: Path) -> None:
+        dataset = read(paired, validation="Val", **splits(paired, Training=["a"], Val=["b"]))
+        assert (dataset.train, dataset.validation) == (("a",), ("b",))
+
+    @pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "Validating", "Testing")])
+    def test_a_table_s_own_split_holds_and_its_test_cases_stay_apart(
+        self, paired: Path, words: tuple[str, str, str]
+    ) -> None:
+        rows = [f"images/{n}.nii.gz,labels/{n}.nii.gz,{s}" for n, s in zip("abc", words, strict=True)]
         (paired / "t.csv").write_text("\n".join(["image,mask,split", *rows, "images/d.nii.gz,,"]))
         dataset = read(paired / "t.csv")
         assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
@@ -283,6 +299,16 @@ class TestLabels:
         write_mask(tmp_path / "labels" / "a.nii.gz", (0,))
         with pytest.raises(DatasetError, match=r"none of the 1 masks shows any structure"):
             read(tmp_path)
+
+    def test_a_dataset_json_beside_a_table_holds_for_it(self, paired: Path) -> None:
+        document = {"labels": {"background": 0, "organ": 1, "ignore": 2}, "channel_names": {"0": "CT"}}
+        (paired / "dataset.json").write_text(json.dumps(document))
+        (paired / "t.csv").write_text("image,mask\nimages/a.nii.gz,labels/a.nii.gz\n")
+        dataset = read(paired / "t.csv")
+        assert (dataset.labels.values, dataset.labels.ignore) == ((1,), 2)
+        assert (dataset.channels, dataset.modalities) == (("CT",), ("ct",))
+        (paired / "t.csv").write_text("image_T1,mask\nimages/a.nii.gz,labels/a.nii.gz\n")
+        assert read(paired / "t.csv").channels == ("T1",)  # the table knows better what it lists
 
 
 class TestChannels:

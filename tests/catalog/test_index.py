@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from medseg.batch.listing import list_cases
 from medseg.catalog import walk
 from medseg.catalog.anonymous import without_names
 from medseg.catalog.dicom_index import index_dicom
@@ -159,9 +160,20 @@ def test_pair_is_one_scan(tree):
     nib.save(nib.Nifti1Pair(np.zeros((3, 4, 5), np.int16), np.eye(4)), tree.root / "pair.hdr")
     (tree.root / "lone.hdr").write_bytes((tree.root / "pair.hdr").read_bytes())
     catalog = tree.index()
-    assert summary(catalog) == [(".", "accepted", "", 2), ("lone.hdr", "refused", "UNREADABLE", 1)]
+    assert summary(catalog) == [("lone.hdr", "refused", "UNREADABLE", 1), ("pair.hdr", "accepted", "", 2)]
     assert read_scan(catalog.cases()[0].images[0]).grid.shape == (3, 4, 5)
     assert summary(tree.index(tree.root / "pair.img")) == [("pair.img", "accepted", "", 1)]
+
+
+def test_pairs_of_several_channels_are_joined(tree):
+    import nibabel as nib
+
+    for number in (0, 1):
+        image = nib.Nifti1Pair(np.zeros((3, 4, 5), np.int16), np.eye(4))
+        nib.save(image, tree.root / f"scan_000{number}.hdr")
+    listing = list_cases(tree.index(), channels=2)
+    assert [(case.id, len(case.images)) for case in listing.cases] == [("scan", 2)]
+    assert listing.sources == {"scan": Path("scan_0000.hdr")}
 
 
 def test_what_is_no_volume_is_refused_or_skipped_by_series(tree):

@@ -291,6 +291,7 @@ class TestCsv:
             ("", r"the columns are empty"),
             ("scan,mask\n", r"the columns are scan, mask; they may be image"),
             ("image,image_T1,mask\n", r"the columns are image, image_T1, mask"),
+            ("image,mask,mask\nimages/a.nii.gz,labels/a.nii.gz,\n", r"columns are image, mask, mask; .* each once"),
             ("image,mask\nimages/z.nii.gz,\n", r"line 2: z.nii.gz is not there; paths are relative to scans.csv"),
             ("image,mask\nimages/a.nii.gz,labels/z.nii.gz\n", r"line 2: z.nii.gz is not there"),
             (f"image,mask\nimages/a.nii.gz,see {'note' * 1000}\n", r"line 2: see note.* is not there"),

@@ -274,6 +274,18 @@ def test_a_table_that_a_spreadsheet_saved_again_is_read_or_refused(tmp_path, sav
         evaluate_folder(tmp_path / "run", tmp_path / "truth")
 
 
+def test_a_run_that_could_segment_nothing_missed_everything(tmp_path):
+    (tmp_path / "run" / "cases").mkdir(parents=True)
+    (tmp_path / "run" / "cases.csv").write_text("case,status\na,rejected\nb,crashed\n")
+    write(tmp_path / "truth" / "a.nii.gz", organ())
+    evaluation = evaluate_folder(tmp_path / "run", tmp_path / "truth", LABELS)
+    assert states(evaluation) == {("a", "organ"): State.MISSED, ("a", "tumour"): State.BOTH_EMPTY}
+    assert evaluation.problems == (("a", "there is no prediction: its structures count as missed"),)
+    (tmp_path / "truth" / "a.nii.gz").rename(tmp_path / "truth" / "c.nii.gz")
+    with pytest.raises(DatasetError, match=r"\(a, b against c\)"):
+        evaluate_folder(tmp_path / "run", tmp_path / "truth", LABELS)
+
+
 def test_a_mask_of_an_earlier_run_is_no_prediction_of_a_case_that_failed_since(tmp_path):
     for case in ("done", "failed"):
         write(tmp_path / "truth" / f"{case}.nii.gz", organ())

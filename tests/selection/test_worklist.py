@@ -6,6 +6,7 @@ import csv
 import shutil
 import stat
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -87,6 +88,17 @@ def test_without_a_model_the_odd_scan_comes_early_and_labelled_ones_never(scans,
     assert worklist.ranked[0].case == "odd"
     assert worklist.available == 6
     assert ("case_3", "case_3: the same image as other_name") in worklist.left_out
+
+
+def test_a_labelled_scan_is_known_by_its_voxels(scans, tmp_path):
+    """As medseg convert and other programs write them: uncompressed, or with another header."""
+    (tmp_path / "labelled").mkdir()
+    for seed in (1, 3):
+        image = nib.load(scans / f"case_{seed}.nii.gz")
+        image.header["descrip"] = b"written by another program"
+        nib.save(image, tmp_path / f"labelled/known_{seed}.nii{'.gz' if seed == 1 else ''}")
+    worklist = rank_scans(scans, tmp_path / "out", options=SelectionOptions(labelled=tmp_path / "labelled"))
+    assert worklist.left_out == tuple((f"case_{n}", f"case_{n}: the same image as known_{n}") for n in (1, 3))
 
 
 def test_copies_broken_scans_and_too_many_wanted(scans, tmp_path):
