@@ -23,7 +23,7 @@ from medseg.quality.report import write_report
 from medseg.quality.tables import score_table, write_scores
 from medseg.quality.viewer import draw_case
 
-screen = Console(highlight=False, markup=False)
+screen = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main(scans: Path, model: Path, results: Path, truths: Path | None = None) -> int:

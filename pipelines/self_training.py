@@ -23,7 +23,7 @@ from medseg.errors import MedsegError
 from medseg.pseudo.rounds import Promotion, RoundsOptions, self_train
 from medseg.training.promotion import by_case
 
-screen = Console(highlight=False, markup=False)
+screen = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main(config: ExperimentConfig, run_folder: Path, options: RoundsOptions) -> int:

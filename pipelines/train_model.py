@@ -20,7 +20,7 @@ from medseg.planning import describe_plan
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.setup import set_up
 
-screen = Console(highlight=False, markup=False)
+screen = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main(config_file: Path, data: Path, run_folder: Path) -> TrainingRun:

@@ -56,6 +56,8 @@ def open_catalog(scans: Path, output: Path, config: BatchConfig) -> Iterator[Cat
 def write_selection(catalog: Catalog, output: Path) -> None:
     """Write ``selection.csv`` into a batch's output: every series among which rules chose, its study's best first.
 
+    Where nothing was chosen, that of an earlier run is taken away: it would speak of cases that this one did otherwise.
+
     Raises
     ------
     OutputError
@@ -64,6 +66,8 @@ def write_selection(catalog: Catalog, output: Path) -> None:
     ranked = sorted((entry for entry in catalog.entries if entry.rank), key=lambda entry: (entry.study, entry.rank))
     if ranked:
         write_csv(output / SELECTION, SELECTION_HEADER, map(_selection_row, ranked))
+    else:
+        (output / SELECTION).unlink(missing_ok=True)
 
 
 def _selection_row(entry: CatalogEntry) -> list[object]:

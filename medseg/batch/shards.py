@@ -133,6 +133,8 @@ def unite_shards(output: Path) -> dict[str, Any]:
         if (folders[0] / name).exists():
             with atomic_file(output / name) as path:
                 shutil.copyfile(folders[0] / name, path)
+        else:
+            (output / name).unlink(missing_ok=True)  # an earlier run's
     for name, mode in MERGED.items():
         merge_csv([folder / name for folder in folders], output / name, mode=mode)
     whole = _united(runs)

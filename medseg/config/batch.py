@@ -91,6 +91,17 @@ class SegmentConfig(BatchConfig):
         None, description="Labels whose connected parts are measured singly; default: those that the model marks"
     )
 
+    @field_validator("formats")
+    @classmethod
+    def _write_nifti(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Give equal wishes equal digests: another order of words is no reason to segment everything again."""
+        return tuple(sorted({"nifti", *value}))
+
+    @field_validator("lesions")
+    @classmethod
+    def _sort_lesions(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(sorted(set(value)))
+
     @field_validator("shard", mode="before")
     @classmethod
     def _read_shard(cls, value: object) -> object:

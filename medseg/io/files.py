@@ -76,7 +76,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `target` when the block ends without an error.
 
     An existing `target` is replaced: it is moved aside first and deleted last, so that at no moment
-    a mixture of old and new files is visible.
+    a mixture of old and new files is visible. Of several processes that make it at once, the last one's stays.
 
     Raises
     ------
@@ -87,9 +87,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if target.exists():
-            os.replace(target, old)
-        os.replace(temporary, target)
+        _replace_folder(temporary, target, old)
     except OSError as error:
         raise _output_error(target, error) from error
     finally:
@@ -97,6 +95,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             os.replace(old, target)
         _discard(temporary)
         _discard(old)
+
+
+def _replace_folder(new: Path, target: Path, old: Path) -> None:
+    """Rename `new` to `target`, and what was there to `old`; another process may put its own there in between."""
+    while True:
+        with suppress(FileNotFoundError):
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not target.exists():
+                raise
+            _discard(old)
+        else:
+            return
 
 
 def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:

@@ -151,6 +151,16 @@ def test_classes_have_safe_and_different_names(names, expected):
     assert class_names(labels) == expected
 
 
+def test_the_same_wishes_in_another_order_are_the_same_settings():
+    wishes = [
+        make_segment_config(formats=("nifti", "seg-nrrd", "rtstruct"), lesions=("cyst", "tumour")),
+        make_segment_config(formats=("rtstruct", "nifti", "seg-nrrd", "nifti"), lesions=("tumour", "cyst")),
+    ]
+    assert wishes[0].model_dump() == wishes[1].model_dump()
+    assert Formats.of(wishes[0]) == Formats.of(wishes[1])
+    assert make_segment_config(formats=("seg-nrrd",)) == make_segment_config(formats=("nifti", "seg-nrrd"))
+
+
 def test_unknown_formats_and_lesions_are_refused():
     with pytest.raises(
         ConfigError, match=r"formats\.1: '\w+' is none of 'nifti', 'seg-nrrd', 'dicom-seg', 'rtstruct' or 'dicom-sr'"

@@ -200,6 +200,14 @@ def test_a_shard_that_is_begun_again_has_not_ended(segment, tmp_path, monkeypatc
         unite_shards(tmp_path / "out")
 
 
+def test_a_table_that_only_an_earlier_run_had_is_taken_away(segment, tmp_path):
+    segment("1/1")
+    (tmp_path / "out" / "selection.csv").write_text("study,rank\n")
+    unite_shards(tmp_path / "out")
+    assert not (tmp_path / "out" / "selection.csv").exists()
+    assert (tmp_path / "out" / "labels.csv").exists()
+
+
 def test_a_damaged_record_of_a_shard_is_named(segment, tmp_path):
     segment("1/1")
     (tmp_path / "out" / "shards" / "1-of-1" / "run.json").write_text('{"shard": 3}')

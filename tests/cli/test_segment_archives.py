@@ -29,3 +29,5 @@ def test_one_series_of_an_archive_is_segmented_once(medseg, model, tmp_path):
     assert [(row["choice"], row["rank"]) for row in chosen] == [("chosen", "1"), ("not chosen", "2")]
     written = [path for path in output.rglob("*.[jc]s*") if path.name != "sources.csv"]
     assert [path.name for path in written if b"CANARY" in path.read_bytes()] == []
+    medseg(*words[:6], "--workers", 0, "--no-report")  # without rules, nothing is chosen
+    assert not (output / "selection.csv").exists()

@@ -94,6 +94,45 @@ def test_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, mon
     assert (target / "a").read_text() == "old"
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_of_two_processes_that_make_a_folder_at_once_neither_fails(tmp_path, monkeypatch, is_there):
+    target, replace = tmp_path / "case", os.replace
+    if is_there:
+        target.mkdir()
+        (target / "a").write_text("old")
+
+    def other_is_faster(source, destination):
+        """Put the other one's folder there just before ours."""
+        if destination == target:
+            monkeypatch.setattr(os, "replace", replace)
+            target.mkdir()
+            (target / "a").write_text("the other's")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", other_is_faster)
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("ours")
+    assert (target / "a").read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_another_process_moved_aside_is_made_all_the_same(tmp_path, monkeypatch):
+    target, replace = tmp_path / "case", os.replace
+    target.mkdir()
+
+    def other_takes_it(source, destination):
+        if source == target:
+            monkeypatch.setattr(os, "replace", replace)
+            target.rmdir()
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", other_takes_it)
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("ours")
+    assert (target / "a").read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
 def test_folder_that_is_stopped_while_it_is_replaced_leaves_the_old_one(tmp_path, monkeypatch, error):
     target = tmp_path / "model"
