@@ -40,30 +40,32 @@ def main() -> None:
     data = real_scans(arguments.data) / arguments.data
     models = {arm: getattr(arguments, arm) for arm in ARMS}
     labelled = labelled_cases(data, *map(int, arguments.draw.split("_")))
-    check_learnt_from(models, labelled)
+    steps = {arm: steps_on(labelled, model) for arm, model in models.items()}
     cases = sorted(set(training_pool(data)) - set(labelled))
-    keep(arguments.draw, models, cases, data)
-
-
-def check_learnt_from(models: dict[str, Path], labelled: list[str]) -> None:
-    """End unless each model learnt from these labelled cases and no others."""
-    for model in models.values():
-        if sorted(load_model(model).provenance["config"]["dataset"]["train"]) != labelled:
-            sys.exit(f"{model} did not learn from the labelled cases of this draw")
-
-
-def keep(draw: str, models: dict[str, Path], cases: list[str], data: Path) -> None:
-    """Write and print what came out."""
-    name = f"own_scans_{data.name}_{draw}"
     dice = {arm: case_dice(score(model, data, cases)) for arm, model in models.items()}
+    keep(data.name, arguments.draw, steps, dice)
+
+
+def steps_on(labelled: list[str], model: Path) -> int:
+    """Return a model's training steps; ends unless it learnt from these labelled cases and no others."""
+    config = load_model(model).provenance["config"]
+    if sorted(config["dataset"]["train"]) != labelled:
+        sys.exit(f"{model} did not learn from the labelled cases of this draw")
+    return int(config["training"]["steps"])
+
+
+def keep(data: str, draw: str, steps: dict[str, int], dice: dict[str, dict[str, float]]) -> None:
+    """Write and print what came out."""
+    name = f"own_scans_{data}_{draw}"
+    cases = sorted(dice["mixed"])
     rows = [(case, *(round(dice[arm][case], 4) for arm in ARMS)) for case in cases]
     write_csv(HERE / "results" / f"{name}.csv", ["case", *ARMS], rows)
     gain, low, high = difference(dice["mixed"], dice["supervised"])
     record = {
-        "data": data.name,
+        "data": data,
         "draw": draw,
         "scans": len(cases),
-        "steps": {arm: load_model(model).provenance["config"]["training"]["steps"] for arm, model in models.items()},
+        "steps": steps,
         "mean_dice": {arm: round(fmean(values.values()), 4) for arm, values in dice.items()},
         "worst": {arm: round(min(values.values()), 4) for arm, values in dice.items()},
         "gain": gain,

@@ -159,9 +159,8 @@ def next_scans() -> str:
         for number, record in enumerate(records)
     ]
     pooled = {name: mean_over_draws(record["cases"][name] for record in records) for name in names}
-    rows.append(
-        "| ".join([f"| all {len(records)} ", *(f"{fmean(pooled[name].values()):.4f} " for name in names)]) + "|"
-    )
+    means = " | ".join(f"{fmean(dice.values()):.4f}" for dice in pooled.values())
+    rows.append(f"| all {len(records)} | {means} |")
     gains = [f"{name} {interval(difference(pooled[name], pooled['random']))}" for name in names[1:] if name != "random"]
     settings = f"{records[0]['steps']} steps of a network of {records[0]['features']} features"
     head = f"""## Which scans to label next

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medseg.errors import OutputError
+from medseg.io.files import lock_file
 
 PREFIX = "medseg-scratch-"
 LOCK = ".lock"
@@ -38,8 +39,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
         place.mkdir(parents=True, exist_ok=True)
         _wipe_abandoned(place)
         new = Path(tempfile.mkdtemp(prefix=".medseg-", dir=place))
-        lock = os.open(new / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        _lock(lock)
+        lock = lock_file(new / LOCK)
         folder = new.rename(place / (PREFIX + new.name.rpartition("-")[2]))  # seen by others only when it is locked
     except OSError as error:
         raise OutputError(
@@ -48,33 +48,21 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wipe_abandoned(place: Path) -> None:
-    """Remove the folders of this user's processes that were killed."""
+    """Remove the folders of this user's processes that were killed, where the system has locks to know them by."""
+    if os.name != "posix":
+        return
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another run is wiping it, or it is somebody else's
             state = folder.lstat()
-            if not stat.S_ISDIR(state.st_mode) or (os.name == "posix" and state.st_uid != os.getuid()):
+            if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
                 continue
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # killed while it was wiped, it may be gone
-            try:
-                if _lock(lock):
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
+            lock = lock_file(folder / LOCK)  # made anew where a process was killed while it wiped the folder
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file for as long as this process has it open; return whether nobody else has."""
-    if os.name != "posix":  # folders of killed processes stay until somebody removes them
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
