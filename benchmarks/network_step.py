@@ -29,8 +29,8 @@ SMALL = (32, 48, 32)
 VARIANTS = {
     "as nnU-Net plans for the hippocampus, bf16": {},
     "float32": {"bf16": False},
-    "bf16, maps as torch lays them out": {"lay_out": lambda network: network},
-    "float32, maps as torch lays them out": {"bf16": False, "lay_out": lambda network: network},
+    "bf16, maps as torch lays them out": {"lay_out": lambda network, _: network},
+    "float32, maps as torch lays them out": {"bf16": False, "lay_out": lambda network, _: network},
     "no deep supervision": {"deep_supervision": False},
     "residual encoder": {"residual": True},
     "1 convolution a stage": {"convolutions": 1},
@@ -49,7 +49,7 @@ def step_cost(patch=PATCH, features=FEATURES, *, bf16=True, lay_out=lay_out, **t
     stages = len(features)
     strides = ((1, 1, 1), *[(2, 2, 2)] * (stages - 1))
     plan = NetworkPlan(features=features, kernels=((3, 3, 3),) * stages, strides=strides, **topology)
-    network = lay_out(UNet(1, 3, plan))
+    network = lay_out(UNet(1, 3, plan), torch.bfloat16 if bf16 else torch.float32)
     image = torch.randn(2, 1, *patch)
 
     def step() -> None:

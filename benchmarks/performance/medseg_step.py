@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from medseg.config import DatasetConfig, ExperimentConfig, PlanConfig, TrainingConfig
 from medseg.data.batches import Batch
 from medseg.data.sampling import Randomness
+from medseg.inference.hardware import choose_dtype
 from medseg.networks.layout import lay_out
 from medseg.preprocessing.cache import Cache
 from medseg.training.journal import Journal
@@ -69,10 +70,10 @@ def main(dataset: Path, output: Path, steps: int) -> None:
 
 def without_loop(task: Task, fabric: Fabric) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a step on one batch in memory, and its forward, loss and backward."""
-    network = lay_out(task.network())
+    network = lay_out(task.network(), choose_dtype("auto", fabric.device))
     trainee, optimiser = fabric.setup(network, build_optimiser(network.parameters(), task.settings))
     method = task.method(lambda image: network(image))
-    batch = task.stream(Randomness(0)).batch(0)
+    batch = task.stream(Randomness(0), fabric.device).batch(0)
 
     def bare() -> None:
         descend(trainee, optimiser, method.step(trainee, batch, 0.0)["loss"], fabric, task.settings.clip_norm)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -37,6 +37,13 @@ LONG = {"hippocampus": 4000, "left_atrium": 3000}
 
 NETWORK = ("network.features=16", "network.max_features=128")
 """A network small enough for many runs on a CPU."""
+
+FINE = "fine_left_atrium"
+SIZES = {
+    **dict.fromkeys(CONFIGS, NETWORK),
+    FINE: ("plan.spacing=null", "plan.patch=[112,112,80]", "network.features=32", "network.max_features=120"),
+}
+"""What each benchmark is scaled to; the left atrium also at its own resolution, for a GPU."""
 
 MIXED = ("unlabelled.method=mix-teacher", "unlabelled.labelled_weight=0.5")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -62,22 +69,25 @@ TEACHERS = {"student": ("mix_teacher", "supervised")}
 
 def main() -> None:
     parser = training_arguments(__doc__)
-    parser.add_argument("--data", choices=[*CONFIGS], required=True)
+    parser.add_argument("--data", choices=[*SIZES], required=True)
     parser.add_argument("--arm", choices=[*ARMS], required=True)
     parser.add_argument("--draw", required=True, help="labelled cases and number of the draw, such as 6_0")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of an arm that doesn't say otherwise")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, or one GPU such as cuda:1")
     arguments = parser.parse_args()
-    data = real_scans("hippocampus", "left_atrium") / arguments.data
-    config = configuration(data, arguments.arm, arguments.draw, arguments.steps)
+    data = real_scans("hippocampus", "left_atrium") / arguments.data.removeprefix("fine_")
+    config = configuration(data, arguments.arm, arguments.draw, arguments.steps, SIZES[arguments.data])
     runs = {arm: arguments.runs / f"{arguments.data}_{arm}_{arguments.draw}" for arm in ARMS}
     config, name = taught(config, arguments.arm, runs), runs[arguments.arm].name
-    options = RunOptions(device="cpu", max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True)
+    options = RunOptions(
+        device=arguments.device, max_seconds=arguments.max_seconds, cache=arguments.runs / "cache", screen=True
+    )
     run = run_training(config, arguments.runs / name, options)
     if run.model is not None:
         keep(name, config, arguments.runs / name, score(run.model, data))
 
 
-def configuration(data: Path, arm: str, draw: str, steps: int) -> ExperimentConfig:
+def configuration(data: Path, arm: str, draw: str, steps: int, sizes: Sequence[str] = NETWORK) -> ExperimentConfig:
     """Return an arm's experiment on a draw."""
     lists = {
         "dataset.train": labelled_cases(data, *map(int, draw.split("_"))),
@@ -85,7 +95,7 @@ def configuration(data: Path, arm: str, draw: str, steps: int) -> ExperimentConf
     }
     overrides = [f"{field}={json.dumps(cases)}" for field, cases in lists.items()]
     steps = LONG[data.name] if arm.endswith("_long") else steps
-    fixed = [f"dataset.folder={data}", f"training.steps={steps}", *NETWORK]
+    fixed = [f"dataset.folder={data}", f"training.steps={steps}", *sizes]
     return load_config(CONFIGS[data.name], [*fixed, *overrides, *ARMS[arm]])
 
 

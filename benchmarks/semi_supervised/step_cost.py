@@ -54,7 +54,7 @@ def step_of(arm: str) -> Callable[[], None]:
     """Return what does one step of an arm, past the steps that see labelled scans alone."""
     config = load_config(CONFIGS["hippocampus"], [*NETWORK, *ARMS[arm]])
     plan = hippocampus_plan()
-    network = lay_out(build_network(plan, LABELS.outputs))
+    network = lay_out(build_network(plan, LABELS.outputs), torch.bfloat16)
     mean = averaged(network, 0.999)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     teacher = torch.no_grad()(fabric.setup_module(mean, move_to_device=False))

@@ -1,4 +1,4 @@
-"""Three threads at work at once: one reads and prepares ahead, one writes behind, so that the network waits for nobody.
+"""Threads at work at once: one reads and prepares ahead, others write behind, so that the network waits for nobody.
 
 Memory is bounded by the bytes of the scans under way: reading waits until the next scan fits beside them, and no scan
 is prepared while another one that is waits for the network.
@@ -20,8 +20,9 @@ R = TypeVar("R")
 A = TypeVar("A")
 P = TypeVar("P")
 
-MOST_CASES = 4
-"""Cases under way at once, however small: one more than there are stages hides their unequal lengths."""
+AHEAD = 3
+"""Cases under way at once beside those that are written, however small: one is read, one inferred, and one more hides
+their unequal lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class _NoMore:
     error: BaseException | None = None
 
 
-def run_stages(stages: Stages[R, A, P], tasks: Iterable[Task], limit: int, tell: Tell) -> Iterator[CaseResult]:
+def run_stages(
+    stages: Stages[R, A, P], tasks: Iterable[Task], limit: int, tell: Tell, writers: int = 1
+) -> Iterator[CaseResult]:
     """Yield what became of each case; `infer` runs in the caller's thread, between results.
 
     Parameters
@@ -62,14 +65,15 @@ def run_stages(stages: Stages[R, A, P], tasks: Iterable[Task], limit: int, tell:
     tasks : taken as there is room for them, in a thread of their own; may block.
     limit : bytes of scans under way at once; a larger one goes alone.
     tell : told of each stage as it begins and of each end, also while the caller is busy.
+    writers : threads that write.
     """
     inbox: SimpleQueue[_Ready[A] | CaseResult | _NoMore] = SimpleQueue()
-    room, next_in_line = Room(limit), Room(0)
+    room, next_in_line = Room(limit, AHEAD + writers), Room(0)
     pipeline = _Pipeline(stages, room, next_in_line, inbox, tell)
     Thread(target=pipeline.read_all, args=(tasks,), daemon=True).start()
     ended, end = 0, None
     try:
-        with ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(writers) as writer:
             while end is None or ended < end.taken:
                 item = inbox.get()
                 if isinstance(item, CaseResult):
@@ -88,10 +92,16 @@ def run_stages(stages: Stages[R, A, P], tasks: Iterable[Task], limit: int, tell:
 
 
 class Room:
-    """What scans under way may take of the memory."""
+    """What scans under way may take of the memory.
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._held, self._cases = limit, 0, 0
+    Parameters
+    ----------
+    limit : bytes.
+    cases : at most so many at once.
+    """
+
+    def __init__(self, limit: int, cases: int = AHEAD) -> None:
+        self._limit, self._most, self._held, self._cases = limit, cases, 0, 0
         self._is_closed = False
         self._changed = Condition()
 
@@ -117,7 +127,7 @@ class Room:
             self._changed.notify_all()
 
     def _fits(self, size: int) -> bool:
-        return not self._cases or (self._cases < MOST_CASES and self._held + size <= self._limit)
+        return not self._cases or (self._cases < self._most and self._held + size <= self._limit)
 
 
 @dataclass(frozen=True, slots=True)

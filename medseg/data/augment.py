@@ -14,7 +14,7 @@ import torch
 
 from medseg.config import AugmentationConfig
 from medseg.data.intensity import change_intensities
-from medseg.data.spatial import PatchSource, SpatialDrawer, read_patch
+from medseg.data.spatial import CPU, PatchSource, SpatialDrawer, SpatialPatch, read_patch
 from medseg.plan import Plan
 
 
@@ -35,10 +35,15 @@ class Views(NamedTuple):
 
 
 class Augmenter:
-    """Reads augmented patches of one plan. It holds no state: all randomness comes from the caller's generator."""
+    """Reads augmented patches of one plan. It holds no state: all randomness comes from the caller's generator.
 
-    def __init__(self, config: AugmentationConfig, plan: Plan) -> None:
-        self.config = config
+    Parameters
+    ----------
+    device : that patches are changed on. Parameters are drawn alike on all, noise is each kind's own.
+    """
+
+    def __init__(self, config: AugmentationConfig, plan: Plan, device: torch.device = CPU) -> None:
+        self.config, self.device = config, device
         self.spatial = SpatialDrawer(config, plan)
 
     def __call__(
@@ -56,10 +61,13 @@ class Augmenter:
         image : (C, *patch) float32.
         target : (*patch) uint8 class indices.
         """
-        image, target, _ = read_patch(source, start, self.spatial.patch, self.spatial.draw(rng))
+        image, target, _ = self._read(source, start, rng)
         return change_intensities(image, self.config, rng, self.spatial.axes), target
 
     def views(self, source: PatchSource, start: Sequence[int], rng: np.random.Generator) -> Views:
         """Return both views of an augmented patch; parameters as for calling."""
-        image, target, weight = read_patch(source, start, self.spatial.patch, self.spatial.draw(rng))
+        image, target, weight = self._read(source, start, rng)
         return Views(image, change_intensities(image.clone(), self.config, rng, self.spatial.axes), target, weight)
+
+    def _read(self, source: PatchSource, start: Sequence[int], rng: np.random.Generator) -> SpatialPatch:
+        return read_patch(source, start, self.spatial.patch, self.spatial.draw(rng), self.device)

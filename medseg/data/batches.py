@@ -7,11 +7,12 @@ saved, restored and kept in step with its workers.)
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from typing_extensions import NotRequired
@@ -19,7 +20,7 @@ from typing_extensions import NotRequired
 from medseg.config import AugmentationConfig, TrainingConfig
 from medseg.data.augment import Augmenter
 from medseg.data.sampling import Randomness, Sampler
-from medseg.data.spatial import PatchSource
+from medseg.data.spatial import CPU, PatchSource
 from medseg.errors import DatasetError
 from medseg.plan import Plan
 
@@ -68,6 +69,7 @@ class BatchStream:
     cases : labelled cases; each is drawn equally often, in a new random order each time round.
     augmentation : None leaves patches as they are.
     randomness : seed and process; each process gets ``plan.batch`` patches of its own.
+    device : that patches are made on.
 
     Raises
     ------
@@ -82,25 +84,26 @@ class BatchStream:
         augmentation: AugmentationConfig | None,
         training: TrainingConfig,
         randomness: Randomness,
+        device: torch.device = CPU,
     ) -> None:
         if not cases:
             raise DatasetError("there is no labelled case to train on; add masks to the dataset or change its splits")
-        self.plan = plan
+        self.plan, self.device = plan, device
         self.sampler = Sampler(cases, plan, training.foreground, randomness, (PATCHES, CASE_ORDER))
-        self.augmenter = Augmenter(augmentation, plan) if augmentation else None
+        self.augmenter = Augmenter(augmentation, plan, device) if augmentation else None
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
-        with one_thread():
+        with beside_training(self.device):
             images, targets = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
-        return Batch(image=stack(images, self.plan), target=stack(targets, self.plan))
+            return Batch(image=stack(images, self.plan), target=stack(targets, self.plan))
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)
         if self.augmenter is not None:
             return self.augmenter(case, start, rng)
         image, target, _ = case.read(start, self.plan.patch)
-        return torch.from_numpy(image), torch.from_numpy(target)
+        return torch.from_numpy(image).to(self.device), torch.from_numpy(target).to(self.device)
 
 
 def prefetch(stream: Stream, start: int, stop: int, threads: int) -> Iterator[Batch]:
@@ -135,16 +138,42 @@ def stack(patches: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on this thread alone.
+def beside_training(device: torch.device) -> Iterator[None]:
+    """Let torch compute on this thread alone, and on a GPU in a stream of this thread, until all is done.
 
     Preparing threads would otherwise each start a team of their own beside the training step, and sums would depend
     on the number of threads. The setting belongs to the calling thread; threads started later inherit it, so it is
-    put back.
+    put back. On a GPU work in the step's own stream would wait for steps that are queued there.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        if device.type == "cuda":
+            stream = _own_stream(device)
+            with torch.cuda.stream(stream):
+                yield
+            stream.synchronize()
+        else:
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+_thread = threading.local()
+
+
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return this thread's stream: each stream keeps memory of its own, so there are no more than threads."""
+    if not hasattr(_thread, "stream"):
+        _thread.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream: torch.cuda.Stream = _thread.stream
+    return stream
+
+
+def keep_until_used(batch: Mapping[str, Any]) -> None:
+    """Keep the memory of a batch that was made in another stream until what is queued in this one has used it."""
+    for value in batch.values():
+        if isinstance(value, torch.Tensor):
+            value.record_stream(torch.cuda.current_stream(value.device))
+        else:
+            keep_until_used(value)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.config import AugmentationConfig, PretrainingConfig
-from medseg.data.batches import Batch, one_thread, stack
+from medseg.data.batches import Batch, beside_training, stack
 from medseg.data.sampling import Randomness, Sampler
-from medseg.data.spatial import PatchSource, SpatialDrawer, read_patch
+from medseg.data.spatial import CPU, PatchSource, SpatialDrawer, read_patch
 from medseg.errors import ConfigError, DatasetError
 from medseg.plan import Plan, Sizes
 
@@ -37,6 +37,7 @@ class HidingStream:
     ----------
     cases : scans; masks are not looked at.
     randomness : seed and process; each process gets ``plan.batch`` patches of its own.
+    device : that patches are made on.
 
     Raises
     ------
@@ -53,10 +54,12 @@ class HidingStream:
         augmentation: AugmentationConfig,
         config: PretrainingConfig,
         randomness: Randomness,
+        device: torch.device = CPU,
     ) -> None:
         if not cases:
             raise DatasetError("there is no scan to pre-train on; add scans to the dataset, they need no masks")
-        self.plan, self.share, self.block = plan, config.hidden, block_sizes(config.block, plan)
+        self.plan, self.device = plan, device
+        self.share, self.block = config.hidden, block_sizes(config.block, plan)
         if all(edge >= size for edge, size in zip(self.block, plan.patch, strict=True)):
             patch = "x".join(map(str, plan.patch))
             raise ConfigError(f"pretraining.block {config.block} covers the whole patch {patch}; choose a smaller one")
@@ -65,14 +68,14 @@ class HidingStream:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
-        with one_thread():
+        with beside_training(self.device):
             images, hidden = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
         return Batch(image=stack(images, self.plan), target=stack(hidden, self.plan))
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)
-        image = read_patch(case, start, self.plan.patch, self.spatial.draw(rng)).image
-        return image, torch.from_numpy(hide(self.plan.patch, self.block, self.share, rng))
+        image = read_patch(case, start, self.plan.patch, self.spatial.draw(rng), self.device).image
+        return image, torch.from_numpy(hide(self.plan.patch, self.block, self.share, rng)).to(self.device)
 
 
 def block_sizes(edge: int, plan: Plan) -> Sizes:

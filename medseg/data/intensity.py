@@ -73,8 +73,8 @@ def draw_factor(rng: np.random.Generator, limits: tuple[float, float]) -> float:
 
 def add_noise(image: torch.Tensor, std: float, rng: np.random.Generator) -> None:
     """Add Gaussian noise in place; torch draws it, 2.5 times faster than numpy."""
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    image.add_(torch.randn(image.shape, generator=generator), alpha=std)
+    generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
+    image.add_(torch.randn(image.shape, generator=generator, device=image.device), alpha=std)
 
 
 def blur(channel: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from medseg.config import AugmentationConfig, TrainingConfig, UnlabelledConfig
 from medseg.data.augment import Augmenter, Views
-from medseg.data.batches import Batch, BatchStream, Unlabelled, one_thread, stack
+from medseg.data.batches import Batch, BatchStream, Unlabelled, beside_training, stack
 from medseg.data.sampling import Randomness, Sampler
 from medseg.data.spatial import PatchSource
 from medseg.errors import DatasetError
@@ -58,21 +58,21 @@ class MixedStream:
         self.first_mixed = round(mixing.mixed_from * training.steps)
         self.randomness = randomness
         self.sampler = Sampler(cases, self.plan, training.foreground, randomness, (PATCHES, CASE_ORDER))
-        self.augmenter = Augmenter(augmentation, self.plan)
+        self.augmenter = Augmenter(augmentation, self.plan, labelled.device)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
         if step < self.first_mixed:
             return self.labelled.batch(step)
-        with one_thread():
+        with beside_training(self.labelled.device):
             patches = [self.augmenter.views(*self.sampler.draw(step, p)) for p in range(self.plan.batch)]
-        unlabelled = Unlabelled(
-            weak=stack([views.weak for views in patches], self.plan),
-            strong=stack([views.strong for views in patches], self.plan),
-            target=stack([views.target for views in patches], self.plan),
-            weight=stack([_weight(views) for views in patches], self.plan),
-            paste=stack([self._paste(step, position) for position in range(self.plan.batch)], self.plan),
-        )
+            unlabelled = Unlabelled(
+                weak=stack([views.weak for views in patches], self.plan),
+                strong=stack([views.strong for views in patches], self.plan),
+                target=stack([views.target for views in patches], self.plan),
+                weight=stack([_weight(views) for views in patches], self.plan),
+                paste=stack([self._paste(step, position) for position in range(self.plan.batch)], self.plan),
+            )
         return {**self.labelled.batch(step), "unlabelled": unlabelled}
 
     def _paste(self, step: int, position: int) -> torch.Tensor:
@@ -101,5 +101,5 @@ def mix(labelled: torch.Tensor, unlabelled: torch.Tensor, paste: torch.Tensor) -
 
 def _weight(views: Views) -> torch.Tensor:
     if views.weight is None:
-        return torch.ones(views.target.shape)
+        return torch.ones(views.target.shape, device=views.target.device)
     return views.weight.float() / FULL

@@ -48,8 +48,11 @@ NO_FOLD = 0.4
 Y. Choi, S. Lee: Injectivity conditions of 2D and 3D uniform cubic B-spline functions. Graphical Models 62, 2000.
 """
 
-SLAB_VOXELS = 2**17
-"""Voxels interpolated at a time: their coordinates stay in a core's cache."""
+CPU = torch.device("cpu")
+
+SLAB_VOXELS = {"cpu": 2**17, "cuda": 2**21}
+"""Voxels interpolated at a time: on a CPU their coordinates stay in a core's cache; on a GPU they keep all cores busy and
+take 100 MB."""
 
 
 class PatchSource(Protocol):
@@ -184,28 +187,38 @@ class SpatialPatch(NamedTuple):
         )
 
 
-def read_patch(source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange) -> SpatialPatch:
+def read_patch(
+    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange, device: torch.device = CPU
+) -> SpatialPatch:
     """Read a patch with a spatial change.
 
     Parameters
     ----------
     start : (3,) first voxel of the unchanged patch; may lie outside of the scan.
     patch : voxels along x, y, z.
+    device : that the voxels read are interpolated on, and the patch lies on.
     """
-    read = _read(source, start, patch) if change.matrix is None else _resample(source, start, patch, change)
+    if change.matrix is None:
+        read = _read(source, start, patch, device)
+    else:
+        read = _resample(source, start, patch, change, device)
     return read.flip(change.flips) if change.flips else read
 
 
-def _read(source: PatchSource, start: Sequence[int], size: Sequence[int]) -> SpatialPatch:
+def _read(source: PatchSource, start: Sequence[int], size: Sequence[int], device: torch.device) -> SpatialPatch:
     image, target, weight = source.read(start, size)
     return SpatialPatch(
-        torch.from_numpy(image), torch.from_numpy(target), None if weight is None else torch.from_numpy(weight)
+        torch.from_numpy(image).to(device),
+        torch.from_numpy(target).to(device),
+        None if weight is None else torch.from_numpy(weight).to(device),
     )
 
 
-def _resample(source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange) -> SpatialPatch:
+def _resample(
+    source: PatchSource, start: Sequence[int], patch: Sizes, change: SpatialChange, device: torch.device
+) -> SpatialPatch:
     low, size = _needed_box(start, patch, change)
-    image, target, weight = _read(source, low, size)
+    image, target, weight = _read(source, low, size, device)
     maps = target[None] if weight is None else torch.stack((target, weight))
     # The axes that stay come first, as more channels: their voxels share one set of coordinates.
     order = (*(axis for axis in range(3) if axis not in change.axes), *change.axes)
@@ -213,10 +226,11 @@ def _resample(source: PatchSource, start: Sequence[int], patch: Sizes, change: S
     moved = [patch[axis] for axis in change.axes]
     channels = image.permute(0, *(axis + 1 for axis in order)).reshape(-1, math.prod(box)).contiguous()
     labels = maps.permute(0, *(axis + 1 for axis in order)).reshape(-1, math.prod(box)).contiguous()
-    new_image = torch.empty((len(channels), *moved))
-    new_target = torch.empty((len(labels), *moved), dtype=torch.uint8)
+    new_image = torch.empty((len(channels), *moved), device=device)
+    new_target = torch.empty((len(labels), *moved), dtype=torch.uint8, device=device)
     centre = [start[axis] + (patch[axis] - 1) / 2 - low[axis] for axis in change.axes]
-    for rows, coordinates in _slabs(moved, centre, change, SLAB_VOXELS // len(channels)):
+    slab = SLAB_VOXELS[device.type] // len(channels)
+    for rows, coordinates in _slabs(moved, centre, change, slab, device):
         corner, fractions, strides = _neighbours(coordinates, box)
         new_image[:, rows] = _linear(channels, corner, fractions, strides).reshape(len(channels), -1, *moved[1:])
         new_target[:, rows] = _nearest(labels, corner, fractions, strides).reshape(len(labels), -1, *moved[1:])
@@ -243,7 +257,7 @@ def _needed_box(start: Sequence[int], patch: Sizes, change: SpatialChange) -> tu
 
 
 def _slabs(
-    moved: Sequence[int], centre: Sequence[float], change: SpatialChange, voxels: int
+    moved: Sequence[int], centre: Sequence[float], change: SpatialChange, voxels: int, device: torch.device
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Yield rows of the patch's first moving axis, about `voxels` at a time, with their coordinates in the box.
 
@@ -251,9 +265,9 @@ def _slabs(
     """
     assert change.matrix is not None
     matrix = change.matrix[np.ix_(change.axes, change.axes)]
-    offsets = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in moved]
+    offsets = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in moved]
     offsets = [o.reshape([-1 if d == axis else 1 for d in range(len(moved))]) for axis, o in enumerate(offsets)]
-    shifts = None if change.shifts is None else _spread(torch.from_numpy(change.shifts), moved)
+    shifts = None if change.shifts is None else _spread(torch.from_numpy(change.shifts).to(device), moved)
     rest = [sum(float(m) * o for m, o in zip(row[1:], offsets[1:], strict=True)) for row in matrix]
     step = max(1, voxels // math.prod(moved[1:]))
     for first in range(0, moved[0], step):
@@ -270,7 +284,7 @@ def _slabs(
 def _spread(shifts: torch.Tensor, moved: Sequence[int]) -> torch.Tensor:
     """Return control-point shifts (A, *nodes) at every voxel (A, *moved) by a cubic B-spline along each axis."""
     for axis, voxels in enumerate(moved, start=1):
-        basis = torch.from_numpy(_b_spline(voxels, shifts.shape[axis]))
+        basis = torch.from_numpy(_b_spline(voxels, shifts.shape[axis])).to(shifts.device)
         shifts = torch.tensordot(shifts, basis, dims=([axis], [1])).movedim(-1, axis)
     return shifts
 
@@ -295,7 +309,7 @@ def _neighbours(
     fractions : (M,) float32 for each axis, the distance from it, 0 to 1.
     strides : how far the next voxel along each axis is in the flattened box.
     """
-    corner = torch.zeros((), dtype=torch.int32)
+    corner = torch.zeros((), dtype=torch.int32, device=coordinates[0].device)
     for coordinate, length in zip(coordinates, box, strict=True):
         corner = corner * length + coordinate.to(torch.int32)
     fractions = [coordinate.frac().reshape(-1) for coordinate in coordinates]

@@ -45,7 +45,7 @@ class ChannelsLast(nn.Module):
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
-        self.network = lay_out(deepcopy(network))
+        self.network = lay_out(deepcopy(network), torch.float32)
         heads = self.network.heads
         if isinstance(heads[0], nn.Conv2d | nn.Conv3d):  # else it also undoes a stride
             heads[0] = _Head(heads[0])

@@ -15,6 +15,7 @@ from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
 from medseg.inference.window import Slab, stream_logits, tile
+from medseg.networks.layout import lay_out
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, pad_values, surround
 
@@ -57,6 +58,9 @@ class EnsembleForward:
         self.networks = tuple(channels_last(network, device) for network in networks)
         self.plan, self.device = plan, device
         self.dtype = choose_dtype(config.precision, device)
+        if device.type == "cuda":
+            for network in self.networks:
+                lay_out(network, self.dtype)
         self.flips = mirrorings(plan) if config.flips else ((),)
         self.agreement = agreement
 
@@ -92,7 +96,8 @@ class EnsembleForward:
             logits = network(mirrored.squeeze(axis)).logits.unsqueeze(axis)
         else:
             logits = network(mirrored).logits
-        logits = logits.float()
+        # as they are stitched, whatever the layout of the network's maps
+        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
         return logits.flip(dims) if dims else logits
 
 

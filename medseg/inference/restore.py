@@ -224,10 +224,12 @@ def decide(logits: Iterable[Tensor], labels: LabelMap) -> Tensor:
 
 
 def decide_layers(logits: Tensor, labels: LabelMap) -> Tensor:
-    """Return the winners (X, Y, Z) of logits (K, X, Y, Z), layer by layer, because each fits into the cache.
+    """Return the winners (X, Y, Z) of logits (K, X, Y, Z): on a CPU layer by layer, because each fits into the cache.
 
     Twenty outputs on 273x273x256: 0.2 s instead of 0.5 on two cores.
     """
+    if logits.is_cuda:
+        return decide(logits, labels)
     return torch.stack([decide(layer, labels) for layer in logits.unbind(1)])
 
 

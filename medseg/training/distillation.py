@@ -72,7 +72,7 @@ class Distilled(nn.Module):
         dtype = choose_dtype(self.precision, image.device)
         autocast = torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), autocast:
-            logits = [lay_out(teacher.to(image.device))(image).logits.float() for teacher in self.teachers]
+            logits = [lay_out(teacher.to(image.device), dtype)(image).logits.float() for teacher in self.teachers]
         return torch.stack(logits).mean(0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from medseg.config import ExperimentConfig, UnlabelledConfig
 from medseg.data.batches import BatchStream, Stream
 from medseg.data.mixing import MixedStream
@@ -97,6 +99,7 @@ def build_stream(
     plan: Plan,
     config: ExperimentConfig,
     randomness: Randomness,
+    device: torch.device,
 ) -> Stream:
     """Return the batches of a run; the labelled patches are the same with and without unlabelled ones.
 
@@ -105,7 +108,7 @@ def build_stream(
     DatasetError
         If there is no labelled case, or no unlabelled one where the method learns from them.
     """
-    labelled = BatchStream(cases, plan, config.augmentation, config.training, randomness)
+    labelled = BatchStream(cases, plan, config.augmentation, config.training, randomness, device)
     answered = unlabelled and config.distillation.teachers
     if not (answered or learns_unlabelled(config.unlabelled)):
         return labelled

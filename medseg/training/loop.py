@@ -20,9 +20,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from medseg.config import ExperimentConfig, TrainingConfig
-from medseg.data.batches import Batch, Stream, prefetch
+from medseg.data.batches import Batch, Stream, keep_until_used, prefetch
 from medseg.data.sampling import Randomness
 from medseg.errors import ModelError
+from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network, encoder_parameters
 from medseg.networks.layout import lay_out
@@ -40,8 +41,8 @@ from medseg.training.mixing import Teacher
 from medseg.training.optimisation import averaged, build_optimiser, learning_rate, set_learning_rate
 from medseg.training.start import Start
 
-MOST_LOADER_THREADS = 8
-"""Threads that a GPU's batches are prepared by, at most: what augmenting 128³ patches for one takes (36 ms each)."""
+MOST_LOADER_THREADS = 4
+"""Threads that a GPU's batches are prepared by, at most: they read, the GPU augments; more wait for each other."""
 
 LOG_EVERY = 10
 """Steps between log lines: often enough to see trouble, seldom enough to cost nothing."""
@@ -77,8 +78,8 @@ class Lesson(Protocol):
         """Return what turns a batch into a loss; `teacher` is the averaged network."""
         ...
 
-    def stream(self, randomness: Randomness) -> Stream:
-        """Return the batches."""
+    def stream(self, randomness: Randomness, device: torch.device) -> Stream:
+        """Return the batches, made on a device."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -124,9 +125,9 @@ class Task:
         """Return the configured method."""
         return build_method(self.config, self.labels, self.plan, teacher)
 
-    def stream(self, randomness: Randomness) -> Stream:
+    def stream(self, randomness: Randomness, device: torch.device) -> Stream:
         """Return patches of the cases."""
-        return build_stream(self.cases, self.unlabelled, self.plan, self.config, randomness)
+        return build_stream(self.cases, self.unlabelled, self.plan, self.config, randomness, device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the result beside the settings."""
@@ -165,7 +166,7 @@ def fit(lesson: Lesson, fabric: Fabric, journal: Journal, deadline: float | None
         journal.resumed(state.step)
     trainee, optimiser = fabric.setup(state.network, state.optimiser)
     randomness = Randomness(settings.seed, fabric.global_rank, fabric.world_size)
-    stream = lesson.stream(randomness)
+    stream = lesson.stream(randomness, fabric.device)
     trainee.train()
     began = time.monotonic() - state.elapsed_s  # as if earlier sittings had gone before without a pause
     remaining = settings.steps if not state.finished else state.step
@@ -216,7 +217,7 @@ def _start(lesson: Lesson, fabric: Fabric) -> TrainingState:
     if settings.freeze_encoder:
         for parameter in encoder_parameters(network):
             parameter.requires_grad_(False)
-    network = lay_out(network.to(fabric.device))
+    network = lay_out(network.to(fabric.device), choose_dtype(settings.precision, fabric.device))
     average = averaged(network, settings.ema_decay)
     return TrainingState(
         network=network,
@@ -289,4 +290,6 @@ def _any_process(fabric: Fabric, here: bool) -> bool:
 
 def _to(batch: Batch, fabric: Fabric) -> Batch:
     moved: Batch = fabric.to_device(batch)
+    if fabric.device.type == "cuda":
+        keep_until_used(moved)
     return moved

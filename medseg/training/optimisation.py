@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from medseg.config import TrainingConfig
+from medseg.inference.hardware import choose_dtype
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -17,12 +18,12 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def build_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> Optimizer:
     """Return SGD with Nesterov momentum (nnU-Net's choice) or AdamW over the trainable parameters.
 
-    On CPUs one kernel does all of a step: 6 ms instead of 21 for the 5.6 million weights of nnU-Net's hippocampus plan,
-    whose forward and backward take 660 (AdamW, one thread, torch 2.13). With fp16 it can't be had: Fabric clips no
-    gradients that the optimiser itself unscales.
+    One kernel does all of a step. On CPUs: 6 ms instead of 21 for the 5.6 million weights of nnU-Net's hippocampus
+    plan, whose forward and backward take 660 (AdamW, one thread, torch 2.13). On an H200: 0.3 ms instead of 7 for 6.4
+    million, beside 28. With fp16 it can't be had: Fabric clips no gradients that the optimiser itself unscales.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    fused = config.precision != "fp16" and all(parameter.device.type == "cpu" for parameter in trainable)
+    fused = True if trainable and choose_dtype(config.precision, trainable[0].device) != torch.float16 else None
     if config.optimiser == "adamw":
         return torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     return torch.optim.SGD(

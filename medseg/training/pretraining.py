@@ -99,9 +99,10 @@ class PretrainingTask:
         """Return the task of restoring; it needs no teacher."""
         return Reconstruction()
 
-    def stream(self, randomness: Randomness) -> HidingStream:
+    def stream(self, randomness: Randomness, device: torch.device) -> HidingStream:
         """Return patches with hidden blocks."""
-        return HidingStream(self.cases, self.plan, self.config.augmentation, self.config.pretraining, randomness)
+        config = self.config
+        return HidingStream(self.cases, self.plan, config.augmentation, config.pretraining, randomness, device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the result beside the settings."""
@@ -206,7 +207,7 @@ def _prepare(setup: Setup, config: ExperimentConfig, output: Path, folds: int, c
 def measure(network: nn.Module, task: PretrainingTask, fabric: Fabric) -> float:
     """Return the share of variance explained in batches of steps that were not trained."""
     settings, method = task.settings, Reconstruction()
-    stream = task.stream(Randomness(settings.seed, fabric.global_rank, fabric.world_size))
+    stream = task.stream(Randomness(settings.seed, fabric.global_rank, fabric.world_size), fabric.device)
     with torch.no_grad():
         shares = [
             method.step(network, fabric.to_device(stream.batch(settings.steps + extra)), 1.0)["explained"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
-from medseg.batch.pipeline import MOST_CASES, Room, Stages, run_stages
+from medseg.batch.pipeline import AHEAD, Room, Stages, run_stages
 from medseg.batch.summary import CaseResult
 from medseg.batch.task import Progress, Task
 from medseg.volume import Case
@@ -91,7 +92,18 @@ def test_a_scan_larger_than_the_room_goes_alone():
 def test_small_scans_are_bounded_by_number():
     recorder = Recorder()
     list(run_stages(recorder.stages, tasks_of(*[1] * 20), 10**9, lambda _: None))
-    assert recorder.most <= MOST_CASES
+    assert recorder.most <= AHEAD + 1
+
+
+def test_several_threads_write_at_once():
+    recorder, together = Recorder(), threading.Barrier(3)
+
+    def write(item):
+        together.wait(timeout=30)
+        return recorder.stages.write(item)
+
+    stages = replace(recorder.stages, write=write)
+    assert len(list(run_stages(stages, tasks_of(*[1] * 6), 10**9, lambda _: None, writers=3))) == 6
 
 
 @pytest.mark.parametrize("stage", ["read", "prepare", "infer", "write"])

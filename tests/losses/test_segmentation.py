@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from medseg.config import TrainingConfig
 from medseg.labels import IGNORE_INDEX, LabelMap
-from medseg.losses.segmentation import SegmentationLoss
+from medseg.losses.segmentation import SegmentationLoss, class_sums
 from medseg.outputs import NetworkOutput
 
 CLASSES = LabelMap.parse({"liver": 1, "vessel": 5, "tumour": 9})
@@ -26,6 +26,20 @@ def loss_of(labels, logits, target, weight=None, coarse=(), **training):
 def random_case(classes=4, size=(6, 5, 4)):
     logits = torch.randn(2, classes, *size, requires_grad=True)
     return logits, torch.randint(0, 4, (2, *size), dtype=torch.uint8)
+
+
+def test_sums_by_class_in_several_copies_are_the_same_sums():
+    classes = torch.randint(0, 4, (2, 6, 5, 4))
+    sums, gradients = [], []
+    for copies in (1, 7):
+        values = torch.linspace(0, 1, 240).reshape(2, 6, 5, 4).requires_grad_()
+        sums.append(class_sums(values, classes, 5, copies))
+        sums[-1].square().sum().backward()
+        gradients.append(values.grad)
+    expected = [[float(values[one][classes[one] == k].detach().sum()) for k in range(5)] for one in range(2)]
+    torch.testing.assert_close(sums[0].detach(), torch.tensor(expected))
+    torch.testing.assert_close(sums[1], sums[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_closed_form():

@@ -63,7 +63,7 @@ def test_gradients_are_those_of_torchs_layout(residual, axes, count):
     image = torch.randn(count, 1, *(16, 24, 16)[: len(axes)])
     plain, laid = (
         descended(network, image)
-        for network in (made(residual=residual, axes=axes), lay_out(made(residual=residual, axes=axes)))
+        for network in (made(residual=residual, axes=axes), lay_out(made(residual=residual, axes=axes), torch.float32))
     )
     assert plain.keys() == laid.keys()
     for name, gradient in plain.items():
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_torchs_layout(residual, axes, count):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_maps_stay_as_they_lie(dropout):
-    network, layouts = lay_out(made(dropout=dropout)).train(), []
+    network, layouts = lay_out(made(dropout=dropout), torch.float32).train(), []
     for block in network.modules():
         if isinstance(block, ConvBlock):
             block.register_forward_hook(lambda _, __, maps: layouts.append(maps))
@@ -83,5 +83,5 @@ def test_maps_stay_as_they_lie(dropout):
 
 def test_other_networks_are_left_alone():
     network = nn.Sequential(nn.Conv3d(2, 4, 3), nn.InstanceNorm3d(4, affine=True))
-    assert lay_out(network) is network
+    assert lay_out(network, torch.float32) is network
     assert network[0].weight.is_contiguous()
