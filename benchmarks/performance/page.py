@@ -186,8 +186,8 @@ A queue of {queue["cases"]} CTs of {shape} voxels and {queue["classes"]} classes
 **{queue["seconds_a_case"]:.2f} s a case** in steady state, with {queue["memory_mb"]["gpu"]:,.0f} MB of the GPU and
 {queue["memory_mb"]["resident"]:,.0f} MB of memory. The GPU is at work for {alone / queue["seconds_a_case"]:.0%} of the
 time at least, which the network alone takes, and {share:.0%} at most, in which medseg infers. Before maps had their
-channels side by side and three threads wrote, it was {before["seconds_a_case"]:.2f} s. Stages run at once, reading and
-preparing in one thread, and wait for each other's Python. (`benchmarks/performance/segment_queue.py`)
+channels side by side it was {before["seconds_a_case"]:.2f} s. The worker had three cases in hand, whose stages one by
+one take 5.2 s: since then it has five, not measured. (`benchmarks/performance/segment_queue.py`)
 
 | stage | before, s | s |
 | --- | --- | --- |

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medseg.batch.engine import open_engine
 from medseg.batch.job import Job
+from medseg.batch.processes import Processes
 from medseg.batch.record import read_record
 from medseg.batch.segment_folder import segment_folder
 from medseg.batch.task import Task
@@ -61,6 +63,18 @@ def children() -> list[int]:
     """Return the numbers of this process's children that still run."""
     listed = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     return [int(number) for number in listed if "python" in Path(f"/proc/{number}/cmdline").read_text()]
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", 3), ("cuda:1", 5)])
+def test_a_worker_has_a_case_for_each_of_its_threads(tasks, device, count):
+    sent = []
+    crew = SimpleNamespace(children=[SimpleNamespace(send=sent.append)])
+    engine = Processes(crew)
+    engine._posts[0].facts = SimpleNamespace(device=device)
+    engine._cases.extend(tasks(*"abcdefgh"))
+    engine._give(engine._posts[0])
+    engine._give(engine._posts[0])
+    assert len(sent) == count
 
 
 def test_a_crash_costs_the_culprit_alone(job, tasks):
