@@ -139,11 +139,11 @@ def class_sums(values: Tensor, classes: Tensor, outputs: int, copies: int) -> Te
     classes : (B, *spatial) int64.
     copies : of every sum that neighbouring voxels add to in turn, so that they don't wait for each other.
     """
-    flat = classes.flatten(1)
-    turns = torch.arange(flat.shape[1], device=flat.device) % copies
-    sums = values.new_zeros(len(values), copies * outputs)
-    added = sums.scatter_add(1, flat + outputs * turns if copies > 1 else flat, values.flatten(1))
-    return added.view(-1, copies, outputs).sum(1)
+    places = classes.flatten(1)
+    if copies > 1:
+        places = places + outputs * (torch.arange(places.shape[1], device=places.device) % copies)
+    sums = values.new_zeros(len(values), copies * outputs).scatter_add(1, places, values.flatten(1))
+    return sums.view(-1, copies, outputs).sum(1)
 
 
 def _membership(labels: LabelMap) -> Tensor:
