@@ -169,6 +169,12 @@ class Processes:
             post.facts = message
         elif isinstance(message, Progress):
             post.flights[message.case].enter(message.stage)
+        elif isinstance(message, CaseResult) and message.reason == Failure.GPU_LOST:
+            # the next cases would fail as well: no process gets its GPU back
+            post.child.kill()
+            post.child.ending()
+            for flight in self._replace(post, [post.flights[message.case]]):
+                yield _ended(flight, "failed", Failure.GPU_LOST, message.message)
         elif isinstance(message, CaseResult):
             post.deaths = 0
             task = post.flights.pop(message.case).task

@@ -112,6 +112,16 @@ def test_memory_that_others_took_is_tried_again_alone(job, tasks):
     assert results["a"].status == results["b"].status == "done"
 
 
+def test_a_lost_gpu_costs_the_culprit_alone(job, tasks):
+    names = ["a", "lost_infer", "b", "lost_infer_once", "c", "d"]
+    results = run(job(), tasks(*names))
+    culprit = results.pop("lost_infer")
+    assert (culprit.status, culprit.reason) == ("failed", "GPU_LOST")
+    assert "the GPU gave up on it" in culprit.message
+    assert {name: result.status for name, result in results.items()} == dict.fromkeys(results, "done")
+    assert results["lost_infer_once"].record.attempts == 2
+
+
 def test_several_workers_share_the_cases(job, tasks):
     names = [f"slow_infer_{number}" for number in range(12)]
     results = run(job(workers=2), tasks(*names))
