@@ -81,6 +81,21 @@ def test_another_teacher_is_another_run(studying, teacher, tmp_path):
         run_training(studying(), tmp_path / "run", RunOptions(device="cpu"))
 
 
+def test_a_student_in_the_folder_of_another_run_leaves_it_as_it_was(experiment, studying, teacher, tmp_path):
+    """It wrote its plan there before it was refused, and the other run couldn't go on any more."""
+    short = experiment.model_copy(update={"training": experiment.training.model_copy(update={"steps": 2})})
+    run_training(short, tmp_path / "run", RunOptions(device="cpu"))
+    plan = (tmp_path / "run" / "plan.yaml").read_bytes()
+    for config, options in (
+        (studying(), RunOptions(device="cpu")),
+        (short, RunOptions(device="cpu", init=teacher)),
+    ):
+        with pytest.raises(ConfigError, match=r"plan\.yaml is the plan of another run"):
+            run_training(config, tmp_path / "run", options)
+        assert (tmp_path / "run" / "plan.yaml").read_bytes() == plan
+    assert run_training(short, tmp_path / "run", RunOptions(device="cpu")).model
+
+
 def test_a_student_is_not_scored_on_what_its_teacher_has_learnt(studying, tmp_path):
     seen = studying(dataset={"validation": ["case_2", "case_5"]})
     with pytest.raises(DatasetError, match="learnt from 1 of the 2 validation cases: case_2"):
