@@ -10,16 +10,16 @@ import torch
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
-from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
-from medseg.networks.model import Model, load_model, save_model
+from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.rules import PostprocessingRules
 from medseg.training.distillation import Distilled, load_teachers, student_of
 from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
-from medseg.training.pruning import prune_and_fine_tune, pruned_model
+from medseg.training.pruning import prune_and_fine_tune, pruned_model, save_pruned
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
 
@@ -247,3 +247,20 @@ def test_a_pruned_model_is_fine_tuned_from_what_was_left(teacher, experiment, tm
     assert 0 < max(moved) < 0.1, "a start, not another network"
     with pytest.raises(ModelError, match="no such model folder"):
         pruned_model(tmp_path / "nothing", 0.5)
+
+
+def test_what_a_run_fine_tunes_is_not_cut_otherwise(teacher, experiment, tmp_path):
+    """Another share was refused only after OUTPUT/pruned had been written over, which OUTPUT/model came from."""
+    config = for_fine_tuning(experiment_of(teacher), Wishes(steps=2))
+    config = config.model_copy(update={"dataset": experiment.dataset})
+    output = tmp_path / "run"
+    prune_and_fine_tune(config, teacher, 0.5, output, RunOptions(device="cpu"))
+    cut = model_digest(output / "pruned")
+    for again in (lambda: prune_and_fine_tune(config, teacher, 0.9, output), lambda: save_pruned(teacher, 0.9, output)):
+        with pytest.raises(OutputError, match="pruned: here is what this run fine-tunes"):
+            again()
+        assert model_digest(output / "pruned") == cut
+    with pytest.raises(OutputError, match="pruned: this is the model itself"):
+        save_pruned(output / "pruned", 0.5, output)
+    assert model_digest(output / "pruned") == cut
+    assert prune_and_fine_tune(config, teacher, 0.5, output, RunOptions(device="cpu")).model
