@@ -20,6 +20,7 @@ from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.plan import Plan
+from medseg.quality.expectations import with_held_out
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.setup import has_trained
 
@@ -66,7 +67,8 @@ def pruned_model(folder: Path, keep: float) -> Model:
         model,
         networks=tuple(_smaller(network, plan, model.labels.outputs) for network in model.networks),
         plan=plan,
-        scores={},
+        scores={},  # as all that held-out cases said, it is of the whole networks
+        reference=model.reference and with_held_out(model.reference, (), None),
         provenance={**model.provenance, "pruned_from": model_digest(folder), "keep": keep},
     )
 

@@ -264,3 +264,14 @@ def test_what_a_run_fine_tunes_is_not_cut_otherwise(teacher, experiment, tmp_pat
         save_pruned(output / "pruned", 0.5, output)
     assert model_digest(output / "pruned") == cut
     assert prune_and_fine_tune(config, teacher, 0.5, output, RunOptions(device="cpu")).model
+
+
+def test_a_cut_model_expects_no_dice_that_was_measured_with_whole_networks(experiment, tmp_path):
+    """Its worklist gave each case the Dice to expect of the model before."""
+    short = experiment.model_copy(update={"training": experiment.training.model_copy(update={"steps": 2})})
+    whole = run_training(short, tmp_path / "run", RunOptions(device="cpu")).model
+    model = load_model(whole)
+    assert model.reference.soft_dice
+    cut = pruned_model(whole, 0.5)
+    assert cut.reference.structures == model.reference.structures
+    assert (cut.reference.soft_dice, cut.reference.calibration) == ({}, None)
