@@ -194,8 +194,9 @@ def _unheeded(config: ExperimentConfig, plan: Plan) -> list[str]:
     vain = [f"plan.{field}={value}" for field, value in wishes.items() if value != getattr(plan, field)]
     if config.plan.patch and round_up(config.plan.patch, plan.network.divisor) != plan.patch:
         vain.append(f"plan.patch={config.plan.patch}")
-    if "name" in config.network.model_fields_set and config.network.name != plan.network.name:
-        vain.append(f"network.name={config.network.name}")
+    fields = ("name", "residual", "deep_supervision", "dropout") if plan.network.name == "unet" else ("name",)
+    topology = config.network.model_dump(include=config.network.model_fields_set.intersection(fields))
+    vain += [f"network.{field}={value}" for field, value in topology.items() if value != getattr(plan.network, field)]
     return vain
 
 
