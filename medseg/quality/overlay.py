@@ -6,8 +6,10 @@ Drawn with Pillow alone: importing matplotlib takes longer than all of this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ BACKGROUND = (16, 17, 20)
 TEXT = (228, 230, 234)
 FAINT = (138, 143, 152)
 BAR_LENGTHS_MM = (100, 50, 20, 10, 5, 2, 1)
+FONT = "mpl-data/fonts/ttf/DejaVuSans.ttf"
 
 
 def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None:
@@ -214,4 +217,9 @@ def _ml(volume: float) -> str:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that matplotlib brings along; Pillow's own has no letters beyond ASCII."""
+    found = find_spec("matplotlib")  # not imported
+    for folder in (found.submodule_search_locations if found else None) or ():
+        with suppress(OSError):  # where a system's packages keep fonts elsewhere
+            return ImageFont.truetype(Path(folder, FONT), size)
     return ImageFont.load_default(size)

@@ -184,6 +184,11 @@ def test_many_labels_fit_in_the_legend():
     assert legend.height >= 26 * 26
 
 
+def test_the_legend_has_the_letters_of_other_languages():
+    legends = [_legend([(LABELS.labels[0], name)], [], 200).tobytes() for name in ("Ä", "Ö", "ß", "ł", "λ", "\uffff")]
+    assert len(set(legends)) == len(legends)
+
+
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     volume, _ = scene()
     with pytest.raises(GeometryError, match=re.escape("the mask (30x48x40 voxels")):
