@@ -29,6 +29,9 @@ DICOM writes positions as decimal strings and NIfTI as float32: both round to we
 that hand on an oblique scan by its qform alone make its directions orthonormal, which moved the corners of a brain
 MR by 6 µm; a real mistake (half a voxel, another origin) is tens of times larger than this."""
 
+GRID_TOLERANCE_VOXELS = 0.1
+"""Nor further than this part of the smallest voxel size: of micro-CT 0.01 mm are several voxels."""
+
 ORTHOGONALITY_TOLERANCE = 1e-4
 """Largest cosine between two axes that still count as perpendicular (the DICOM ingest tolerance)."""
 
@@ -266,11 +269,19 @@ class Grid:
 
         The axes' unit steps are compared too, so that an axis of size 1 (one slice) can't hide
         another thickness or direction.
+
+        Examples
+        --------
+        >>> fine, shifted = np.diag([0.005, 0.005, 0.005, 1]), np.diag([0.005, 0.005, 0.005, 1])
+        >>> shifted[0, 3] = 0.005  # a whole voxel
+        >>> Grid((9, 9, 9), fine).matches(Grid((9, 9, 9), shifted))
+        False
         """
         if self.shape != other.shape:
             return False
         step = np.abs(self.affine[:3, :3] - other.affine[:3, :3]).max()
-        return bool(max(np.abs(self.corners() - other.corners()).max(), step) <= tolerance_mm)
+        farthest = max(np.abs(self.corners() - other.corners()).max(), step)
+        return bool(farthest <= min(tolerance_mm, GRID_TOLERANCE_VOXELS * min(self.spacing)))
 
     def describe(self) -> str:
         """Return shape, spacing and orientation as a short text for messages."""
