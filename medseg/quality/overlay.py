@@ -118,20 +118,36 @@ def _beside(panels: Sequence[Image.Image]) -> Image.Image:
 def _paint(grey: NDArray[np.uint8], values: NDArray, labels: LabelMap, size: tuple[int, int]) -> Image.Image:
     """Return the slice at `size` (width, height) with the labels' fill and outlines.
 
-    Each label is enlarged on its own and cut at one half: smooth outlines where voxels are large.
+    Each label is enlarged on its own and cut at one half: smooth outlines where voxels are large. Where they are
+    smaller than a pixel, what is too thin for that gets the pixels that its voxels lie in.
     """
     pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
     present = set(np.unique(values).tolist())
     styles = np.zeros(pixels.shape, dtype=np.intp)
     ramp = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
     looks = [ramp]  # style 0: grey as it is; then a label's fill and its outline, each a colour for every grey
-    for label in (label for label in labels.labels if label.value in present):
+    shown = [label for label in labels.labels if label.value in present]
+    for label in shown:
         region = Image.fromarray(np.where(values == label.value, np.uint8(255), np.uint8(0)))
         inside = np.asarray(region.resize(size, Image.Resampling.BILINEAR)) > 127
         styles[inside] = len(looks)
         styles[inside & ~_shrunk(_shrunk(inside))] = len(looks) + 1
         looks += [ramp + (np.array(label.colour) - ramp) * opacity for opacity in (FILL_OPACITY, OUTLINE_OPACITY)]
+    for outline, label in enumerate(shown, start=1):
+        drawn = (styles == 2 * outline - 1) | (styles == 2 * outline)
+        styles[_lost(values == label.value, drawn)] = 2 * outline
     return Image.fromarray(np.array(looks, dtype=np.uint8)[styles, pixels])
+
+
+def _lost(region: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels in which voxels of a region lie that has nothing drawn there, nor beside."""
+    lost = np.zeros_like(drawn)
+    row, column = (
+        (2 * index + 1) * pixels // (2 * voxels)
+        for index, pixels, voxels in zip(np.nonzero(region), drawn.shape, region.shape, strict=True)
+    )
+    lost[row, column] = True
+    return lost & _shrunk(~drawn)
 
 
 def _shrunk(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
