@@ -248,12 +248,16 @@ class Grid:
         return Grid((x, y, z), affine)
 
     def _slice_order(self) -> tuple[int, int, int]:
-        """Return the two axes within slices, then the one across: the others are perpendicular, or it is coarsest."""
+        """Return the two axes within slices, then the one across: the others are perpendicular, or it is coarsest.
+
+        A single slice is never drawn apart, such as a coronal one of a CT with a tilted gantry.
+        """
         cosines = np.abs(self.directions.T @ self.directions)
 
-        def rank(across: int) -> tuple[bool, float, int]:
+        def rank(across: int) -> tuple[bool, bool, float, int]:
             a, b = (axis for axis in range(3) if axis != across)
-            return bool(cosines[a, b] > ORTHOGONALITY_TOLERANCE), -self.spacing[across], -across
+            are_oblique = bool(cosines[a, b] > ORTHOGONALITY_TOLERANCE)
+            return self.shape[across] > 1, are_oblique, -self.spacing[across], -across
 
         across = min(range(3), key=rank)
         a, b = (axis for axis in range(3) if axis != across)
