@@ -29,6 +29,9 @@ DICOM writes positions as decimal strings and NIfTI as float32: both round to we
 that hand on an oblique scan by its qform alone make its directions orthonormal, which moved the corners of a brain
 MR by 6 µm; a real mistake (half a voxel, another origin) is tens of times larger than this."""
 
+GRID_TOLERANCE_VOXELS = 0.1
+"""Nor further than this part of the smallest voxel size: of micro-CT 0.01 mm are several voxels."""
+
 ORTHOGONALITY_TOLERANCE = 1e-4
 """Largest cosine between two axes that still count as perpendicular (the DICOM ingest tolerance)."""
 
@@ -245,12 +248,16 @@ class Grid:
         return Grid((x, y, z), affine)
 
     def _slice_order(self) -> tuple[int, int, int]:
-        """Return the two axes within slices, then the one across: the others are perpendicular, or it is coarsest."""
+        """Return the two axes within slices, then the one across: the others are perpendicular, or it is coarsest.
+
+        A single slice is never drawn apart, such as a coronal one of a CT with a tilted gantry.
+        """
         cosines = np.abs(self.directions.T @ self.directions)
 
-        def rank(across: int) -> tuple[bool, float, int]:
+        def rank(across: int) -> tuple[bool, bool, float, int]:
             a, b = (axis for axis in range(3) if axis != across)
-            return bool(cosines[a, b] > ORTHOGONALITY_TOLERANCE), -self.spacing[across], -across
+            are_oblique = bool(cosines[a, b] > ORTHOGONALITY_TOLERANCE)
+            return self.shape[across] > 1, are_oblique, -self.spacing[across], -across
 
         across = min(range(3), key=rank)
         a, b = (axis for axis in range(3) if axis != across)
@@ -266,11 +273,19 @@ class Grid:
 
         The axes' unit steps are compared too, so that an axis of size 1 (one slice) can't hide
         another thickness or direction.
+
+        Examples
+        --------
+        >>> fine, shifted = np.diag([0.005, 0.005, 0.005, 1]), np.diag([0.005, 0.005, 0.005, 1])
+        >>> shifted[0, 3] = 0.005  # a whole voxel
+        >>> Grid((9, 9, 9), fine).matches(Grid((9, 9, 9), shifted))
+        False
         """
         if self.shape != other.shape:
             return False
         step = np.abs(self.affine[:3, :3] - other.affine[:3, :3]).max()
-        return bool(max(np.abs(self.corners() - other.corners()).max(), step) <= tolerance_mm)
+        farthest = max(np.abs(self.corners() - other.corners()).max(), step)
+        return bool(farthest <= min(tolerance_mm, GRID_TOLERANCE_VOXELS * min(self.spacing)))
 
     def describe(self) -> str:
         """Return shape, spacing and orientation as a short text for messages."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
@@ -57,6 +57,10 @@ def side_in(name: str) -> tuple[str, str] | None:
     return (found[0].lower(), f"{words[: found.start()]}|{words[found.end() :]}".lower()) if found else None
 
 
+Shade = Annotated[int, Field(ge=0, le=255)]
+"""One of the three parts of a colour."""
+
+
 class Code(BaseModel):
     """A code of a terminology, such as SCT 10200004 (Liver)."""
 
@@ -74,7 +78,7 @@ class Label(BaseModel):
 
     value: int = Field(ge=1, le=65535, description="The value in the mask; 0 is always background")
     name: str = Field(min_length=1, description="The structure's name")
-    colour: tuple[int, int, int] = Field(description="RGB, 0 to 255")
+    colour: tuple[Shade, Shade, Shade] = Field(description="RGB, 0 to 255")
     code: Code | None = Field(None, description="What it is in a terminology (SNOMED CT)")
     within: str | None = Field(None, description="Name of the label it lies in, such as the organ of a lesion")
     lesion: bool = Field(False, description="Whether each connected part is a lesion of its own, to be measured singly")

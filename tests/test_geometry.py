@@ -37,3 +37,12 @@ def test_another_place_is_refused(shift):
     moved[:3, 3] += shift
     with pytest.raises(GeometryError, match="mm apart"):
         reorder(np.zeros(grid.shape), grid, ORDERS[5].apply_to_grid(Grid(grid.shape, moved)))
+
+
+@pytest.mark.parametrize("spacing", [0.001, 0.005, 0.05, 1.0])
+def test_grids_a_quarter_voxel_apart_are_not_the_same_however_small_voxels_are(spacing):
+    affine = np.diag([spacing, spacing, 2 * spacing, 1.0])
+    moved, rounded = affine.copy(), affine.copy()
+    moved[1, 3], rounded[1, 3] = spacing / 4, min(spacing / 100, 0.005)
+    assert not Grid((20, 20, 20), affine).matches(Grid((20, 20, 20), moved))
+    assert Grid((20, 20, 20), affine).matches(Grid((20, 20, 20), rounded))

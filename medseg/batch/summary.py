@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
 from medseg.batch.record import CaseRecord
+from medseg.measures.table import significant
 from medseg.text import Word
 
 Status = Literal["done", "done_with_flags", "rejected", "failed", "crashed", "timeout"]
@@ -152,5 +153,5 @@ def _case_row(result: CaseResult, labels: Sequence[str]) -> list[object]:
         round(record.confidence, 4),
         " ".join(record.flags),
         round(sum(record.seconds.values()), 3),
-        *(round(record.volumes_ml.get(label, 0.0), 4) for label in labels),
+        *(significant(record.volumes_ml.get(label, 0.0)) for label in labels),
     ]

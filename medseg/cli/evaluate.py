@@ -63,6 +63,8 @@ def evaluate(
         screen.print(f"{case}: {problem}", style="yellow")
     if len(evaluation.problems) > SHOWN:
         screen.print(f"... and {len(evaluation.problems) - SHOWN} more; --output writes all of them", style="yellow")
+    if evaluation.unmatched:
+        screen.print(f"{len(evaluation.unmatched)} predictions have no true mask: not compared")
     if evaluation.not_run:
         screen.print(f"{len(evaluation.not_run)} true masks are of scans that the run was not given: not compared")
     if evaluation.problems:

@@ -38,6 +38,7 @@ from medseg.io.files import atomic_file
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 from medseg.measures.measure import Measures
+from medseg.measures.table import significant
 from medseg.volume import Source
 
 SERIES_NUMBER = 7103
@@ -238,4 +239,4 @@ class _Writer:
 
 
 def _measurement(name: hd.sr.CodedConcept, value: float, unit: Code, **details: Any) -> sr.Measurement:
-    return sr.Measurement(name=name, value=round(value, 4), unit=concept(unit), **details)
+    return sr.Measurement(name=name, value=significant(value), unit=concept(unit), **details)

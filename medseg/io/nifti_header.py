@@ -175,7 +175,7 @@ def grid_of(header: NiftiHeader) -> Grid:
     if header.flat and np.linalg.norm(affine[:3, 2]) == 0:
         normal = np.cross(affine[:3, 0], affine[:3, 1])
         affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
-    affine[:3] *= UNIT_MM.get(int(header.fields["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= _unit_mm(header)
     try:
         x, y, z = header.shape[:3]
         return Grid((x, y, z), affine)
@@ -287,4 +287,9 @@ def _forms_agree(header: NiftiHeader) -> bool:
     except (ValueError, nib.spatialimages.HeaderDataError):
         return False
     step = np.abs(difference[:3, :3] / steps).max()
-    return bool(step <= QFORM_TOLERANCE and np.abs(difference[:3, 3]).max() <= OFFSET_TOLERANCE_MM)
+    offset_mm = np.abs(difference[:3, 3]).max() * _unit_mm(header)
+    return bool(step <= QFORM_TOLERANCE and offset_mm <= OFFSET_TOLERANCE_MM)
+
+
+def _unit_mm(header: NiftiHeader) -> float:
+    return UNIT_MM.get(int(header.fields["xyzt_units"]) & 7, 1.0)

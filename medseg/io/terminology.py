@@ -46,7 +46,7 @@ def side_of(label: Label) -> Code | None:
 
 
 def clean_text(text: str, *, without: str = "", limit: int | None = None) -> str:
-    """Return a name with characters that a format gives a meaning replaced by spaces.
+    """Return a name with characters that a format gives a meaning replaced by spaces, without spaces around it.
 
     Parameters
     ----------
@@ -54,4 +54,4 @@ def clean_text(text: str, *, without: str = "", limit: int | None = None) -> str
     limit : most characters that are kept.
     """
     clean = "".join(" " if character in without or not character.isprintable() else character for character in text)
-    return clean.strip()[:limit]
+    return clean.strip()[:limit].strip()  # DICOM takes a space at the end for padding

@@ -34,37 +34,45 @@ def measure_rows(
     return header, rows
 
 
+def significant(value: float) -> float:
+    """Return a number with six digits from its first; rounded to decimals, what is small would be 0.
+
+    A voxel of a dental scan has 0.000027 ml, one of micro-CT is 0.0005 mm long, diffusion is 0.0008 mm²/s.
+
+    Examples
+    --------
+    >>> significant(1534.23456), significant(2.7000001e-05)
+    (1534.23, 2.7e-05)
+    """
+    return float(f"{value:.6g}")
+
+
 def _row(case: str, measures: Measures, channels: int) -> list[object]:
     nothing: tuple[None, ...] = (None, None, None)
     intensities: list[object] = []
     for channel in range(channels):
         has = channel < len(measures.intensity)
         values = measures.intensity[channel].model_dump().values() if has else [None] * len(INTENSITIES)
-        intensities += [_significant(value) for value in values]
+        intensities += map(_cell, values)
     return [
         case,
         measures.structure,
         measures.value,
         measures.lesion,
         measures.voxels,
-        _significant(measures.volume_ml),
+        _cell(measures.volume_ml),
         measures.components,
         str(measures.incomplete).lower(),
-        _length(measures.long_mm),
-        _length(measures.short_mm),
+        _cell(measures.long_mm),
+        _cell(measures.short_mm),
         measures.plane,
         measures.slice,
-        _length(measures.diameter_mm),
+        _cell(measures.diameter_mm),
         *(measures.centroid_mm or nothing),
         *(measures.centroid_voxel or nothing),
         *intensities,
     ]
 
 
-def _length(millimetres: float | None) -> float | None:
-    return None if millimetres is None else round(millimetres, 3)
-
-
-def _significant(value: float | None) -> float | None:
-    """Return a number with six digits from its first: a diffusion of 0.0008 mm²/s is none with three decimals."""
-    return None if value is None else float(f"{value:.6g}")
+def _cell(value: float | None) -> float | None:
+    return None if value is None else significant(value)

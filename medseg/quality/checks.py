@@ -97,7 +97,7 @@ INGEST_MEANINGS = {
     ReasonCode.NONORTHONORMAL_AFFINE: "the scan's axes are not perpendicular",
     ReasonCode.QFORM_SFORM_DISAGREE: "the file gives two places for the scan (qform and sform)",
     ReasonCode.NO_SPATIAL_CODES: "the file doesn't say how the scan lies in space",
-    ReasonCode.MONOCHROME1: "the grey scale was inverted",
+    ReasonCode.MONOCHROME1: "viewers show it with an inverted grey scale; its values are kept",
     ReasonCode.DUPLICATE: "some slices were there twice",
     ReasonCode.TOO_FEW_SLICES: "the scan has very few slices",
 }

@@ -6,8 +6,10 @@ Drawn with Pillow alone: importing matplotlib takes longer than all of this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ BACKGROUND = (16, 17, 20)
 TEXT = (228, 230, 234)
 FAINT = (138, 143, 152)
 BAR_LENGTHS_MM = (100, 50, 20, 10, 5, 2, 1)
+FONT = "mpl-data/fonts/ttf/DejaVuSans.ttf"
 
 
 def overlay_png(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None:
@@ -115,20 +118,36 @@ def _beside(panels: Sequence[Image.Image]) -> Image.Image:
 def _paint(grey: NDArray[np.uint8], values: NDArray, labels: LabelMap, size: tuple[int, int]) -> Image.Image:
     """Return the slice at `size` (width, height) with the labels' fill and outlines.
 
-    Each label is enlarged on its own and cut at one half: smooth outlines where voxels are large.
+    Each label is enlarged on its own and cut at one half: smooth outlines where voxels are large. Where they are
+    smaller than a pixel, what is too thin for that gets the pixels that its voxels lie in.
     """
     pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
     present = set(np.unique(values).tolist())
     styles = np.zeros(pixels.shape, dtype=np.intp)
     ramp = np.repeat(np.arange(256.0)[:, None], 3, axis=1)
     looks = [ramp]  # style 0: grey as it is; then a label's fill and its outline, each a colour for every grey
-    for label in (label for label in labels.labels if label.value in present):
+    shown = [label for label in labels.labels if label.value in present]
+    for label in shown:
         region = Image.fromarray(np.where(values == label.value, np.uint8(255), np.uint8(0)))
         inside = np.asarray(region.resize(size, Image.Resampling.BILINEAR)) > 127
         styles[inside] = len(looks)
         styles[inside & ~_shrunk(_shrunk(inside))] = len(looks) + 1
         looks += [ramp + (np.array(label.colour) - ramp) * opacity for opacity in (FILL_OPACITY, OUTLINE_OPACITY)]
+    for outline, label in enumerate(shown, start=1):
+        drawn = (styles == 2 * outline - 1) | (styles == 2 * outline)
+        styles[_lost(values == label.value, drawn)] = 2 * outline
     return Image.fromarray(np.array(looks, dtype=np.uint8)[styles, pixels])
+
+
+def _lost(region: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels in which voxels of a region lie that has nothing drawn there, nor beside."""
+    lost = np.zeros_like(drawn)
+    row, column = (
+        (2 * index + 1) * pixels // (2 * voxels)
+        for index, pixels, voxels in zip(np.nonzero(region), drawn.shape, region.shape, strict=True)
+    )
+    lost[row, column] = True
+    return lost & _shrunk(~drawn)
 
 
 def _shrunk(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -214,4 +233,9 @@ def _ml(volume: float) -> str:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that matplotlib brings along; Pillow's own has no letters beyond ASCII."""
+    found = find_spec("matplotlib")  # not imported
+    for folder in (found.submodule_search_locations if found else None) or ():
+        with suppress(OSError):  # where a system's packages keep fonts elsewhere
+            return ImageFont.truetype(Path(folder, FONT), size)
     return ImageFont.load_default(size)

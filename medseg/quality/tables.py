@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medseg.io.files import write_text
 from medseg.io.tables import write_csv
+from medseg.measures.table import significant
 from medseg.quality.evaluate import Evaluation
 from medseg.quality.metrics import State, StructureScore
 from medseg.quality.summary import Metric, Statistics, mean_over_targets
@@ -100,4 +101,4 @@ def _number(value: float | None, metric: Metric) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+    return None if value is None else significant(value)

@@ -103,6 +103,14 @@ def test_the_record_holds_the_measures(worker, series):
     assert found[0].intensity[0].p50 == pytest.approx(5)
 
 
+def test_what_was_found_has_a_volume_however_small(worker, series):
+    (result,) = worker.run([Task(series)])
+    record = result.record.model_copy(update={"volumes_ml": {"organ": 2.7e-5, "tumour": 0.0}})
+    header, (row,) = case_rows([replace(result, record=record)], ["organ", "tumour"])
+    assert dict(zip(header, row, strict=True))["organ_ml"] == 2.7e-5
+    assert dict(zip(header, row, strict=True))["tumour_ml"] == 0
+
+
 def test_a_run_has_a_table_of_measures_and_of_labels(worker, series, make_cases, tmp_path):
     results = list(worker.run([Task(series), *make_cases(-1)]))
     write_tables(tmp_path / "out", worker.labels, results, channels=1)

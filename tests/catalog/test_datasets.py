@@ -277,6 +277,10 @@ class TestLabels:
             ('{"labels": {"a": Infinity, "b": 2}}', r"'a' has the value inf, which is no whole number"),
             ('{"labels": {"a:1": null}}', r"'a:1' has no value; in YAML a blank follows the colon"),
             ('{"labels": ["a", "b"]}', r"dataset.json: a label map is 'name: value' pairs, not list"),
+            (
+                '{"labels": {"labels": [{"value": 1, "name": "a", "colour": [0, 300, 0]}, {"value": 2, "name": "b"}]}}',
+                r"the label map is wrong at labels.0.colour.1: Input should be less than or equal to 255",
+            ),
             ('{"labels": {"a": [], "b": 2}}', r"the label map is wrong at values: Tuple should have at least 1 item"),
             ('{"labels": {"a": [1, 2], "b": 2}, "regions_class_order": [1]}', r"regions_class_order needs 2 values"),
         ],

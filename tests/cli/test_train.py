@@ -103,6 +103,15 @@ def test_a_missing_prediction_is_named_and_the_exit_code_is_1(medseg, dataset, t
     assert "case_1" in result.stdout
 
 
+def test_predictions_without_a_true_mask_are_counted_on_the_screen(medseg, dataset, tmp_path):
+    (tmp_path / "predictions").mkdir()
+    for name in ("case_0", "stranger", "other"):
+        truth = (dataset / "labels" / "case_0.nii.gz").read_bytes()
+        (tmp_path / "predictions" / f"{name}.nii.gz").write_bytes(truth)
+    result = medseg("evaluate", tmp_path / "predictions", dataset)
+    assert "2 predictions have no true mask" in result.stdout
+
+
 def test_a_dataset_folder_called_by_a_number_is_a_folder(tmp_path, monkeypatch):
     script = runpy.run_path(str(Path(__file__).parents[2] / "pipelines" / "train_model.py"))
     seen = []

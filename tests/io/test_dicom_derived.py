@@ -52,6 +52,21 @@ def test_values_that_are_none_of_dicoms_cost_no_result(tmp_path, phantom, keywor
     assert [str(pydicom.dcmread(path)[keyword].value or "") for path in paths] == [copied] * 3
 
 
+def test_a_name_that_is_cut_before_a_word_ends_without_a_space(tmp_path, phantom):
+    """DICOM pads with spaces at the end, so that one of a name's own does not come back."""
+    name = f"{'x' * 63} and more"
+    labels = LabelMap.parse({name: 3})
+    source = phantom().source
+    volume = read_series(source)
+    mask = Mask(blobs(), volume.grid)
+    write_dicom_seg(tmp_path / "segmentation.dcm", mask, labels, source, ALGORITHM)
+    write_rtstruct(tmp_path / "contours.dcm", mask, labels, source, ALGORITHM)
+    measures = measure_mask(volume, mask, labels, 2).measures
+    write_dicom_sr(tmp_path / "measurements.dcm", measures, labels, source, ALGORITHM)
+    assert pydicom.dcmread(tmp_path / "contours.dcm").StructureSetROISequence[0].ROIName == "x" * 63
+    assert ("x" * 63).encode() in (tmp_path / "measurements.dcm").read_bytes()
+
+
 def test_equal_results_of_two_phases_are_two_objects(tmp_path, phantom):
     """Both quote the UID of the one series that they are of, as two echoes do."""
     first, second = phantom("first"), phantom("second")

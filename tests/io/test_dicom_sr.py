@@ -166,6 +166,21 @@ def test_a_ct_of_other_values_has_no_hounsfield_units(tmp_path, measured):
     assert all("milliliter" in text for text in texts)
 
 
+def test_small_numbers_are_reported_as_they_are(tmp_path, measured):
+    """One voxel of 0.3 mm is 0.000027 ml, and the diffusion in an MR's map 0.0008 mm²/s: neither is 0."""
+    source, _, measures = measured
+    found = next(measure for measure in measures if measure.voxels)
+    intensity = found.intensity[0].model_copy(update={"mean": 0.00081234, "sd": 2.5e-6})
+    small = found.model_copy(update={"volume_ml": 2.7e-5, "long_mm": 0.00043, "intensity": (intensity,)})
+    write_dicom_sr(tmp_path / "small.dcm", [small], LABELS, source, ALGORITHM)
+    (group,) = hd.sr.srread(tmp_path / "small.dcm").content.get_image_measurement_groups()
+    attenuation = codes.DCM.AttenuationCoefficient
+    assert value_of(group, codes.SCT.Volume) == 2.7e-5
+    assert value_of(group, codes.SCT.LongAxis) == 0.00043
+    assert value_of(group, attenuation, codes.SCT.Mean) == 0.00081234
+    assert value_of(group, attenuation, codes.SCT.StandardDeviation) == 2.5e-6
+
+
 def test_dcmqi_reads_it(tmp_path, report, measured):
     reader = program("tid1500reader", "the dev extra's dcmqi")
     said = tmp_path / "said.json"

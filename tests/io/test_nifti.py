@@ -179,6 +179,17 @@ def test_units_are_obeyed(tmp_path):
     np.testing.assert_allclose(read_nifti(path).grid.spacing, (0.8e-3, 1.2e-3, 3e-3), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("mm", 1.0), ("micron", 0.001)])
+@pytest.mark.parametrize(("apart_mm", "flags"), [(0.005, ()), (5.0, (ReasonCode.QFORM_SFORM_DISAGREE,))])
+def test_how_far_two_places_lie_apart_is_a_matter_of_mm_in_every_unit(tmp_path, unit, mm, apart_mm, flags):
+    sform = np.diag([0.8 / mm, 1.2 / mm, 3.0 / mm, 1.0])
+    qform = sform.copy()
+    qform[1, 3] = apart_mm / mm
+    array, units = np.arange(24, dtype=np.int16).reshape(4, 3, 2), lambda header: header.set_xyzt_units(unit)
+    path = save(tmp_path / "scan.nii", array, sform=sform, qform=qform, change=units)
+    assert read_nifti(path).flags == flags
+
+
 def test_two_dimensional_file_is_one_slice(tmp_path):
     array = rng.integers(0, 9, (6, 5)).astype(np.int16)
     volume = read_nifti(save(tmp_path / "scan.nii", array))

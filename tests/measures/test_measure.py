@@ -219,15 +219,18 @@ def test_the_table_has_a_row_each_and_no_formulas(scene, tmp_path):
     assert [line.split(",")[3] for line in lines[2:6]] == ["", "1", "2", "3"]
 
 
-def test_the_table_keeps_small_numbers():
-    """One voxel of 0.3 mm is 0.000027 ml; diffusion is less than 0.003 mm²/s."""
+@pytest.mark.parametrize("spacing", [0.3, 0.0004])
+def test_the_table_keeps_small_numbers(spacing):
+    """One voxel of 0.3 mm is 0.000027 ml, one of micro-CT less than a micrometre; diffusion is below 0.003 mm²/s."""
     array = np.zeros((5, 5, 5), np.uint8)
     array[2, 2, 2] = 1
-    grid = Grid(array.shape, np.diag([0.3, 0.3, 0.3, 1]))
+    grid = Grid(array.shape, np.diag([spacing, spacing, spacing, 1]))
     volume = Volume(np.full((1, *array.shape), 0.00081234, np.float32), grid)
     header, rows = measure_rows([("case", measured(volume, Mask(array, grid), LABELS))])
     row = dict(zip(header, rows[0], strict=True))
-    assert (row["volume_ml"], row["intensity_mean"], row["long_mm"]) == (2.7e-5, 0.00081234, 0.3)
+    assert row["volume_ml"] == pytest.approx(spacing**3 / 1000, rel=1e-5)
+    assert row["intensity_mean"] == 0.00081234
+    assert {row[name] for name in ("long_mm", "short_mm", "diameter_mm")} == {spacing}
 
 
 def test_every_column_is_explained():

@@ -152,6 +152,20 @@ def test_perpendicular_and_nearly_perpendicular_grids_stay():
         assert straighten(array, grid, grid, 0) is array
 
 
+@pytest.mark.parametrize("shape", [(14, 1, 9), (1, 12, 9), (14, 12, 1)])
+def test_a_single_slice_of_a_tilt_stays_in_its_plane(shape):
+    """Its rows would else lie one beside the other in a block of air, of which a network makes nothing."""
+    source = sheared(tilt(), shape=shape)
+    straight = source.straightened()
+    assert [size == 1 for size in straight.shape] == [size == 1 for size in shape]
+    values = linear(source)
+    found, at = straighten(values, source, straight, 0.0), inside(source, straight, 2)
+    np.testing.assert_allclose(found[at], linear(straight)[at], atol=0.05)
+    labels = (values > np.median(values)).astype(np.uint8)
+    back = shear_labels(straighten_labels(labels, source, straight), straight, source)
+    assert (back == labels).mean() > 0.9  # but for pixels at the border
+
+
 def test_a_shear_beyond_all_tilts_is_refused():
     grid = sheared(tilt(30), shape=(64, 64, 300))
     with pytest.raises(GeometryError, match="axes so far from perpendicular") as caught:

@@ -86,6 +86,12 @@ def test_what_reading_noticed_is_said_in_words():
     assert "GANTRY_TILT" in finding.sentence
 
 
+def test_an_inverted_display_is_not_said_to_have_changed_the_values():
+    (finding,) = check_case(record("a", flags=("MONOCHROME1",)), LABELS, reference())
+    assert "was inverted" not in finding.sentence
+    assert "values are kept" in finding.sentence
+
+
 def test_voxels_of_another_size_are_noticed_along_the_patients_axes():
     geometry = record("a").geometry.model_copy(update={"spacing": (2.5, 0.8, 0.8), "axcodes": "SPL"})
     assert flags(geometry=geometry) == []

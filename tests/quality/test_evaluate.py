@@ -202,6 +202,16 @@ def test_scores_are_written_as_a_table_without_formulas(folders, tmp_path):
     assert rows[1]["dice"] == rows[1]["hd95_mm"] == ""
 
 
+def test_small_volumes_are_no_zeros_in_the_table(tmp_path):
+    """Micro-CT: 63 voxels of 0.004 mm."""
+    path = tmp_path / "truths" / "a.nii.gz"
+    write(path, organ(tumour=True), np.diag([0.004, 0.004, 0.004, 1.0]))
+    write_scores(evaluate_pairs([Pair("a", path, path)], LABELS).scores, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as stream:
+        (row, _) = csv.DictReader(stream)
+    assert float(row["volume_ml"]) == pytest.approx(63 * 0.004**3 / 1000, rel=1e-5)
+
+
 def test_summary_holds_means_states_and_problems(folders, tmp_path):
     (folders[0] / "b.nii.gz").unlink()
     evaluation = evaluate_folder(*folders, LABELS)

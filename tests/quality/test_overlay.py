@@ -7,7 +7,7 @@ from PIL import Image
 from medseg.errors import GeometryError, OutputError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
-from medseg.quality.overlay import _draw_planes, _legend, _scene, overlay_png
+from medseg.quality.overlay import _draw_planes, _legend, _paint, _scene, overlay_png
 from medseg.quality.slices import AXIAL, CORONAL, CT_WINDOW, SAGITTAL, display_window, planes_of, survey
 from medseg.volume import Mask, Volume
 
@@ -130,6 +130,22 @@ def test_labels_are_coloured_where_they_are_and_nowhere_else():
         assert (picture == picture[..., :1]).mean() > 0.97  # but for the letters
 
 
+@pytest.mark.parametrize("organ_first", [True, False])
+@pytest.mark.parametrize("height", [200, 500])  # a voxel is a third of a pixel, or nearly one
+def test_a_lone_voxel_and_a_thin_vessel_are_drawn_in_a_scan_of_more_voxels_than_pixels(height, organ_first):
+    labels = LabelMap(labels=LABELS.labels if organ_first else LABELS.labels[::-1])
+    values = np.zeros((600, 600), np.uint8)
+    values[100:300, 100:300] = 1
+    values[200, 201] = values[np.arange(400, 450), np.arange(400, 450)] = 2
+    picture = np.asarray(_paint(np.full(values.shape, 60, np.uint8), values, labels, (height, height))).astype(int)
+    rows, columns = np.nonzero(picture[..., 1] - picture[..., 0] > 100)  # green
+    voxel = (rows < height // 2) & (columns < height // 2)
+    scale = height / 600
+    np.testing.assert_allclose([rows[voxel].mean(), columns[voxel].mean()], 200.5 * scale, atol=1)
+    assert np.ptp(rows[~voxel]) == pytest.approx(50 * scale, abs=2)
+    assert (rows[~voxel] == columns[~voxel]).mean() > 0.3
+
+
 def test_slices_go_through_the_middle_of_every_label():
     mask = np.zeros((60, 60, 60), dtype=np.uint8)
     mask[5:50, 5:50, 5:50] = 1
@@ -182,6 +198,11 @@ def test_many_labels_fit_in_the_legend():
     legend = _legend([(label, label.name) for label in many.labels], [label.name for label in many.labels], 1000)
     assert legend.width == 1000
     assert legend.height >= 26 * 26
+
+
+def test_the_legend_has_the_letters_of_other_languages():
+    legends = [_legend([(LABELS.labels[0], name)], [], 200).tobytes() for name in ("Ä", "Ö", "ß", "ł", "λ", "\uffff")]
+    assert len(set(legends)) == len(legends)
 
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):
