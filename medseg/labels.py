@@ -148,8 +148,8 @@ class LabelMap(BaseModel):
         definition
             Short: name -> value, as in nnU-Net's and the Decathlon's ``dataset.json`` (either way
             round); ``background`` is left out, ``ignore`` names the ignore value, and a list of
-            values makes a region, painted with the value of its position. Full: the fields of
-            `LabelMap`; colours may be left out.
+            values makes a region, painted with the value of its position; all of it may be within
+            ``labels``, as in those files. Full: the fields of `LabelMap`; colours may be left out.
 
         Raises
         ------
@@ -157,6 +157,8 @@ class LabelMap(BaseModel):
             If it is neither, or inconsistent.
         """
         try:
+            if isinstance(definition.get("labels"), Mapping):
+                return cls.parse(definition["labels"])
             if "labels" in definition:
                 labels = [
                     {"colour": default_colour(i), **label} if isinstance(label, Mapping) else label
@@ -277,8 +279,6 @@ def load_label_map(path: Path) -> LabelMap:
         definition = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise LabelError(f"{path}: no readable label map ({first_line(error)})") from None
-    while isinstance(definition, Mapping) and isinstance(definition.get("labels"), Mapping):
-        definition = definition["labels"]
     if not isinstance(definition, Mapping):
         raise LabelError(f"{path}: a label map is 'name: value' pairs, not {type(definition).__name__}")
     return LabelMap.parse(definition)

@@ -42,12 +42,15 @@ class Assumed:
 
 
 ASSUMED = {
-    "3 s; 1 GB/s": Assumed(3.0, 1e9),
+    "1.2 s; 1 GB/s": Assumed(1.2, 1e9),
     "16 s; 1 GB/s": Assumed(16.0, 1e9),
-    "3 s; 5 GB/s": Assumed(3.0, 5e9),
+    "1.2 s; 5 GB/s": Assumed(1.2, 5e9),
 }
-"""16 s is what a user of nnU-Net reports for the network on a large CT (MIC-DKFZ/nnUNet issue 2540); 3 s is our guess
-for a network of 5.7 million parameters, 125 windows of 96³, in bf16."""
+"""16 s is what a user of nnU-Net reports for the network on a large CT (MIC-DKFZ/nnUNet issue 2540); 1.2 s is what an
+H200 takes for a network of 5.7 million parameters, 125 windows of 96³, in bf16 (docs/performance.md)."""
+
+WRITERS = 3
+"""Threads that measure and write beside a GPU (`medseg.batch.worker`)."""
 
 SOURCES = {"dicom": "DICOM", "nifti": "NIfTI"}
 
@@ -63,8 +66,8 @@ class Case:
 
     @property
     def slowest(self) -> tuple[float, str]:
-        """Stages work at once, each on one thread: the longest sets the pace."""
-        return max((self.read, "read"), (self.predict, "network"), (self.write, "write"))
+        """Stages work at once: the longest sets the pace."""
+        return max((self.read, "read"), (self.predict, "network"), (self.write / WRITERS, "write"))
 
     @property
     def cores(self) -> float:
@@ -76,8 +79,8 @@ def case_of(measured: dict[str, dict[str, float]], source: str, assumed: Assumed
     """Return one case's cost: digested and decoded, its source comes from the storage once, then from memory."""
     seconds, sizes = measured["seconds"], measured["bytes"]
     return Case(
-        read=seconds[f"digest {source}"] + seconds[f"decode {source}"],
-        predict=seconds["prepare"] + assumed.network,
+        read=seconds[f"digest {source}"] + seconds[f"decode {source}"] + seconds["prepare"],
+        predict=assumed.network,
         write=seconds["write mask"] + seconds["measure"] + seconds["picture"],
         bytes=sizes[source] + sizes["results"],
     )

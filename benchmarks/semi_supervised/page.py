@@ -24,7 +24,11 @@ from paired import difference
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE / "README.md", HERE / "results"
-DATA = {"hippocampus": "Hippocampus", "left_atrium": "Left atrium"}
+DATA = {
+    "hippocampus": "Hippocampus",
+    "left_atrium": "Left atrium",
+    "fine_left_atrium": "Left atrium at its own resolution",
+}
 BASELINE, LONG = "supervised", "_long"
 STUDIES = {
     "halves": """## Choices

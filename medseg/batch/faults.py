@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.batch.summary import Failure, Status
 from medseg.errors import MedsegError, OutputError, ScanError
-from medseg.inference.ladder import is_out_of_memory
+from medseg.inference.ladder import is_gpu_lost, is_out_of_memory
 from medseg.text import printable
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ def fault_of(case: str, error: Exception) -> Fault:
     if is_out_of_memory(error):
         message = f"{case}: not enough memory; free some, or take another machine for it"
         return Fault("failed", Failure.OUT_OF_MEMORY, message)
+    if is_gpu_lost(error):
+        message = f"{case}: the GPU gave up on it, {place_of(error)}; run again, with --device cpu if that is no better"
+        return Fault("failed", Failure.GPU_LOST, message)
     return Fault("failed", Failure.UNEXPECTED, f"{case}: unexpected error, {place_of(error)}; {SHOW}")
 
 

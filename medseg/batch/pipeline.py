@@ -16,6 +16,10 @@ from typing import Generic, TypeVar
 from medseg.batch.summary import CaseResult
 from medseg.batch.task import Progress, Task, Tell
 
+WRITERS = {"cpu": 1, "cuda": 3}
+"""Threads that measure and write, by kind of device. A CPU's cores are the network's; a GPU answers in 1.2 s what one
+thread measures and writes in 2.4 (H200, 512x512x256, twenty classes)."""
+
 R = TypeVar("R")
 A = TypeVar("A")
 P = TypeVar("P")

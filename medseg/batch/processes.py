@@ -1,7 +1,7 @@
 """The supervisor of worker processes: hands out cases, and sees to it that a bad one costs only itself.
 
-A worker has three cases at most: one being read, one in the network, one being written; it announces which is
-where. If its process ends, or a case takes too long, the cases that something was being done for are the suspects.
+A worker has a case being read, one in the network, and as many being written as it has threads for; it announces which
+is where. If its process ends, or a case takes too long, the cases that something was being done for are the suspects.
 Each of them is done again alone; one that fails again alone is the culprit. The others in the worker's hands
 are done again as if nothing had been.
 """
@@ -16,13 +16,11 @@ from time import monotonic
 
 import medseg.errors
 from medseg.batch.child import Child, Crew
+from medseg.batch.pipeline import WRITERS
 from medseg.batch.summary import CaseResult, Failure, Status
 from medseg.batch.task import Facts, Message, Progress, Refusal, Stage, Task, from_line, to_line
 from medseg.errors import WorkerError
 from medseg.io.files import remove_leftovers
-
-IN_HANDS = 3
-"""Cases that a worker has at once."""
 
 TRIES = 2
 """How often a case is tried: with others, then alone."""
@@ -137,12 +135,13 @@ class Processes:
         """Hand a worker as many cases as it may have, or one that is to be alone."""
         if not post.facts or post.is_alone:
             return
+        in_hands = 2 + WRITERS[post.facts.device.partition(":")[0]]
         if self._alone:
             if not post.flights:
                 post.is_alone = True
                 self._send(post, self._alone.popleft())
             return
-        while self._cases and len(post.flights) < IN_HANDS:
+        while self._cases and len(post.flights) < in_hands:
             self._send(post, self._cases.popleft())
 
     def _send(self, post: _Post, task: Task) -> None:
@@ -170,6 +169,12 @@ class Processes:
             post.facts = message
         elif isinstance(message, Progress):
             post.flights[message.case].enter(message.stage)
+        elif isinstance(message, CaseResult) and message.reason == Failure.GPU_LOST:
+            # the next cases would fail as well: no process gets its GPU back
+            post.child.kill()
+            post.child.ending()
+            for flight in self._replace(post, [post.flights[message.case]]):
+                yield _ended(flight, "failed", Failure.GPU_LOST, message.message)
         elif isinstance(message, CaseResult):
             post.deaths = 0
             task = post.flights.pop(message.case).task

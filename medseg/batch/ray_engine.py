@@ -1,6 +1,6 @@
 """Ray as the engine: each worker is an actor on a cluster, with a GPU of its own where the cluster has some.
 
-The supervisor is that of worker processes (`medseg.batch.processes`): it hands an actor three cases at most, ends one
+The supervisor is that of worker processes (`medseg.batch.processes`): it hands an actor a few cases, ends one
 that hangs, and repeats the cases of one that died, each alone. Actors read scans and write results themselves, so
 scans, model and output must have the same paths on all nodes.
 """

@@ -23,6 +23,7 @@ class Failure(Word):
     The reason of a crash is how the process ended: a signal such as SIGSEGV, or EXIT_1.
     """
 
+    GPU_LOST = "GPU_LOST"
     MODEL_MISMATCH = "MODEL_MISMATCH"
     OUTPUT = "OUTPUT"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"

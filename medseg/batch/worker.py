@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from medseg.batch.faults import fault_of
 from medseg.batch.formats import Formats
-from medseg.batch.pipeline import Stages, run_stages
+from medseg.batch.pipeline import WRITERS, Stages, run_stages
 from medseg.batch.record import MASK, PICTURE, CaseRecord, Geometry, Inputs, finished_record, write_record
 from medseg.batch.summary import CaseResult
 from medseg.batch.task import Task, Tell
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from medseg.preprocessing.prepare import Prepared
 
 T = TypeVar("T")
-
-WRITERS = {"cpu": 1, "cuda": 3}
-"""Threads that measure and write. A CPU's cores are the network's; a GPU answers in a second what one thread measures
-and writes in 2.4 (H200, 512x512x256, twenty classes)."""
 
 ROOM = 2 << 30
 """Bytes of scans under way at once, where nobody says otherwise."""

@@ -35,16 +35,14 @@ def prune(
 
     Example: `medseg prune runs/liver/model --keep 0.7 --data my_dataset --output runs/liver_pruned`
     """
-    from medseg.networks.model import save_model
     from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
-    from medseg.training.pruning import prune_and_fine_tune, pruned_model
+    from medseg.training.pruning import prune_and_fine_tune, save_pruned
     from medseg.training.run import RunOptions
 
     if data is None:
         if steps is not None or config or overrides or max_seconds:
             raise ConfigError("--steps, --config, --set and --max-seconds are about fine-tuning, which needs --data")
-        save_model(pruned_model(model, keep), output / "pruned")
-        console().print(f"Model: {output / 'pruned'}\nFine-tune it: the same command with --data")
+        console().print(f"Model: {save_pruned(model, keep, output)}\nFine-tune it: the same command with --data")
         return
     as_trained = experiment(config, data, None, None if config else experiment_of(model))
     tuned = experiment(None, data, overrides, for_fine_tuning(as_trained, Wishes(steps=steps)))

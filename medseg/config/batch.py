@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg.config.ingest import IngestConfig
-from medseg.config.speed import SPEEDS, Speed
+from medseg.config.speed import Speed, changes
 from medseg.config.stage import Stage, describe_problems
 from medseg.errors import ConfigError
 
@@ -126,7 +126,7 @@ class SegmentConfig(BatchConfig):
         """Return the model's own inference with what this batch wants otherwise."""
         wishes = {name: getattr(self, name) for name in ("overlap", "flips", "window_batch")}
         said = {name: wish for name, wish in wishes.items() if wish is not None}
-        return model.model_copy(update={**SPEEDS[self.speed], **said})
+        return model.model_copy(update={**changes(self.speed, model.overlap), **said})
 
 
 def make_segment_config(**fields: Any) -> SegmentConfig:

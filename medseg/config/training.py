@@ -151,7 +151,7 @@ class TrainingConfig(Stage):
     )
     loader_threads: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="Threads that prepare batches ahead; 0: in the loop; auto: 1, on a GPU all cores but one, up to 8",
+        description="Threads that prepare batches ahead; 0: in the loop; auto: 1, beside a GPU up to 4",
     )
     freeze_encoder: bool = Field(False, description="When fine-tuning, leave the encoder's weights as they are")
 

@@ -70,7 +70,7 @@ class HidingStream:
         """Return the batch of a step, the same at every call and on any thread."""
         with beside_training(self.device):
             images, hidden = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
-        return Batch(image=stack(images, self.plan), target=stack(hidden, self.plan))
+            return Batch(image=stack(images, self.plan), target=stack(hidden, self.plan))
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)

@@ -78,6 +78,7 @@ class MixedStream:
     def _paste(self, step: int, position: int) -> torch.Tensor:
         """Return where the mixed patch shows the labelled scan; the directions take turns."""
         box = draw_box(self.plan.patch, self.paste, self.randomness.generator(PASTE, step, position))
+        box = box.to(self.labelled.device)  # a copy in the step's own stream may wait for all that is queued there
         return ~box if (step + position) % 2 else box
 
 

@@ -51,8 +51,8 @@ Y. Choi, S. Lee: Injectivity conditions of 2D and 3D uniform cubic B-spline func
 CPU = torch.device("cpu")
 
 SLAB_VOXELS = {"cpu": 2**17, "cuda": 2**21}
-"""Voxels interpolated at a time: on a CPU their coordinates stay in a core's cache; on a GPU they keep all cores busy and
-take 100 MB."""
+"""Voxels interpolated at a time: on a CPU their coordinates stay in a core's cache; on a GPU they keep all cores busy
+and take 100 MB."""
 
 
 class PatchSource(Protocol):

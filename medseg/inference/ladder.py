@@ -33,6 +33,13 @@ WORDS = (
 )  # fmt: skip
 """What torch's allocator, oneDNN, CUDA, cuBLAS and cuDNN say when memory is lacking, in errors of a general type."""
 
+LOST = (
+    "illegal memory access", "unspecified launch failure", "device-side assert", "misaligned address",
+    "illegal instruction", "launch timed out", "hardware stack error", "invalid program counter",
+    "uncorrectable ECC error", "CUDA error: unknown error",
+)  # fmt: skip
+"""What CUDA says when a process can't use the GPU any more and has to be started again (its runtime's cudaError)."""
+
 _thread = threading.local()
 
 
@@ -81,6 +88,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was lacking: Python's and numpy's own, and torch's, of CPU and GPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(words in str(error) for words in WORDS)
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Whether an exception says that this process can't use its GPU any more."""
+    return any(words in str(error) for words in LOST)
 
 
 def _try(attempt: Callable[[Rung], T], rung: Rung) -> T:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError
 from medseg.networks.arithmetic import bf16_pays
-from medseg.networks.runtimes import OnnxNetwork, OpenVinoNetwork
+from medseg.networks.build import network_axes
+from medseg.networks.runtimes import ExportedNetwork, OnnxNetwork, OpenVinoNetwork
+from medseg.plan import Plan
 from medseg.provenance import digest_files
 
 Runtime = Literal["onnx", "openvino"]
@@ -129,26 +130,46 @@ def require(runtime: str) -> None:
         )
 
 
-def load_exported(folder: Path, export: Export) -> tuple[nn.Module, ...]:
+def load_exported(folder: Path, export: Export, plan: Plan, outputs: int) -> tuple[ExportedNetwork, ...]:
     """Return an export's networks, ready to answer windows of the plan's patch.
+
+    Parameters
+    ----------
+    outputs : logits a voxel, `LabelMap.outputs`.
 
     Raises
     ------
     ModelError
-        If the runtime is not installed, or a file is missing, damaged, or not what was exported.
+        If the runtime is not installed, a file is missing, damaged, or not what was exported, or the networks are of
+        another plan or other labels.
     """
     for name, digest in export.files.items():
         _check_file(folder / name, digest)
-    return open_networks(export.runtime, export.precision, [folder / name for name in export.files])
+    networks = open_networks(export.runtime, export.precision, [folder / name for name in export.files])
+    window = tuple(plan.patch[axis] for axis in network_axes(plan))
+    expected = (1, len(plan.channels), *window), (1, outputs, *window)
+    for network in networks:
+        if network.shapes != expected:
+            raise ModelError(
+                f"{folder}: what is exported for {export.runtime} makes logits of windows as {_told(network.shapes)}, "
+                f"but model.json says {_told(expected)}; both must be of the same export: copy the model folder again, "
+                "or export it again"
+            )
+    return networks
 
 
-def open_networks(runtime: Runtime, precision: Precision, files: Iterable[Path]) -> tuple[nn.Module, ...]:
+def open_networks(runtime: Runtime, precision: Precision, files: Iterable[Path]) -> tuple[ExportedNetwork, ...]:
     """Return the networks in an export's files; raises `ModelError` if the runtime is missing or can't use one."""
     require(runtime)
     if runtime == "onnx":
         return tuple(OnnxNetwork(path) for path in files)
     bf16 = precision != "float32" and bf16_pays()
     return tuple(OpenVinoNetwork(path, bf16=bf16) for path in files if path.suffix == ".xml")
+
+
+def _told(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
+    """Return the shapes of a window and its logits in words, such as 1x1x96x96x96 to 1x3x96x96x96."""
+    return " to ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def _check_file(path: Path, digest: str) -> None:

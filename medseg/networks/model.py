@@ -230,7 +230,7 @@ def _load_networks(folder: Path, record: ModelRecord, device: torch.device, back
         backend = "torch"  # exports compute on the CPU
     export = choose_export(folder, exports, backend)
     if export is not None:
-        return load_exported(folder, export)
+        return load_exported(folder, export, record.plan, record.labels.outputs)
     if not _has_weights(folder, exports):
         raise ModelError(
             f"{folder}: exported for {', '.join(export.runtime for export in exports)} without torch's weights, it can "

@@ -28,7 +28,14 @@ LETTERS = 200
 
 
 class ExportedNetwork(SegmentationNetwork):
-    """A network that has no torch weights: it answers, and learns nothing more."""
+    """A network that has no torch weights: it answers, and learns nothing more.
+
+    Attributes
+    ----------
+    shapes : of the one window that it takes, (1, C, *spatial), and of its logits, (1, K, *spatial).
+    """
+
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """Return logits (B, K, *spatial) of windows (B, C, *spatial) of the exported size, on the image's device."""
@@ -66,6 +73,7 @@ class OnnxNetwork(ExportedNetwork):
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of several kinds, which share no base
             raise ModelError(f"{path}: ONNX Runtime can't use this network ({first_line(error)[:LETTERS]})") from None
+        self.shapes = tuple(self.session.get_inputs()[0].shape), tuple(self.session.get_outputs()[0].shape)
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (1, K, *spatial) of one window (1, C, *spatial)."""
@@ -98,6 +106,7 @@ class OpenVinoNetwork(ExportedNetwork):
             compiled = openvino.Core().compile_model(path, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{path}: OpenVINO can't use this network ({first_line(error)[:LETTERS]})") from None
+        self.shapes = tuple(compiled.input(0).shape), tuple(compiled.output(0).shape)
         self.request: Any = compiled.create_infer_request()
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -97,6 +97,7 @@ def load_checkpoint(state: TrainingState, path: Path, process: int = 0) -> None:
         state.network.load_state_dict(values["network"])
         state.average.load_state_dict(values["average"])
         state.optimiser.load_state_dict(values["optimiser"])
+        _lay_out(state.optimiser)
         own = values["memories"][process] if "memories" in values else values  # earlier checkpoints have the first's
         state.method.load_state_dict(own["method"])
         if values.get("precision"):  # earlier checkpoints lack it
@@ -110,6 +111,18 @@ def load_checkpoint(state: TrainingState, path: Path, process: int = 0) -> None:
         torch.cuda.set_rng_state_all(own["cuda_rng"])
     for name in _PLAIN:
         setattr(state, name, values[name])
+
+
+def _lay_out(optimiser: Optimizer) -> None:
+    """Have what an optimiser remembers lie in memory as its parameters do, whose layout is the device's.
+
+    One kernel for a whole step goes through both as they lie: on a CPU it would give each weight another one's momentum
+    without a word, on a GPU it refuses (torch 2.13).
+    """
+    for parameter, remembered in optimiser.state.items():
+        for name, value in remembered.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                remembered[name] = torch.empty_like(parameter).copy_(value)
 
 
 _PLAIN = ("step", "elapsed_s", "best_dice", "stale", "finished", "settings")

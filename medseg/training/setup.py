@@ -74,9 +74,14 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     _make_folder(output)
     fingerprint = _examine(dataset, train, held_out, output).select(_ids(train))
     plan = _plan(config, dataset, fingerprint, output, start)
-    if not any(output.glob("*/checkpoint.pt")):  # else it says what was trained, until this command has trained
+    if not has_trained(output):  # else it says what was trained, until this command has trained
         keep_config(config, output)
     return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
+
+
+def has_trained(output: Path) -> bool:
+    """Whether a network of this run folder has begun to train."""
+    return any(output.glob("*/checkpoint.pt"))
 
 
 def keep_config(config: ExperimentConfig, output: Path) -> None:
@@ -135,6 +140,7 @@ def _plan(
     if start is not None:
         _check_start(start, dataset)
         plan = start.plan
+        _check_trained(plan, path)
         vain = _unheeded(config, plan)
         if vain:
             logger.warning("%s: not heeded, because the plan is that of the weights to start from", ", ".join(vain))
@@ -163,6 +169,17 @@ def _check_unchanged(config: ExperimentConfig, plan: Path) -> None:
         )
 
 
+def _check_trained(plan: Plan, path: Path) -> None:
+    """Refuse to write another plan over the one that the run folder's networks are trained by."""
+    if not (path.exists() and has_trained(path.parent)):
+        return
+    if load_plan(path).model_copy(update={"reasons": plan.reasons}) != plan:
+        raise ConfigError(
+            f"{path} is the plan of another run, which this one would write over; give its command again to go on with "
+            "it, or choose a new output folder"
+        )
+
+
 def _wishes(config: ExperimentConfig) -> dict[str, object]:
     """Return every field of a configuration that a plan follows from, by its name with the section."""
     wishes = {
@@ -177,8 +194,9 @@ def _unheeded(config: ExperimentConfig, plan: Plan) -> list[str]:
     vain = [f"plan.{field}={value}" for field, value in wishes.items() if value != getattr(plan, field)]
     if config.plan.patch and round_up(config.plan.patch, plan.network.divisor) != plan.patch:
         vain.append(f"plan.patch={config.plan.patch}")
-    if "name" in config.network.model_fields_set and config.network.name != plan.network.name:
-        vain.append(f"network.name={config.network.name}")
+    fields = ("name", "residual", "deep_supervision", "dropout") if plan.network.name == "unet" else ("name",)
+    topology = config.network.model_dump(include=config.network.model_fields_set.intersection(fields))
+    vain += [f"network.{field}={value}" for field, value in topology.items() if value != getattr(plan.network, field)]
     return vain
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medseg.config import UnlabelledConfig
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.losses.prototypes import Prototypes
+from medseg.losses.sums import class_sums
 from medseg.outputs import NetworkOutput
 
 CONFIDENCE_DECAY = 0.999
@@ -56,7 +57,8 @@ class Labeller(nn.Module):
         probabilities, gate = self._with_prototypes(output.logits.float().softmax(1), output.features)
         confidence, indices = probabilities.max(1)
         weight = self._weight(confidence, _certainty(probabilities), self._thresholds()[indices])
-        self._follow(confidence, indices)
+        if self.config.adaptive_threshold:
+            self._follow(confidence, indices)
         return TemporaryLabels(indices.to(torch.uint8), weight * gate)
 
     def learn_prototypes(self, features: Tensor | None, target: Tensor, weight: Tensor) -> None:
@@ -90,9 +92,10 @@ class Labeller(nn.Module):
 
     def _follow(self, confidence: Tensor, indices: Tensor) -> None:
         # in float64: after two million voxels a float32 sum rounds each further one by as much as it is unsure
-        totals = torch.zeros_like(self.confidence, dtype=torch.float64)
-        totals.index_add_(0, indices.flatten(), confidence.flatten().double())
-        counts = torch.bincount(indices.flatten(), minlength=len(totals))
+        values = confidence.double()
+        totals, counts = (
+            class_sums(part, indices, len(self.confidence)).sum(0) for part in (values, torch.ones_like(values))
+        )
         latest = torch.where(counts > 0, (totals / counts.clamp_min(1)).float(), self.confidence)
         self.confidence = torch.lerp(latest, self.confidence, CONFIDENCE_DECAY)
 

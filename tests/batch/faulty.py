@@ -31,7 +31,16 @@ def die(number: int) -> None:
     time.sleep(1000)  # the system may take some time to deliver it, in which this thread would go on
 
 
+def lose_gpu() -> None:
+    global is_lost
+    is_lost = True
+
+
+is_lost = False
+"""Whether this process can't use its GPU any more."""
+
 FAULTS = {
+    "lost": lose_gpu,
     "segv": lambda: die(signal.SIGSEGV),
     "kill": lambda: die(signal.SIGKILL),
     "exit": lambda: os._exit(7),
@@ -74,6 +83,8 @@ class Faulty(ThresholdPredictor):
             if str(os.getpid()) not in workers.read().split():
                 workers.write(f"{os.getpid()}\n")
         misbehave(names[id(volume)], "infer")
+        if is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().infer(volume)
 
 

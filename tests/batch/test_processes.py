@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medseg.batch.engine import open_engine
 from medseg.batch.job import Job
+from medseg.batch.processes import Processes
 from medseg.batch.record import read_record
 from medseg.batch.segment_folder import segment_folder
 from medseg.batch.task import Task
@@ -63,6 +65,18 @@ def children() -> list[int]:
     return [int(number) for number in listed if "python" in Path(f"/proc/{number}/cmdline").read_text()]
 
 
+@pytest.mark.parametrize(("device", "count"), [("cpu", 3), ("cuda:1", 5)])
+def test_a_worker_has_a_case_for_each_of_its_threads(tasks, device, count):
+    sent = []
+    crew = SimpleNamespace(children=[SimpleNamespace(send=sent.append)])
+    engine = Processes(crew)
+    engine._posts[0].facts = SimpleNamespace(device=device)
+    engine._cases.extend(tasks(*"abcdefgh"))
+    engine._give(engine._posts[0])
+    engine._give(engine._posts[0])
+    assert len(sent) == count
+
+
 def test_a_crash_costs_the_culprit_alone(job, tasks):
     names = ["a", "kill_read", "b", "segv_infer_once", "c", "exit_write_once", "noisy_infer", "d"]
     results = run(job(), tasks(*names))
@@ -96,6 +110,16 @@ def test_memory_that_others_took_is_tried_again_alone(job, tasks):
     assert results["oom_infer_once"].record.attempts == 2
     assert (results["oom_read"].status, results["oom_read"].reason) == ("failed", "OUT_OF_MEMORY")
     assert results["a"].status == results["b"].status == "done"
+
+
+def test_a_lost_gpu_costs_the_culprit_alone(job, tasks):
+    names = ["a", "lost_infer", "b", "lost_infer_once", "c", "d"]
+    results = run(job(), tasks(*names))
+    culprit = results.pop("lost_infer")
+    assert (culprit.status, culprit.reason) == ("failed", "GPU_LOST")
+    assert "the GPU gave up on it" in culprit.message
+    assert {name: result.status for name, result in results.items()} == dict.fromkeys(results, "done")
+    assert results["lost_infer_once"].record.attempts == 2
 
 
 def test_several_workers_share_the_cases(job, tasks):

@@ -249,6 +249,12 @@ class TestLabels:
     def test_discovered_from_the_masks(self, paired: Path) -> None:
         assert read(paired).labels.describe() == "1 label_1, 2 label_2"
 
+    def test_a_labels_file_may_be_as_in_dataset_json(self, paired: Path) -> None:
+        (paired / "labels.json").write_text(
+            '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}}'
+        )
+        assert [label.name for label in read(paired).labels.labels] == ["a", "b"]
+
     def test_configuration_before_dataset_json_before_labels_file(self, paired: Path) -> None:
         (paired / "labels.json").write_text('{"1": "from_file", "2": "b"}')
         assert read(paired).labels.targets == ("from_file", "b")

@@ -15,10 +15,13 @@ def test_balanced_is_the_model_as_it_was_validated():
     assert make_segment_config(speed="balanced").inference(own) == own
 
 
-def test_levels_are_ordered_by_their_work():
-    own = InferenceConfig()
+@pytest.mark.parametrize("overlap", [0.1, 0.5, 0.75])
+def test_levels_are_ordered_by_their_work(overlap):
+    """Whatever the model's own: accurate would have seen less of a model that overlaps more than it."""
+    own = InferenceConfig(overlap=overlap)
     fast, balanced, accurate = (make_segment_config(speed=name).inference(own) for name in SPEEDS)
-    assert fast.overlap < balanced.overlap < accurate.overlap
+    assert fast.overlap <= balanced.overlap <= accurate.overlap
+    assert fast.overlap < accurate.overlap
     assert (fast.flips, accurate.flips, accurate.precision) == (False, True, "float32")
 
 

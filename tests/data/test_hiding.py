@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medseg.config import AugmentationConfig, PretrainingConfig
 from medseg.data.hiding import HIDDEN, HidingStream, block_sizes, hide
@@ -53,6 +54,30 @@ def test_the_same_step_gives_the_same_batch_and_another_one_another(case_of, pla
     assert not torch.equal(batch["target"], other["target"])
     assert not torch.equal(batch["image"], other["image"])
     assert not torch.equal(batch["target"][0], batch["target"][1])
+
+
+class Watch(TorchDispatchMode):
+    """Notes on how many threads torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.threads.add(torch.get_num_threads())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_batch_is_made_whole_beside_training(case_of, plan_of):
+    """On a GPU what is left for later runs in the step's own stream, and reads patches that may be gone by then."""
+    stream, before = stream_of([case_of()], plan_of()), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Watch() as watch:
+            stream.batch(0)
+    finally:
+        torch.set_num_threads(before)
+    assert watch.threads == {1}
 
 
 def test_masks_make_no_difference(case_of, plan_of):

@@ -228,6 +228,20 @@ def test_a_damaged_or_missing_file_is_named(both, tmp_path, name):
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("change", [{"patch": (32, 16, 16)}, {"labels": {"dim": 1}}, {"channels": 2}])
+def test_networks_of_another_plan_or_other_labels_are_refused(both, tmp_path, backend, change):
+    """Each scan failed with an unexpected error of the runtime's."""
+    folder = Path(shutil.copytree(both, tmp_path / "copy"))
+    plan = plan_of(channels=change.get("channels", 1)).model_dump(mode="json")
+    record = json.loads((folder / "model.json").read_text())
+    record["plan"] = plan | {"patch": change.get("patch", plan["patch"])}
+    record["labels"] = LabelMap.parse(change.get("labels", {"dim": 1, "bright": 2})).model_dump(mode="json")
+    (folder / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=f"exported for {backend} makes logits of windows as 1x1x16x16x16 to 1x3x16"):
+        load_model(folder, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_a_file_that_the_runtime_refuses_is_named(both, tmp_path, backend):
     folder = Path(shutil.copytree(both, tmp_path / "copy"))
     record = json.loads((folder / "exported.json").read_text())

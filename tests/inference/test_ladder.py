@@ -144,24 +144,25 @@ def test_a_scan_that_does_not_fit_as_configured_is_segmented_window_by_window(ma
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize(("megabytes", "rung"), [(20_000, FULL), (400, STITCH), (40, CPU)])
+@pytest.mark.parametrize(("megabytes", "rung"), [(20_000, FULL), (300, STITCH), (40, CPU)])
 def test_a_gpu_that_is_full_leaves_work_to_the_cpu(make_plan, oblique, megabytes, rung):
-    """On a real GPU of which torch may have only so much: its stitching takes 500 MB here, a window alone 64."""
+    """On a real GPU of which torch may have only so much: stitching takes 330 MB here, the answer for a window 64."""
     labels = LabelMap.parse({f"structure {value}": value for value in range(1, 61)})
     grid = oblique((160, 150, 140))
     plan = make_plan(patch=(64, 64, 64))
     model = Model((build_network(plan, labels.outputs),), plan, labels)
     volume = Volume(np.random.default_rng(0).normal(0, 1, (1, *grid.shape)).astype(np.float32), grid)
+    config = InferenceConfig(precision="float32", overlap=0.0)
     device = torch.device("cuda", 0)
     whole = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0, megabytes * 1e6 / whole), device)
     try:
-        found = Predictor(model, InferenceConfig(precision="float32"), device).predict(volume)
+        found = Predictor(model, config, device).predict(volume)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
     assert list(Rung).index(found.rung) >= list(Rung).index(rung)
-    expected = Predictor(model, InferenceConfig(precision="float32"), torch.device("cpu")).predict(volume)
+    expected = Predictor(model, config, torch.device("cpu")).predict(volume)
     assert (found.mask.array == expected.mask.array).mean() > 0.999
 
 

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from medseg.config import TrainingConfig
 from medseg.labels import IGNORE_INDEX, LabelMap
-from medseg.losses.segmentation import SegmentationLoss, class_sums
+from medseg.losses.segmentation import SegmentationLoss
+from medseg.losses.sums import COPIES, class_sums
 from medseg.outputs import NetworkOutput
 
 CLASSES = LabelMap.parse({"liver": 1, "vessel": 5, "tumour": 9})
@@ -28,12 +29,13 @@ def random_case(classes=4, size=(6, 5, 4)):
     return logits, torch.randint(0, 4, (2, *size), dtype=torch.uint8)
 
 
-def test_sums_by_class_in_several_copies_are_the_same_sums():
+def test_sums_by_class_in_several_copies_are_the_same_sums(monkeypatch):
     classes = torch.randint(0, 4, (2, 6, 5, 4))
     sums, gradients = [], []
     for copies in (1, 7):
+        monkeypatch.setitem(COPIES, "cpu", copies)
         values = torch.linspace(0, 1, 240).reshape(2, 6, 5, 4).requires_grad_()
-        sums.append(class_sums(values, classes, 5, copies))
+        sums.append(class_sums(values, classes, 5))
         sums[-1].square().sum().backward()
         gradients.append(values.grad)
     expected = [[float(values[one][classes[one] == k].detach().sum()) for k in range(5)] for one in range(2)]

@@ -10,16 +10,16 @@ import torch
 
 from medseg.catalog.datasets import read_dataset
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
-from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.networks.build import build_network
-from medseg.networks.model import Model, load_model, save_model
+from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.rules import PostprocessingRules
 from medseg.training.distillation import Distilled, load_teachers, student_of
 from medseg.training.fine_tuning import Wishes, experiment_of, for_fine_tuning
-from medseg.training.pruning import prune_and_fine_tune, pruned_model
+from medseg.training.pruning import prune_and_fine_tune, pruned_model, save_pruned
 from medseg.training.run import RunOptions, run_training
 from medseg.training.setup import set_up
 
@@ -79,6 +79,21 @@ def test_another_teacher_is_another_run(studying, teacher, tmp_path):
     save_model(replace(model, networks=(build_network(PLAN, model.labels.outputs),)), teacher)
     with pytest.raises(ModelError, match="started with another configuration"):
         run_training(studying(), tmp_path / "run", RunOptions(device="cpu"))
+
+
+def test_a_student_in_the_folder_of_another_run_leaves_it_as_it_was(experiment, studying, teacher, tmp_path):
+    """It wrote its plan there before it was refused, and the other run couldn't go on any more."""
+    short = experiment.model_copy(update={"training": experiment.training.model_copy(update={"steps": 2})})
+    run_training(short, tmp_path / "run", RunOptions(device="cpu"))
+    plan = (tmp_path / "run" / "plan.yaml").read_bytes()
+    for config, options in (
+        (studying(), RunOptions(device="cpu")),
+        (short, RunOptions(device="cpu", init=teacher)),
+    ):
+        with pytest.raises(ConfigError, match=r"plan\.yaml is the plan of another run"):
+            run_training(config, tmp_path / "run", options)
+        assert (tmp_path / "run" / "plan.yaml").read_bytes() == plan
+    assert run_training(short, tmp_path / "run", RunOptions(device="cpu")).model
 
 
 def test_a_student_is_not_scored_on_what_its_teacher_has_learnt(studying, tmp_path):
@@ -232,3 +247,31 @@ def test_a_pruned_model_is_fine_tuned_from_what_was_left(teacher, experiment, tm
     assert 0 < max(moved) < 0.1, "a start, not another network"
     with pytest.raises(ModelError, match="no such model folder"):
         pruned_model(tmp_path / "nothing", 0.5)
+
+
+def test_what_a_run_fine_tunes_is_not_cut_otherwise(teacher, experiment, tmp_path):
+    """Another share was refused only after OUTPUT/pruned had been written over, which OUTPUT/model came from."""
+    config = for_fine_tuning(experiment_of(teacher), Wishes(steps=2))
+    config = config.model_copy(update={"dataset": experiment.dataset})
+    output = tmp_path / "run"
+    prune_and_fine_tune(config, teacher, 0.5, output, RunOptions(device="cpu"))
+    cut = model_digest(output / "pruned")
+    for again in (lambda: prune_and_fine_tune(config, teacher, 0.9, output), lambda: save_pruned(teacher, 0.9, output)):
+        with pytest.raises(OutputError, match="pruned: here is what this run fine-tunes"):
+            again()
+        assert model_digest(output / "pruned") == cut
+    with pytest.raises(OutputError, match="pruned: this is the model itself"):
+        save_pruned(output / "pruned", 0.5, output)
+    assert model_digest(output / "pruned") == cut
+    assert prune_and_fine_tune(config, teacher, 0.5, output, RunOptions(device="cpu")).model
+
+
+def test_a_cut_model_expects_no_dice_that_was_measured_with_whole_networks(experiment, tmp_path):
+    """Its worklist gave each case the Dice to expect of the model before."""
+    short = experiment.model_copy(update={"training": experiment.training.model_copy(update={"steps": 2})})
+    whole = run_training(short, tmp_path / "run", RunOptions(device="cpu")).model
+    model = load_model(whole)
+    assert model.reference.soft_dice
+    cut = pruned_model(whole, 0.5)
+    assert cut.reference.structures == model.reference.structures
+    assert (cut.reference.soft_dice, cut.reference.calibration) == ({}, None)

@@ -1,4 +1,4 @@
-"""Training on a real GPU, in both arithmetics and with unlabelled scans."""
+"""Training on a real GPU, in every arithmetic and with unlabelled scans."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from medseg.training.run import RunOptions, run_training
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
+MIXED = {"method": "mix-teacher", "labelled_weight": 0.5, "labelled_first": 0.5}
+"""From the first step on, an averaged network of random weights would teach: sixty steps then end at a Dice of 0.3 to
+0.9, by the luck of the rounding. Like this they end at 0.91 to 0.94, in every arithmetic and with other noise (on a
+CPU)."""
+
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
-@pytest.mark.parametrize("unlabelled", [{}, {"method": "mix-teacher", "labelled_weight": 0.5, "labelled_first": 0.0}])
+@pytest.mark.parametrize("unlabelled", [{}, MIXED])
 def test_a_network_learns_on_a_gpu_and_answers_alike_on_the_cpu(experiment, blobs, tmp_path, precision, unlabelled):
     config = experiment.model_copy(
         update={

@@ -262,9 +262,11 @@ def test_wishes_that_the_plan_of_the_start_does_not_fulfil_are_named(experiment,
     base = run_training(config, tmp_path / "base", RunOptions(device="cpu"))
     run_training(config, tmp_path / "same", RunOptions(device="cpu", init=base.model))
     assert "not heeded" not in caplog.text
-    other = changed(config, plan={"patch": [20, 16, 16], "batch": 4, "dimensions": 2})
+    network = {"residual": True, "dropout": 0.2}
+    other = changed(config, plan={"patch": [20, 16, 16], "batch": 4, "dimensions": 2}, network=network)
     run_training(other, tmp_path / "other", RunOptions(device="cpu", init=base.model))
-    named = "plan.dimensions=2, plan.batch=4, plan.patch=(20, 16, 16): not heeded"
+    plan = "plan.dimensions=2, plan.batch=4, plan.patch=(20, 16, 16)"
+    named = f"{plan}, network.residual=True, network.dropout=0.2: not heeded"
     assert named in caplog.text
 
 
