@@ -55,7 +55,8 @@ def read_listing(folder: Path) -> Listing:
     if len(tables) == 1:
         return _read_table(tables[0])
     found = _found(list(entries.values()))
-    raise DatasetError(f"{folder}: unknown layout (found {found}); name the folder with --data; a dataset is {LAYOUTS}")
+    asked = "name one of its tables with --data" if tables else "name the folder with --data"
+    raise DatasetError(f"{folder}: unknown layout (found {found}); {asked}; a dataset is {LAYOUTS}")
 
 
 def _read_file(path: Path) -> Listing:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg.cli.options import Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir
-from medseg.cli.screen import console, show_error, show_unread
+from medseg.cli.screen import console, show_no_scan, show_unread
 
 if TYPE_CHECKING:
     from medseg.batch.convert_folder import Conversion, ConversionSummary
@@ -63,11 +63,11 @@ def show_conversion(result: Conversion) -> None:
 def show_summary(summary: ConversionSummary) -> None:
     """Print how many scans were converted, and what is no scan counted by reason."""
     screen = console()
-    for reason, count in summary.left_out.items():
-        screen.print(f"left out: {count} files, {reason}")
     show_unread(summary.unread)
     if not summary.results:
-        show_error("no scan was found; give a folder with NIfTI or DICOM scans somewhere in it")
+        show_no_scan(summary.left_out, summary.output)
         return
+    for reason, count in summary.left_out.items():
+        screen.print(f"left out: {count} files, {reason}")
     done = sum(result.status == "done" for result in summary.results)
     screen.print(f"{done} of {len(summary.results)} scans converted: see {summary.output / 'conversion.csv'}")

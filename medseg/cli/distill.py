@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, experiment
 from medseg.cli.train import show_training
 
 
@@ -24,7 +24,7 @@ def distill(
     coarse: Annotated[
         bool, typer.Option("--coarse", help="Leave out the teacher's finest stage; much faster, a little less exact.")
     ] = False,
-    config: ConfigFile = None,
+    config: ModelConfigFile = None,
     overrides: Overrides = None,
     max_seconds: MaxSeconds = None,
     device: Device = "auto",

@@ -14,6 +14,10 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file (YAML); see configs/. Default: every field's default."),
 ]
+ModelConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file (YAML); see configs/. Default: the model's own training."),
+]
 DataFolder = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Dataset folder with images/ and labels/, or a Decathlon or nnU-Net folder."),

@@ -88,8 +88,11 @@ def describe_progress(ended: int, total: int, seconds: float) -> str:
     '30 of 200 cases, 3 a minute, 57 min left'
     >>> describe_progress(0, 0, 20)
     'no case has ended yet, after 20 s'
+    >>> describe_progress(35, 208, 10), describe_progress(1, 2, 90)
+    ('35 of 208 cases, 210 a minute, 1 min left', '1 of 2 cases, 0.67 a minute, 2 min left')
     """
     if not ended:
         return f"no case has ended yet, after {seconds:.0f} s"
-    left = seconds / ended * (total - ended)
-    return f"{ended} of {total} cases, {60 * ended / seconds:.2g} a minute, {left / 60:.0f} min left"
+    left, pace = seconds / ended * (total - ended), 60 * ended / seconds
+    paced = f"{pace:.0f}" if pace >= 10 else f"{pace:.2g}"
+    return f"{ended} of {total} cases, {paced} a minute, {left / 60:.0f} min left"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, experiment
 from medseg.cli.screen import console
 from medseg.cli.train import show_training
 from medseg.errors import ConfigError
@@ -22,7 +22,7 @@ def prune(
         typer.Option("--data", "-d", help="Dataset folder to fine-tune on; without it the model is cut only."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the fine-tuning; default: 500.")] = None,
-    config: ConfigFile = None,
+    config: ModelConfigFile = None,
     overrides: Overrides = None,
     max_seconds: MaxSeconds = None,
     device: Device = "auto",

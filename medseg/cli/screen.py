@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from medseg.errors import ReasonCode
 from medseg.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ def show_unread(unread: Mapping[str, int]) -> None:
     if unread:
         files = ", ".join(f"{count} {ending}" for ending, count in unread.items())
         console().print(f"left out: {files}; medseg reads NIfTI and DICOM: convert them to NIfTI", style="yellow")
+
+
+def show_no_scan(left_out: Mapping[str, int], tables: Path) -> None:
+    """Print on stderr that there was nothing to do, and why: no scan, or none that the series rules chose."""
+    if str(ReasonCode.NOT_SELECTED) in left_out:
+        why = tables / "selection.csv"
+        show_error(f"no series meets the rules of --series-rule; {why} says of each why not: make the rules wider")
+        return
+    files = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    found = f" (files left out: {files})" if files else ""
+    show_error(f"no scan was found{found}; give a folder with NIfTI or DICOM scans somewhere in it")
 
 
 def show_time_is_up(output: Path) -> NoReturn:

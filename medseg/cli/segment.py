@@ -9,7 +9,7 @@ import typer
 
 from medseg.cli.options import Device, Key, Policies, Pseudonymize, Scans, SeriesRule, Workdir, split
 from medseg.cli.report import show_review
-from medseg.cli.screen import case_progress, console, show_error, show_unread
+from medseg.cli.screen import case_progress, console, show_no_scan, show_unread
 from medseg.errors import ReasonCode
 
 if TYPE_CHECKING:
@@ -194,9 +194,7 @@ def show_summary(summary: RunSummary) -> None:
         screen.print(f"all {summary.elsewhere} cases are other shards'")
         return
     if not summary.results:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.items())
-        found = f" (files left out: {left_out})" if left_out else ""
-        show_error(f"no scan was found{found}; give a folder with NIfTI or DICOM scans somewhere in it")
+        show_no_scan(summary.left_out, summary.tables)
         return
     before = sum(result.was_done for result in summary.results)
     ended_well = sum(result.is_done for result in summary.results)

@@ -26,7 +26,8 @@ def describe_problems(error: ValidationError, model: type[BaseModel] | None = No
     model : what was validated; of its fields, those that an unknown one resembles are named.
     """
     names = list(field_names(model)) if model else []
-    return "; ".join(": ".join(filter(None, (_place(e), _problem(e, names)))) for e in error.errors())
+    errors = [each for each in error.errors() if not _follows(each, error.errors())]
+    return "; ".join(": ".join(filter(None, (_place(e), _problem(e, names)))) for e in errors)
 
 
 def field_names(model: type[BaseModel], section: str = "") -> Iterator[str]:
@@ -35,6 +36,12 @@ def field_names(model: type[BaseModel], section: str = "") -> Iterator[str]:
         yield section + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from field_names(field.annotation, f"{section}{name}.")
+
+
+def _follows(error: ErrorDetails, others: list[ErrorDetails]) -> bool:
+    """Return whether a list is only too short because pydantic doesn't count its wrong entries, which are named."""
+    place = error["loc"]
+    return error["type"] == "too_short" and any(e["loc"][:-1] == place for e in others)
 
 
 def _place(error: ErrorDetails) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medseg.catalog.listing import shown
+from medseg.quality.checks import millilitres
 
 FACTOR_VOLUME = 4.0
 """Ratio to the largest and smallest volume that people drew beyond which a prediction is wrong; between healthy
@@ -51,7 +52,8 @@ def strange_prediction(volumes_ml: Mapping[str, float], agreement: float | None,
     for name in expected.always:
         volume, (low, high) = volumes_ml.get(name, 0.0), expected.volumes_ml[name]
         if not low / FACTOR_VOLUME <= volume <= high * FACTOR_VOLUME:
-            return f"{volume:.3g} ml of {name} were found, people drew {low:.3g} to {high:.3g} ml: another organ?"
+            drawn = f"{millilitres(low)} to {millilitres(high)}"
+            return f"{millilitres(volume)} of {name} were found, people drew {drawn}: another organ?"
     if agreement is not None and agreement < LEAST_AGREEMENT:
         return f"the teachers disagree (mean Dice of each two views {agreement:.2f})"
     return ""

@@ -22,6 +22,7 @@ from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.networks.model import model_digest
 from medseg.provenance import digest_file, package_versions
+from medseg.review.dataset import read_original
 from medseg.review.folder import ReviewCase
 from medseg.serve.desk import Desk
 from medseg.serve.files import Rendering
@@ -196,6 +197,8 @@ def open_service(settings: ServeSettings) -> Iterator[Service]:
     with open_studies(settings, segmenter.facts.channels if segmenter else 1) as studies:
         key = load_key(settings.batch.key)
         desk = Desk(settings.output / REVIEW, labels, key, segmenter.facts.name if segmenter else "")
+        if settings.dataset:
+            read_original(settings.dataset, desk.review)  # a wrong one is told now, not after people have labelled
         desk.recall(studies.cases.values())
         service = Service(settings, studies, desk, Ranking(studies, desk), segmenter)
         if segmenter:

@@ -59,6 +59,8 @@ class Journal:
     def resumed(self, step: int) -> None:
         """Record that training goes on from a checkpoint at `step`."""
         self._write("resumed", step)
+        if self._line:
+            self._line.resumed(step)
 
     def _write(self, event: str, step: int, **values: float) -> None:
         if not self._active:
@@ -90,6 +92,9 @@ class _ProgressLine:
         dice = f"  Dice {1 - terms['dice']:.3f}" if "dice" in terms else ""
         state = f"loss {terms['loss']:.3f}{dice}{self._validated}  {pace:.2f} s/step  {left} left"
         self._progress.update(self._task, completed=step, state=state)
+
+    def resumed(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
 
     def validated(self, dice: float) -> None:
         self._validated = f"  held-out {dice:.3f}"

@@ -325,7 +325,7 @@ class TestUnknown:
     def test_two_tables_are_no_layout(self, tmp_path: Path) -> None:
         for name in ("a.csv", "b.csv"):
             (tmp_path / name).write_text("image,mask\n")
-        with pytest.raises(DatasetError, match="unknown layout"):
+        with pytest.raises(DatasetError, match=r"unknown layout \(found a.csv, b.csv\); name one of its tables with"):
             read_listing(tmp_path)
 
     @pytest.mark.parametrize(

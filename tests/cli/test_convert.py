@@ -311,6 +311,18 @@ def test_pseudonyms_hide_the_names_of_files(medseg, scans, tmp_path):
     assert (mixed.exit_code, "cases called by their files' names" in mixed.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("verb", ["convert", "segment"])
+def test_rules_that_no_series_meets_are_named_and_not_the_folder(medseg, model, tmp_path, verb):
+    write_study(tmp_path / "scans", "CANARY", study="1.2.1")
+    (tmp_path / "rules.yaml").write_text("rules: [{min_slices: 1000}]")
+    words = ["--series-rule", tmp_path / "rules.yaml", *(["-m", model] if verb == "segment" else [])]
+    result = medseg(verb, tmp_path / "scans", "-o", tmp_path / "out", *words)
+    assert result.exit_code == 3
+    assert f"no series meets the rules of --series-rule; {tmp_path / 'out' / 'selection.csv'} says" in result.stderr
+    assert "no scan was found" not in result.stderr
+    assert "fewer than 1000" in (tmp_path / "out" / "selection.csv").read_text(encoding="utf-8")
+
+
 def test_rules_convert_one_series_of_each_study_and_refuse_to_guess(medseg, tmp_path):
     scans, output = tmp_path / "scans", tmp_path / "out"
     write_study(scans, "CANARY thin", study="1.2.1", spacing=1.0)

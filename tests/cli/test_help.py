@@ -51,6 +51,13 @@ def test_names_of_extras_are_not_taken_for_markup(medseg, verb, extras):
     assert all(f"medseg[{extra}]" in shown for extra in extras)
 
 
+@pytest.mark.parametrize("verb", ["distill", "prune"])
+def test_help_says_that_a_student_is_trained_as_its_model_was(medseg, verb):
+    shown = medseg(verb, "--help").stdout
+    assert "own training" in shown
+    assert "every field's" not in shown
+
+
 def test_no_verb_shows_the_help(medseg):
     assert "segment" in medseg().output
 

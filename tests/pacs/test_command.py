@@ -25,6 +25,14 @@ def test_wrong_words_end_with_a_sentence(medseg, tmp_path, words, sentence):
     assert "Traceback" not in result.stderr
 
 
+def test_a_wrong_title_is_one_problem(medseg, tmp_path):
+    words = ("--model", "model", "--allow", "A_TITLE_THAT_IS_TOO_LONG", "--send-to", "A@b:104")
+    result = medseg("listen", tmp_path / "queue", *words)
+    assert result.exit_code == 2
+    assert "1 to 16 ASCII characters" in result.stderr
+    assert "at least 1 item" not in result.stderr
+
+
 def test_a_caller_must_be_named(medseg, tmp_path):
     result = medseg("listen", tmp_path / "queue", "--model", "model", "--send-to", "A@b:104")
     assert result.exit_code == 2

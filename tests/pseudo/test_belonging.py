@@ -20,8 +20,9 @@ def test_what_people_drew_is_expected():
         ({"organ": 12.0}, 0.9, ""),
         ({"organ": 3.0, "tumour": 50.0}, None, ""),
         ({"organ": 0.0, "tumour": 1.0}, 0.9, "nothing was found of organ"),
-        ({"organ": 2.0}, 0.9, "2 ml of organ were found, people drew 10 to 14 ml"),
-        ({"organ": 60.0}, 0.9, "60 ml of organ"),
+        ({"organ": 2.0}, 0.9, "2.0 ml of organ were found, people drew 10.0 ml to 14.0 ml: another organ?"),
+        ({"organ": 60.0}, 0.9, "60.0 ml of organ"),
+        ({"organ": 5600.0}, 0.9, "5600 ml of organ"),
         ({"organ": 12.0}, 0.3, "the teachers disagree"),
     ],
 )

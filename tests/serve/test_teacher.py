@@ -8,7 +8,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from medseg.errors import ConfigError, OutputError
+from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.io.nifti import write_mask, write_volume
 from medseg.networks.model import load_model
 from medseg.serve import service as service_module
@@ -281,6 +281,11 @@ def test_a_file_in_place_of_the_output_folder_is_named(settings, tmp_path):
     (tmp_path / "served").write_text("")
     with pytest.raises(OutputError, match="a part of that path is a file"):
         serve(settings(), Address(port=0), print)
+
+
+def test_a_dataset_that_is_none_is_named_before_anybody_labels(opened, tmp_path):
+    with pytest.raises(DatasetError, match="no_data: there is no such dataset folder"):
+        opened(dataset=tmp_path / "no_data")
 
 
 def test_other_addresses_need_the_token_and_are_warned_of():
