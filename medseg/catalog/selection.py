@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from medseg.catalog.listing import shown, stem
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError
 from medseg.volume import Case
+
+logger = logging.getLogger(__name__)
 
 Lists = Mapping[str, tuple[str, ...]]
 
@@ -60,6 +63,8 @@ def select_cases(cases: Sequence[Case], config: DatasetConfig, named: Lists, ids
     held_out = {*validation, *test}
     rest = tuple(id_ for id_ in labelled if id_ not in held_out)
     train = called(_wanted("train", config.train, lists, lists.get("train", rest)))
+    if config.train is None and "train" not in lists:
+        _tell_unheeded(lists, set(rest))
     for field, listed in (("train", train), ("validation", validation)):
         _check_ids(field, listed, labelled)
     for field, listed in (("validation", validation), (TEST_LIST, test)):
@@ -84,6 +89,18 @@ def _wanted(field: str, wish: str | Sequence[str] | None, lists: Lists, default:
         return lists[wish]
     known = f"there are {shown(lists)}" if lists else "there is no list: set dataset.splits to a file of lists"
     raise DatasetError(f"dataset.{field}: there is no list called {wish!r}; {known}")
+
+
+def _tell_unheeded(lists: Lists, train: set[str]) -> None:
+    """Say which lists keep no case from training although they may be meant to, such as a misspelt test list."""
+    for name, listed in lists.items():
+        if common := train.intersection(listed):
+            logger.warning(
+                "the list %r means nothing here, so its %d cases train; call it test to keep them apart, or set "
+                "dataset.train to what trains",
+                name,
+                len(common),
+            )
 
 
 def _check_ids(field: str, ids: Sequence[str], known: Mapping[str, bool]) -> None:

@@ -66,6 +66,17 @@ class TestSelection:
         dataset = read(paired, **splits(paired, test=["c", "elsewhere"]))
         assert [case.id for case in dataset.set_apart] == ["c"]
 
+    def test_a_list_that_keeps_no_case_from_training_is_told(
+        self, paired: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dataset = read(paired, **splits(paired, validation=["b"], tets=["c", "elsewhere"]))
+        assert "c" in dataset.train
+        assert "the list 'tets' means nothing here, so its 1 cases train; call it test" in caplog.text
+        caplog.clear()
+        read(paired, validation="tets", **splits(paired, tets=["c"]))
+        read(paired, **splits(paired, train=["a"], tets=["c"]))
+        assert not caplog.text
+
     def test_lists_may_hold_the_files_of_scans(self, paired: Path) -> None:
         dataset = read(paired, **splits(paired, validation=["b.nii"], test=["images/c.nii.gz"]))
         assert (dataset.train, dataset.validation, dataset.test) == (("a",), ("b",), ("c",))
