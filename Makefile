@@ -21,7 +21,7 @@ test: $(VENV)/.dev  ## Run the whole test suite
 bench: $(VENV)/.dev  ## Measure speed and memory on this machine (minutes, more with MEDSEG_DATA); benchmarks/ has the rest
 	$(BIN)/python benchmarks/augmentation.py --patch 128,128,128
 	$(BENCH)/segment_big.py --shape 256 256 128 --others --result build/bench/segment_big.json
-	$(BENCH)/scaling.py --only volume classes --largest 256 --result build/bench/scaling.json
+	$(BENCH)/scaling.py --only volume --largest 256 --result build/bench/scaling.json
 ifdef MEDSEG_DATA
 	$(BENCH)/segment_small.py --without-peers --result build/bench/segment_small.json
 	$(BENCH)/prepare.py --without-peers --result build/bench/prepare.json
