@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -26,18 +24,16 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parent / "semi_supervised")]
 
 from arms import FINE, SIZES, configuration  # noqa: E402
+from gpu_network import timed  # noqa: E402
 from held_out import step_seconds  # noqa: E402
+from medseg_step import without_loop  # noqa: E402
 from scans import real_scans, training_arguments  # noqa: E402
 
 from medseg.config import ExperimentConfig  # noqa: E402
-from medseg.data.sampling import Randomness  # noqa: E402
-from medseg.inference.hardware import choose_dtype  # noqa: E402
-from medseg.networks.layout import lay_out  # noqa: E402
 from medseg.preprocessing.cache import Cache  # noqa: E402
 from medseg.provenance import machine, package_versions, timestamp  # noqa: E402
 from medseg.training.journal import Journal  # noqa: E402
-from medseg.training.loop import Task, descend, fit  # noqa: E402
-from medseg.training.optimisation import averaged, build_optimiser  # noqa: E402
+from medseg.training.loop import Task, fit  # noqa: E402
 from medseg.training.processes import launch  # noqa: E402
 from medseg.training.setup import set_up  # noqa: E402
 
@@ -77,19 +73,7 @@ def step_costs(data: Path, arm: str, steps: int, device: str, cache: Path) -> di
         with Journal(task.folder, steps) as journal:
             fit(task, fabric, journal)
         loop = 1e3 * median(step_seconds(task.folder.parent)[LEFT_OUT:])
-        network = lay_out(task.network().to(fabric.device), choose_dtype(task.settings.precision, fabric.device))
-        mean = averaged(network, task.settings.ema_decay)
-        trainee, optimiser = fabric.setup(network, build_optimiser(network.parameters(), task.settings))
-        method = task.method(torch.no_grad()(fabric.setup_module(mean.eval()))).to(fabric.device)
-        batch = fabric.to_device(task.stream(Randomness(0), fabric.device).batch(steps - 1))
-
-        def bare() -> None:
-            descend(trainee, optimiser, method.step(trainee, batch, 0.9)["loss"], fabric, task.settings.clip_norm)
-
-        def pure() -> None:
-            trainee.zero_grad(set_to_none=True)
-            fabric.backward(method.step(trainee, batch, 0.9)["loss"])
-
+        bare, pure = without_loop(task, fabric)
         costs = {"loop": loop, "bare": timed(bare, fabric.device), "pure": timed(pure, fabric.device)}
         if fabric.device.type == "cuda":
             costs["gpu_mb"] = torch.cuda.max_memory_allocated(fabric.device) / 1e6
@@ -108,23 +92,6 @@ def make_task(data: Path, arm: str, steps: int, folder: Path, cache: Path) -> Ta
         for some in (setup.train, setup.unlabelled[:UNLABELLED])
     )
     return Task(cases, setup.plan, setup.dataset.labels, config, folder / "fit", unlabelled=others)
-
-
-def timed(work: Callable[[], None], device: torch.device, count: int = 20) -> float:
-    """Return the milliseconds of one of so many, behind five to warm up."""
-    for _ in range(5):
-        work()
-    wait_for(device)
-    began = time.perf_counter()
-    for _ in range(count):
-        work()
-    wait_for(device)
-    return 1e3 * (time.perf_counter() - began) / count
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

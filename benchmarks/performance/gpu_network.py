@@ -145,16 +145,21 @@ def captured(work: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
-def timed(work: Callable[[], object], count: int = 10) -> float:
+def timed(work: Callable[[], object], device: torch.device = GPU, count: int = 10) -> float:
     """Return the mean milliseconds of some work, behind three to warm up."""
     for _ in range(3):
         work()
-    torch.cuda.synchronize()
+    wait_for(device)
     began = time.perf_counter()
     for _ in range(count):
         work()
-    torch.cuda.synchronize()
+    wait_for(device)
     return 1e3 * (time.perf_counter() - began) / count
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def rounded(times: dict[str, float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from medseg.preprocessing.cache import Cache
 from medseg.training.journal import Journal
 from medseg.training.loop import Task, descend, fit
 from medseg.training.methods import Method, Terms
-from medseg.training.optimisation import build_optimiser
+from medseg.training.optimisation import averaged, build_optimiser
 from medseg.training.processes import launch
 from medseg.training.setup import set_up
 
@@ -39,6 +39,9 @@ PATCH, BATCH = (40, 56, 40), 2
 
 Moment = tuple[float, float]
 """Seconds by the clock and of the processor."""
+
+LATE = 0.9
+"""Progress of the steps: unlabelled scans, where there are some, count in full."""
 
 STRETCH = 11
 """Steps of a kind in a row; the first is left out. So many that most batches are made while others are learnt from."""
@@ -70,17 +73,19 @@ def main(dataset: Path, output: Path, steps: int) -> None:
 
 def without_loop(task: Task, fabric: Fabric) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a step on one batch in memory, and its forward, loss and backward."""
-    network = lay_out(task.network(), choose_dtype("auto", fabric.device))
-    trainee, optimiser = fabric.setup(network, build_optimiser(network.parameters(), task.settings))
-    method = task.method(lambda image: network(image))
-    batch = task.stream(Randomness(0), fabric.device).batch(0)
+    settings, device = task.settings, fabric.device
+    network = lay_out(task.network().to(device), choose_dtype(settings.precision, device))
+    teacher = fabric.setup_module(averaged(network, settings.ema_decay).eval())
+    trainee, optimiser = fabric.setup(network, build_optimiser(network.parameters(), settings))
+    method = task.method(torch.no_grad()(teacher)).to(device)
+    batch = fabric.to_device(task.stream(Randomness(0), device).batch(settings.steps - 1))
 
     def bare() -> None:
-        descend(trainee, optimiser, method.step(trainee, batch, 0.0)["loss"], fabric, task.settings.clip_norm)
+        descend(trainee, optimiser, method.step(trainee, batch, LATE)["loss"], fabric, settings.clip_norm)
 
     def pure() -> None:
         trainee.zero_grad(set_to_none=True)
-        fabric.backward(method.step(trainee, batch, 0.0)["loss"])
+        fabric.backward(method.step(trainee, batch, LATE)["loss"])
 
     return bare, pure
 

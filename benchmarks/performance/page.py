@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import page_gpu as gpu
 from harness import Spread, fit_growth
 
 HERE = Path(__file__).parent
@@ -25,8 +26,6 @@ PLOTS = ROOT / "docs" / "images"
 Rows = dict[str, list[dict[str, float]]]
 
 AXES = {"volume": "edge of a cube, voxels", "classes": "classes with the background", "cases": "cases in one command"}
-
-WINDOWS = ("1 at once", "2 at once", "4 at once", "4 at once, graph", "4 at once, compiled", "8 at once")
 
 WHOSE = {"nnunet": "nnU-Net's", "monai": "MONAI's", "openvino": "the exported model's"}
 
@@ -59,7 +58,17 @@ def main() -> None:
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD, machine_line(), "![Seconds and memory beside the peers](images/performance_peers.png)\n"]
-    parts += [big(), elsewhere(), stages(), gpu(), small(), training(), augmentation(), preparing(), growth()]
+    parts += [
+        big(),
+        elsewhere(),
+        stages(),
+        gpu.section(*map(read, gpu.RESULTS)),
+        small(),
+        training(),
+        augmentation(),
+        preparing(),
+        growth(),
+    ]
     return "\n".join(parts)
 
 
@@ -167,54 +176,6 @@ def against_network(processor: str, result: dict[str, Any]) -> str:
 
 def shown_limit(limits: dict[str, float], stage: str) -> str:
     return f"{limits[stage]:.2f}" if stage in limits else ""
-
-
-def gpu() -> str:
-    """Return what was measured on a GPU, in the minutes that one was there."""
-    queue, network = read("segment_queue_cuda"), read("gpu_network")
-    before, window, step = network["queue"], network["window_ms"], network["step_ms"]
-    names = ("read", "prepare", "forward", "stitch", "restore", "measure", "write")
-    rows = [f"| {name} | {before['stages_s'][name]:.2f} | {queue['stages_s'][name]:.2f} |" for name in names]
-    times = [f"| {name} | {window[f'torch, {name}']:.1f} | {window[f'last, {name}']:.1f} |" for name in WINDOWS]
-    shape = "x".join(map(str, queue["shape"]))
-    alone, share = queue["network_alone"]["seconds"], queue["inferring_share"]
-    return f"""## On a GPU
-
-An {network["device"]} with {queue["machine"]["cores"]} cores was there for minutes; torch {queue["versions"]["torch"]}.
-
-A queue of {queue["cases"]} CTs of {shape} voxels and {queue["classes"]} classes, the one from above, report and all:
-**{queue["seconds_a_case"]:.2f} s a case** in steady state, with {queue["memory_mb"]["gpu"]:,.0f} MB of the GPU and
-{queue["memory_mb"]["resident"]:,.0f} MB of memory. The GPU is at work for {alone / queue["seconds_a_case"]:.0%} of the
-time at least, which the network alone takes, and {share:.0%} at most, in which medseg infers. Before maps had their
-channels side by side it was {before["seconds_a_case"]:.2f} s. The worker had three cases in hand, whose stages one by
-one take 5.2 s: since then it has five, not measured. (`benchmarks/performance/segment_queue.py`)
-
-| stage | before, s | s |
-| --- | --- | --- |
-{chr(10).join(rows)}
-| network alone | {before["network_alone_s"]:.2f} | {alone:.2f} |
-
-A window of 96³ through 16 to 256 features in bf16, milliseconds. A CUDA graph saves nothing: the GPU doesn't wait for
-Python. Compiling takes tens of seconds at every start, so medseg doesn't. (`benchmarks/performance/gpu_network.py`)
-
-| windows | torch's layout | channels side by side |
-| --- | --- | --- |
-{chr(10).join(times)}
-
-Loss and gradient of two patches of 112x112x80, 24 to 160 features:
-
-| step | ms |
-| --- | --- |
-| torch's layout | {step["torch"]:.1f} |
-| torch's layout, compiled in {step["torch, seconds to compile"]:.0f} s | {step["torch, compiled"]:.1f} |
-| channels side by side, as medseg has them | {step["last"]:.1f} |
-| of each: sums by class that all voxels add to one place (mended since) | 4.6 |
-| AdamW besides, a parameter at a time | {network["optimiser_ms"]["a parameter at a time"]:.1f} |
-| in one kernel, as medseg has it | {network["optimiser_ms"]["medseg"]:.1f} |
-
-A batch of such patches took the 16 cores 27 ms, with unlabelled ones 52, however many threads worked on it; now the GPU
-turns, deforms and changes them. Side by side, four trainings then took 30 ms for each other's supervised steps.
-"""
 
 
 def small() -> str:

@@ -135,12 +135,12 @@ class Processes:
         """Hand a worker as many cases as it may have, or one that is to be alone."""
         if not post.facts or post.is_alone:
             return
-        in_hands = 2 + WRITERS[post.facts.device.partition(":")[0]]
         if self._alone:
             if not post.flights:
                 post.is_alone = True
                 self._send(post, self._alone.popleft())
             return
+        in_hands = 2 + WRITERS[post.facts.device.partition(":")[0]]
         while self._cases and len(post.flights) < in_hands:
             self._send(post, self._cases.popleft())
 

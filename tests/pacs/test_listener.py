@@ -336,18 +336,20 @@ def test_a_destination_that_is_down_keeps_no_results_from_the_others(work):
     assert (study.record.sent, study.record.tries, study.record.message) == (("up",), 1, "down can't be reached")
 
 
+def crash_half_way(folder: Path) -> None:
+    """Remove one slice of a study's folder instead of all of it."""
+    (folder / "scans" / "a.dcm").unlink()
+    raise KeyboardInterrupt
+
+
 def test_a_crash_while_a_late_slice_is_joined_leaves_one_whole_study(tmp_path, monkeypatch):
     config = listen_config(tmp_path / "queue", tmp_path)
     config.queue.mkdir(mode=0o700)
     put(config.queue / "complete" / "study-1.1", "a.dcm", "b.dcm")
     put(config.queue / "received" / "study-1", "c.dcm")
 
-    def crash(folder: Path) -> None:
-        (folder / "scans" / "a.dcm").unlink()
-        raise KeyboardInterrupt
-
     with closing(Spool(config.queue, bytes(32), config.limits)) as spool, monkeypatch.context() as patch:
-        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash)
+        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash_half_way)
         with pytest.raises(KeyboardInterrupt):
             spool.complete(0)
     with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
@@ -361,12 +363,8 @@ def test_a_crash_while_a_study_is_removed_leaves_no_half_of_it(tmp_path, monkeyp
     config.queue.mkdir(mode=0o700)
     put(config.queue / "failed" / "study-1.1", "a.dcm", "b.dcm")
 
-    def crash(folder: Path) -> None:
-        (folder / "scans" / "a.dcm").unlink()
-        raise KeyboardInterrupt
-
     with closing(Spool(config.queue, bytes(32), config.limits)) as spool, monkeypatch.context() as patch:
-        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash)
+        patch.setattr("medseg.pacs.spool.shutil.rmtree", crash_half_way)
         with pytest.raises(KeyboardInterrupt):
             spool.expired("failed", 0)
     with closing(Spool(config.queue, bytes(32), config.limits)) as spool:
