@@ -174,7 +174,7 @@ def test_the_same_study_again_is_the_same_object(listen, store, tmp_path):
         for count in (1, 2):
             push(node.port, files)
             until(lambda expected=2 * count: len(store.datasets) == expected)
-    until(lambda: node.state_of() == {})  # nothing is kept longer than was asked for
+        until(lambda: node.state_of() == {})  # nothing is kept longer than was asked for
     uids = [dataset.SOPInstanceUID for dataset in store.datasets if dataset.SOPClassUID == SEG]
     assert len(uids) == 2
     assert len(set(uids)) == 1
