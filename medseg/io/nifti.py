@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import IngestConfig
-from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError, UnsupportedScanError
+from medseg.errors import GeometryError, LabelError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.label_tables import caret_table
@@ -335,4 +335,4 @@ def _verify(written: Path, array: NDArray, fields: nib.Nifti1Header, grid: Grid,
     header = read_nifti_header(written)
     same_values = np.array_equal(_read_values(header), array.reshape(-1, order="F"))
     if not same_values or header.fields != fields or not grid_of(header).matches(grid):
-        raise OutputError(f"{target} reads back differently from what was written; check the disk and try again")
+        raise read_back_error(target)
