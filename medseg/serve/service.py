@@ -21,7 +21,7 @@ from medseg.io.files import write_text
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.networks.model import model_digest
-from medseg.provenance import digest_file, package_versions
+from medseg.provenance import digest_file, medseg_version
 from medseg.review.dataset import read_original
 from medseg.review.folder import ReviewCase
 from medseg.serve.desk import Desk
@@ -123,7 +123,7 @@ class Service:
         told: dict[str, Any] = {
             "name": "medseg",
             "description": "medical image segmentation; docs/serve.md",
-            "version": package_versions(["medseg"]).get("medseg", ""),
+            "version": medseg_version(),
             "labels": labels,
             "models": {},
             "trainers": {},
