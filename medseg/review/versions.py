@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
+from medseg.io.tables import OWNER_ONLY
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.metrics import State, StructureScore
 from medseg.review.folder import REVIEWS, ReviewCase, ReviewFolder
@@ -36,7 +37,6 @@ RECORD = "review.json"
 MASK = "mask.nii.gz"
 COMMENT = "comment.txt"
 CHOICE = "chosen.json"
-PRIVATE = 0o600
 
 Status = Literal["accepted", "corrected", "rejected", "flagged"]
 
@@ -219,7 +219,7 @@ def _fill(
             write_mask(folder / MASK, mask, Source("nifti", (review.path / case.images[0],)), review.labels)
             version = version.model_copy(update={"mask": digest_files([folder / MASK])})
         if comment:
-            (folder / COMMENT).touch(PRIVATE)
+            (folder / COMMENT).touch(OWNER_ONLY)
             (folder / COMMENT).write_text(comment + "\n", encoding="utf-8")
         (folder / RECORD).write_text(version.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return version

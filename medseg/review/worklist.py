@@ -24,15 +24,10 @@ HEADER = (
 )  # fmt: skip
 
 VERDICTS = {
-    word: status
-    for status, words in {
-        "accepted": ("accepted", "accept"),
-        "corrected": ("corrected", "correct"),
-        "rejected": ("rejected", "reject"),
-        "flagged": ("flagged", "flag"),
-    }.items()
-    for word in words
-}
+    "accepted": "accepted", "accept": "accepted", "corrected": "corrected", "correct": "corrected",
+    "rejected": "rejected", "reject": "rejected", "flagged": "flagged", "flag": "flagged",
+}  # fmt: skip
+"""What may stand in the column `status`, and the verdict that it means."""
 
 SPREADSHEET_EPOCH = date(1899, 12, 30)
 """Day 0 of the numbers that Excel and LibreOffice make of dates."""
