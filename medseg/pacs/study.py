@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medseg.io.files import write_text
+from medseg.io.files import flush_file, write_text
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -112,6 +112,5 @@ def flush_tree(folder: Path) -> None:
     """Have all files below a folder, and their names, written to the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            with open(Path(parent, name), "rb") as stream:
-                os.fsync(stream.fileno())
+            flush_file(Path(parent, name))
         flush_folder(Path(parent))
