@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -76,10 +75,10 @@ def learn(lesson: Lesson, folder: Path) -> Outcome:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do the lesson of a folder; ends when standard input closes, however the server ended."""
+def main(place: str) -> int:
+    """Do the lesson of a folder, and return how it ended; ends when standard input closes, however the server ended."""
     Thread(target=_end_with_input, daemon=True).start()
-    folder = Path(arguments[0])
+    folder = Path(place)
     lesson = Lesson.model_validate_json((folder / LESSON).read_bytes())
     try:
         outcome = learn(lesson, folder)
@@ -93,7 +92,3 @@ def main(arguments: Sequence[str]) -> int:
 def _end_with_input() -> None:
     sys.stdin.buffer.read()
     os._exit(FAILED)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

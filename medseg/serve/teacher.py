@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +19,7 @@ from medseg.catalog.datasets import read_dataset
 from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError
+from medseg.interpreter import command_of
 from medseg.io.files import write_text
 from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
@@ -29,9 +29,6 @@ from medseg.serve.refusal import BAD_REQUEST, TOO_MANY, RequestError, sentence_o
 from medseg.serve.settings import LESSONS, ServeSettings
 from medseg.serve.task import BackgroundTask
 from medseg.volume import Case
-
-BOOT = "import sys; sys.path[:] = {path!r}; from medseg.serve.lesson import main; sys.exit(main({arguments!r}))"
-"""What the process runs. Its modules are found where this process finds them, and nowhere else."""
 
 OFFERED = ("steps", "learning_rate", "freeze_encoder")
 """Fields of the training that a client may choose."""
@@ -102,7 +99,7 @@ class Teacher:
             dataset = lesson.experiment.dataset
             line = f"learning from {len(dataset.train or ())} cases, {len(dataset.validation or ())} held out"
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT.format(path=sys.path, arguments=[str(folder)])],
+                command_of("medseg.serve.lesson:main", str(folder)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what libraries write there may quote a header

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from threading import Event
 
@@ -36,9 +37,11 @@ def labelled(client):
 
 def play(monkeypatch, script: str) -> None:
     """Let a process that only plays a lesson be started in its place; `folder` is the lesson's."""
-    monkeypatch.setattr(
-        module, "BOOT", "import sys; folder, *_ = {arguments!r}\n" + script.replace("{", "{{").replace("}", "}}")
-    )
+
+    def command_of(_: str, folder: str) -> list[str]:
+        return [sys.executable, "-c", f"import sys; folder = {folder!r}\n{script}"]
+
+    monkeypatch.setattr(module, "command_of", command_of)
 
 
 def wait(http, seconds: float = 20) -> dict:
