@@ -141,19 +141,7 @@ def write_mask(path: Path, mask: Mask, source: Source, labels: LabelMap | None =
         If the file can't be written, or what was written is not what was meant.
     """
     if source.kind == "nifti":
-        scan = read_nifti_header(source.files[0])
-        expected = grid_of(scan)
-        if not mask.grid.matches(expected):
-            raise GeometryError(
-                ReasonCode.GRID_MISMATCH,
-                f"the mask ({mask.grid.describe()}) is not on the grid of {scan.name} ({expected.describe()})",
-            )
-        fields = _new_header(mask.array.shape, mask.array.dtype)
-        for name in COPIED_FIELDS:
-            fields[name] = scan.fields[name]
-        if scan.flat and fields["sform_code"]:  # whose third direction may be missing, and was added
-            for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
-                fields[name][2] = expected.affine[row, 2]
+        fields = _header_of_scan(read_nifti_header(source.files[0]), mask)
     else:
         fields = _placed_header(mask.grid, mask.array.shape, mask.array.dtype)
     fields.set_intent("label", name="")
@@ -299,6 +287,23 @@ def _new_header(shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
     fields.set_data_dtype(dtype)
     fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
     fields["vox_offset"] = int(fields["sizeof_hdr"]) + 4
+    return fields
+
+
+def _header_of_scan(scan: NiftiHeader, mask: Mask) -> nib.Nifti1Header:
+    """Return a header that places a mask as its scan's does; raises `GeometryError` if it lies elsewhere."""
+    expected = grid_of(scan)
+    if not mask.grid.matches(expected):
+        raise GeometryError(
+            ReasonCode.GRID_MISMATCH,
+            f"the mask ({mask.grid.describe()}) is not on the grid of {scan.name} ({expected.describe()})",
+        )
+    fields = _new_header(mask.array.shape, mask.array.dtype)
+    for name in COPIED_FIELDS:
+        fields[name] = scan.fields[name]
+    if scan.flat and fields["sform_code"]:  # whose third direction may be missing, and was added
+        for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+            fields[name][2] = expected.affine[row, 2]
     return fields
 
 

@@ -64,7 +64,7 @@ def _add_scans(router: APIRouter, service: Service) -> None:
 
     @router.get("/datastore/image")
     def image(image: str) -> Response:
-        path = _shown(service, service.desk.entry(service.studies.case(image)))
+        path = service.desk.folder / service.desk.entry(service.studies.case(image)).shown
         return FileResponse(path, media_type=MEDIA, filename=path.name)
 
     @router.head("/datastore/image")
@@ -205,10 +205,6 @@ def _label_file(service: Service, label: str, tag: str) -> tuple[str, bytes]:
     final = service.desk.final(case.id) if tag == FINAL else None
     mask = read_mask(final[1]) if final else service.desk.review.prediction(entry)
     return f"{case.id}{DEFAULT_ENDING}", service.rendering.file(mask, entry, DEFAULT_ENDING)
-
-
-def _shown(service: Service, entry: ReviewCase) -> Path:
-    return service.desk.folder / entry.shown
 
 
 def _described(service: Service, entry: ReviewCase) -> dict[str, Any]:
