@@ -7,6 +7,7 @@ import logging
 import math
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -119,7 +120,8 @@ class Teacher:
             task.end("STOPPED", "stopped; the model is as it was before")
             logger.info("training stopped")
         process.kill()
-        process.wait(EXIT_SECONDS)
+        with suppress(subprocess.TimeoutExpired):  # the system can't end one that waits for a disk or a device
+            process.wait(EXIT_SECONDS)
         return task
 
     def progress(self) -> dict[str, Any]:
