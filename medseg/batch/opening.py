@@ -40,10 +40,8 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
         limit_memory(config.memory_limit_gb)
     model = load_model(job.model, device, config.backend)
     settings, formats = config.inference(model.inference), Formats.of(config)
-    predictor = Predictor(model, settings, device)
-    device = predictor.device
     worker = Worker(
-        predictor=predictor,
+        predictor=Predictor(model, settings, device),
         folder=job.folder,
         model_digest=model_digest(job.model),
         settings_digest=_settings_digest(config, settings, formats),
@@ -52,19 +50,23 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
         formats=formats,
         room=int((config.memory_limit_gb or 0) * 1e9 or usable_memory() / job.workers) // ROOM_SHARE,
     )
-    facts = Facts(
+    return worker, _facts_of(worker)
+
+
+def _facts_of(worker: Worker) -> Facts:
+    model, device = worker.predictor.model, worker.predictor.device
+    return Facts(
         name=model.name,
         digest=worker.model_digest,
         channels=len(model.plan.channels),
         labels=worker.labels,  # a lesion that is no label ends the run here
         reference=model.reference,
-        inference=settings,
+        inference=worker.predictor.config,
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         gpus=torch.cuda.device_count() if device.type == "cuda" else 0,
         settings=worker.settings_digest,
     )
-    return worker, facts
 
 
 def _settings_digest(config: SegmentConfig, settings: InferenceConfig, formats: Formats) -> str:
