@@ -35,6 +35,11 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return {package: version for package, version in versions if version is not None}
 
 
+def medseg_version() -> str:
+    """Return the version of medseg; "unknown" where it runs without being installed."""
+    return _version("medseg") or "unknown"
+
+
 def machine() -> dict[str, Any]:
     """Return the system, processor, usable cores and memory (GB); no host or user name."""
     return {

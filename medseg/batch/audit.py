@@ -25,7 +25,7 @@ from medseg.batch.summary import CaseResult
 from medseg.batch.task import Facts
 from medseg.errors import OutputError
 from medseg.io.files import append_line
-from medseg.provenance import package_versions, timestamp
+from medseg.provenance import medseg_version, timestamp
 
 AUDIT = "audit.jsonl"
 
@@ -54,7 +54,7 @@ class Audit(AbstractContextManager["Audit"]):
             "model": facts.name,
             "model_digest": facts.digest,
             "device": facts.device,
-            "version": package_versions(["medseg"]).get("medseg"),
+            "version": medseg_version(),
             "cases": cases,
         }
 

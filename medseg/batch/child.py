@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -18,10 +17,7 @@ from threading import Thread
 from typing import IO, Protocol
 
 from medseg.batch.job import Job
-
-BOOT = "import sys; sys.path[:] = {path!r}; from medseg.batch.worker_process import main; main()"
-"""What a child runs. Its modules are found where this process finds them, and nowhere else: with ``-m`` the
-working folder, which may be one of scans, would come first."""
+from medseg.interpreter import command_of
 
 EXIT_SECONDS = 5.0
 """Time that children get to end by themselves."""
@@ -61,7 +57,7 @@ class ChildProcess:
         self.job = job
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT.format(path=sys.path)],
+            command_of("medseg.batch.worker_process:main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # what libraries write there may quote a header

@@ -32,7 +32,7 @@ from medseg.io.tables import write_csv
 from medseg.labels import Label, LabelMap
 from medseg.measures.measure import Measures
 from medseg.measures.table import measure_rows
-from medseg.provenance import package_versions
+from medseg.provenance import medseg_version
 from medseg.volume import Mask, Source
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Formats:
             return {}
         from medseg.io.dicom_derived import Algorithm  # highdicom costs a second to import
 
-        algorithm = Algorithm(model, package_versions(["medseg"])["medseg"])
+        algorithm = Algorithm(model, medseg_version())
         return self._write_dicom(folder, mask, labels, source, algorithm, measures)
 
     def _write_dicom(

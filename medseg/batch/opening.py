@@ -11,6 +11,7 @@ from medseg.batch.formats import Formats
 from medseg.batch.job import Job
 from medseg.batch.task import Facts
 from medseg.batch.worker import Worker
+from medseg.config import InferenceConfig, SegmentConfig
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory, limit_memory, usable_memory
 from medseg.inference.predictor import Predictor
 from medseg.networks.model import load_model, model_digest
@@ -39,32 +40,39 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
         limit_memory(config.memory_limit_gb)
     model = load_model(job.model, device, config.backend)
     settings, formats = config.inference(model.inference), Formats.of(config)
-    policies = config.ingest.model_dump(mode="json")
-    decisive: list[object] = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
-    if config.backend != "auto":
-        decisive.append(config.backend)
-    predictor = Predictor(model, settings, device)
-    device = predictor.device
     worker = Worker(
-        predictor=predictor,
+        predictor=Predictor(model, settings, device),
         folder=job.folder,
         model_digest=model_digest(job.model),
-        settings_digest=digest_json(decisive),
+        settings_digest=_settings_digest(config, settings, formats),
         picture=picture,
         redo=config.redo,
         formats=formats,
         room=int((config.memory_limit_gb or 0) * 1e9 or usable_memory() / job.workers) // ROOM_SHARE,
     )
-    facts = Facts(
+    return worker, _facts_of(worker)
+
+
+def _facts_of(worker: Worker) -> Facts:
+    model, device = worker.predictor.model, worker.predictor.device
+    return Facts(
         name=model.name,
         digest=worker.model_digest,
         channels=len(model.plan.channels),
         labels=worker.labels,  # a lesion that is no label ends the run here
         reference=model.reference,
-        inference=settings,
+        inference=worker.predictor.config,
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         gpus=torch.cuda.device_count() if device.type == "cuda" else 0,
         settings=worker.settings_digest,
     )
-    return worker, facts
+
+
+def _settings_digest(config: SegmentConfig, settings: InferenceConfig, formats: Formats) -> str:
+    """Return the digest of all that decides a result beside scan and model."""
+    policies = config.ingest.model_dump(mode="json")
+    decisive: list[object] = [settings.model_dump(mode="json"), asdict(formats), policies, package_versions(["medseg"])]
+    if config.backend != "auto":
+        decisive.append(config.backend)
+    return digest_json(decisive)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.inference.ladder import Rung
 from medseg.measures.features import CaseFeatures
@@ -22,11 +23,7 @@ MASK = "mask.nii.gz"
 PICTURE = "overlay.png"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Inputs(_Part):
+class Inputs(Frozen):
     """Everything that decides the result; equal inputs need no second run."""
 
     source: str = Field(description="Digest of the scan's files")
@@ -34,7 +31,7 @@ class Inputs(_Part):
     settings: str = Field(description="Digest of the settings and of medseg's version")
 
 
-class Geometry(_Part):
+class Geometry(Frozen):
     """Grid of scan and mask."""
 
     shape: tuple[int, int, int] = Field(description="Voxels along each index axis")
@@ -58,7 +55,7 @@ class Geometry(_Part):
         return "x".join(f"{size:.4g}" for size in self.spacing)
 
 
-class CaseRecord(_Part):
+class CaseRecord(Frozen):
     """The record of one segmented case."""
 
     case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")

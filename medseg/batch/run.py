@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from medseg.batch.intake import open_catalog, write_selection
 from medseg.batch.listing import Listing, list_cases, write_sources
 from medseg.batch.places import check_names, check_places, check_writable
 from medseg.batch.shards import RUN, mark_of, share_of, tables_folder
-from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows
+from medseg.batch.summary import STATUSES, CaseResult, Failure, RunSummary, case_rows, highest
 from medseg.batch.task import Facts, Task
 from medseg.catalog.anonymous import without_file_names
 from medseg.config import SegmentConfig
@@ -125,7 +125,6 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
     write_csv(summary.tables / "cases.csv", *case_rows(summary.results, [label.name for label in facts.labels.labels]))
     write_tables(summary.tables, facts.labels, summary.results, facts.channels)
     write_sources(summary.tables, sorted(summary.sources.items()))
-    peaks = [result.record.memory_mb for result in summary.results if result.record]
     record = {
         "started": started,
         "finished": timestamp(),
@@ -140,13 +139,9 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
         "settings": facts.settings,
         "device": facts.device,
         "device_name": facts.device_name,
-        "memory_mb": {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in _kinds(peaks)},
+        "memory_mb": highest([result.record.memory_mb for result in summary.results if result.record]),
         "machine": machine(),
         "versions": package_versions(),
         **mark,
     }
     write_text(summary.tables / RUN, json.dumps(record, indent=2) + "\n")
-
-
-def _kinds(peaks: Iterable[dict[str, float]]) -> list[str]:
-    return sorted({kind for peak in peaks for kind in peak})

@@ -49,7 +49,7 @@ def segment_folder(
 
     Parameters
     ----------
-    scans : a NIfTI file, a folder of one DICOM series, or any tree of both; never written to.
+    scans : a NIfTI file, a zip archive, a folder of one DICOM series, or any tree of these; never written to.
     model : model folder.
     output : made if needed; must not lie inside `scans`.
     config : device, application, workers; default: as the model was validated, one worker a GPU.
@@ -65,6 +65,10 @@ def segment_folder(
         If the model folder can't be used.
     ConfigError
         If `scans` is missing, the device isn't there, or worker processes can't import `picture`.
+    DatasetError
+        If `scans` has too many files.
+    LabelError
+        If a lesion is not a label of the model.
     WorkerError
         If worker processes can't work, or no Ray cluster can be reached.
     """

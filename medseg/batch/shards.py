@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medseg.batch.listing import Listing
-from medseg.batch.summary import STATUSES
+from medseg.batch.summary import STATUSES, highest
 from medseg.config import SegmentConfig
 from medseg.errors import OutputError
 from medseg.io.files import atomic_file, write_text
@@ -186,7 +186,6 @@ def _check_alike(folders: Sequence[Path], runs: Sequence[ShardRun]) -> None:
 def _united(runs: Sequence[ShardRun]) -> dict[str, Any]:
     """Return the record of the whole run: times and counts summed, machines listed by shard."""
     records = [run.model_dump() for run in runs]
-    kinds = {kind for run in runs for kind in run.memory_mb}
     return {
         **{name: value for name, value in records[0].items() if name not in ("shard", *OWN)},
         "started": min(run.started for run in runs),
@@ -194,6 +193,6 @@ def _united(runs: Sequence[ShardRun]) -> dict[str, Any]:
         "seconds": round(sum(run.seconds for run in runs), 3),
         "cases": {status: sum(run.cases.get(status, 0) for run in runs) for status in STATUSES},
         "done_before": sum(run.done_before for run in runs),
-        "memory_mb": {kind: max(run.memory_mb.get(kind, 0.0) for run in runs) for kind in sorted(kinds)},
+        "memory_mb": highest([run.memory_mb for run in runs]),
         "shards": [{name: record.get(name) for name in OWN} for record in records],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
@@ -129,6 +129,18 @@ def exit_code(statuses: Sequence[Status]) -> int:
     if done == 0:
         return 3
     return 0 if done == len(statuses) else 1
+
+
+def highest(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the highest use of each kind of memory, MB.
+
+    Examples
+    --------
+    >>> highest([{"resident": 900.0}, {"resident": 700.0, "gpu": 1200.0}])
+    {'gpu': 1200.0, 'resident': 900.0}
+    """
+    kinds = sorted({kind for peak in peaks for kind in peak})
+    return {kind: max(peak.get(kind, 0.0) for peak in peaks) for kind in kinds}
 
 
 def case_rows(results: Iterable[CaseResult], labels: Sequence[str]) -> tuple[list[str], list[list[object]]]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.catalog.entries import Catalog, CatalogEntry, Places
-from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
+from medseg.catalog.identity import load_key, unused_pseudonym
 from medseg.io.nifti_header import NIFTI_ENDINGS
 from medseg.text import printable
 
@@ -61,10 +61,7 @@ def _without_names(entry: CatalogEntry, places: Places, key: bytes, used: set[st
     name = entry.case_id
     if name and not PSEUDONYM.fullmatch(name):
         place = os.fsencode(places.of(min(entry.files))).decode("latin-1")  # any bytes may be a name
-        digits = PSEUDONYM_DIGITS
-        while (name := pseudonym(key, f"file|{place}", "case", digits)) in used:
-            digits += 4
-        used.add(name)
+        name = unused_pseudonym(key, f"file|{place}", used)
     patient = name if entry.patient == entry.case_id else entry.patient
     message = without_file_names(entry.message, entry.files, name)
     return replace(entry, case_id=name, patient=patient, message=message)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from medseg.catalog.entries import UNREAD_ENDINGS, CatalogEntry
-from medseg.catalog.identity import PSEUDONYM_DIGITS, load_key, pseudonym
+from medseg.catalog.identity import load_key, pseudonym, unused_pseudonym
 from medseg.catalog.index_run import IndexRun
 from medseg.catalog.memory import Kind
 from medseg.catalog.series_choice import choose_series, study_of
@@ -131,11 +131,7 @@ class _CaseNames:
             copy += 1
             whole = f"{identity}|copy {copy}"
         self.identities.add(whole)
-        digits = PSEUDONYM_DIGITS
-        while (name := pseudonym(self.key, whole, "case", digits)) in self.used:
-            digits += 4
-        self.used.add(name)
-        return name
+        return unused_pseudonym(self.key, whole, self.used)
 
 
 def _entry(result: Series | Refusal, names: _CaseNames) -> CatalogEntry:

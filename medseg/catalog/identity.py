@@ -84,6 +84,15 @@ def pseudonym(key: bytes, identity: str, prefix: str, digits: int = PSEUDONYM_DI
     return f"{prefix}-{hmac.new(key, identity.encode(), sha256).hexdigest()[:digits]}"
 
 
+def unused_pseudonym(key: bytes, identity: str, used: set[str]) -> str:
+    """Return the pseudonym of a case, longer where a shorter one is used already, and add it to those."""
+    digits = PSEUDONYM_DIGITS
+    while (name := pseudonym(key, identity, "case", digits)) in used:
+        digits += 4
+    used.add(name)
+    return name
+
+
 def name_scans(paths: Sequence[Path]) -> list[str]:
     """Return a unique, safe name for each NIfTI file, as short as possible.
 

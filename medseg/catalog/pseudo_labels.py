@@ -26,13 +26,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.listing import shown, visible
 from medseg.catalog.sources import scan_digest
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
+from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
@@ -55,10 +56,8 @@ COLUMNS = ("case", "status", "reviewer", "score", "agreement", "similarity", "ke
 logger = logging.getLogger(__name__)
 
 
-class PseudoLabelRecord(BaseModel):
+class PseudoLabelRecord(Frozen):
     """What ``record.json`` holds. Shares and scores are 0 to 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(1, description="Version of this file's fields")
     case: str = Field(min_length=1, description="The scan")

@@ -57,9 +57,9 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        from medseg.provenance import package_versions
+        from medseg.provenance import medseg_version
 
-        typer.echo(f"medseg {package_versions(['medseg']).get('medseg', 'not installed')}")
+        typer.echo(f"medseg {medseg_version()}")
         raise typer.Exit
 
 

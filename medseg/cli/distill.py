@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, experiment
+from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, RunFolder, experiment
 from medseg.cli.train import show_training
 
 
@@ -17,7 +17,7 @@ def distill(
     data: Annotated[
         Path, typer.Option("--data", "-d", help="Dataset folder that the teacher was trained on, or more scans of it.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    output: RunFolder,
     width: Annotated[
         float, typer.Option(help="Feature maps of the student, as a share of the teacher's: 0.5 half, 0.25 quarter.")
     ] = 0.5,

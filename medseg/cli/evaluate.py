@@ -49,7 +49,6 @@ def evaluate(
     """
     from medseg.labels import load_label_map
     from medseg.quality.evaluate import evaluate_folder
-    from medseg.quality.tables import score_table
 
     if labels is None and (predictions / "run.json").is_file():
         labels = predictions / "run.json"
@@ -57,6 +56,15 @@ def evaluate(
     evaluation = evaluate_folder(predictions, truths, known, tolerance)
     if output:
         write_evaluation(evaluation, output)
+    show_evaluation(evaluation)
+    if evaluation.problems:
+        raise typer.Exit(SOME_NOT_SCORED)
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print the scores as a table, what could not be compared, and what was not."""
+    from medseg.quality.tables import score_table
+
     screen = console()
     screen.print(score_table(evaluation))
     for case, problem in evaluation.problems[:SHOWN]:
@@ -67,8 +75,6 @@ def evaluate(
         screen.print(f"{len(evaluation.unmatched)} predictions have no true mask: not compared")
     if evaluation.not_run:
         screen.print(f"{len(evaluation.not_run)} true masks are of scans that the run was not given: not compared")
-    if evaluation.problems:
-        raise typer.Exit(SOME_NOT_SCORED)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

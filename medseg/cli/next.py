@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import Device
+from medseg.cli.options import Device, Key, Pseudonymize
 from medseg.cli.screen import console
 
 if TYPE_CHECKING:
-    from medseg.selection.worklist import Watcher, Worklist
+    from medseg.selection.worklist import Worklist
+
+LOOKING = "looking at scans"
 
 
 def next(
@@ -30,10 +31,8 @@ def next(
         Path | None, typer.Option(help="Folder of the scans that are labelled already; they are never chosen.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
-    pseudonymize: Annotated[
-        bool, typer.Option("--pseudonymize", help="Name NIfTI scans by pseudonyms too, as DICOM series are.")
-    ] = False,
-    key: Annotated[Path | None, typer.Option(help="Key file for the pseudonyms.")] = None,
+    pseudonymize: Pseudonymize = False,
+    key: Key = None,
     device: Device = "auto",
 ) -> None:
     """Choose which unlabelled scans a person should label next, the most useful first, and say why.
@@ -43,6 +42,7 @@ def next(
 
     Example: `medseg next scans/ --model runs/liver/model --labelled my_dataset/images --n 5 --output to_label`
     """
+    from medseg.cli.progress import show_count
     from medseg.selection.strategies import strategy_named
     from medseg.selection.worklist import SelectionOptions, rank_scans
 
@@ -55,20 +55,9 @@ def next(
         key=key,
         pseudonymize=pseudonymize,
     )
-    with progress() as watcher:
-        worklist = rank_scans(scans, output, model, options, watcher)
+    with show_count(LOOKING) as tell:
+        worklist = rank_scans(scans, output, model, options, partial(tell, LOOKING))
     show_worklist(worklist, output)
-
-
-@contextmanager
-def progress() -> Iterator[Watcher]:
-    """Show a bar of the scans that were looked at; give the function to tell it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("looking at scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show_worklist(worklist: Worklist, output: Path) -> None:

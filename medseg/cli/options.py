@@ -22,6 +22,7 @@ DataFolder = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Dataset folder with images/ and labels/, or a Decathlon or nnU-Net folder."),
 ]
+RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the configuration; may be repeated."),

@@ -10,11 +10,11 @@ import typer
 from medseg.cli.options import ConfigFile, DataFolder, Overrides, experiment
 from medseg.cli.screen import console
 
-RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder; `medseg train` goes on from it.")]
+PlanFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder; `medseg train` goes on from it.")]
 
 
 def plan(
-    output: RunFolder,
+    output: PlanFolder,
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,
@@ -39,7 +39,7 @@ def plan(
 
 
 def prepare(
-    output: RunFolder,
+    output: PlanFolder,
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,

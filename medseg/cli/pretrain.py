@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, RunFolder, experiment
 from medseg.cli.screen import console, show_time_is_up
 
 if TYPE_CHECKING:
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    output: RunFolder,
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,

@@ -1,8 +1,8 @@
-"""How far a batch is: a bar on a terminal, a line now and then elsewhere. Loads rich."""
+"""How far work is: a bar on a terminal; of a batch a line now and then elsewhere. Loads rich."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from time import monotonic
@@ -28,6 +28,15 @@ class RateColumn(ProgressColumn):
         """Return the rate, once there is one."""
         speed = task.finished_speed or task.speed
         return Text(f"{60 * speed:.0f} cases/min" if speed else "", style="cyan")
+
+
+@contextmanager
+def show_count(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar of what is done first; give the function to tell it what is done, how many are, and of how many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, experiment
+from medseg.cli.options import Device, MaxSeconds, ModelConfigFile, Overrides, RunFolder, experiment
 from medseg.cli.screen import console
 from medseg.cli.train import show_training
 from medseg.errors import ConfigError
@@ -15,7 +15,7 @@ from medseg.errors import ConfigError
 
 def prune(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder of a trained U-Net.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    output: RunFolder,
     keep: Annotated[float, typer.Option(help="Share of the feature maps of each stage that stay.")] = 0.7,
     data: Annotated[
         Path | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,6 @@ from medseg.cli.options import Device, Overrides
 from medseg.cli.screen import console
 
 if TYPE_CHECKING:
-    from medseg.pseudo.evidence import Progress
     from medseg.pseudo.label import Labelling
 
 SHOWN = 5
@@ -44,27 +41,17 @@ def pseudo_label(
     `medseg train --config configs/hippocampus.yaml --data my_dataset --output runs/student
     --set unlabelled.method=pseudo-labels --set unlabelled.pseudo_labels=runs/pseudo`
     """
+    from medseg.cli.progress import show_count
     from medseg.inference.hardware import choose_device
     from medseg.pseudo.label import Labeller
     from medseg.pseudo.teachers import read_run
 
     chosen = choose_device(device)
     teaching = read_run(run, data, overrides or (), chosen)
-    with label_progress() as progress:
+    with show_count("labelled scans") as progress:
         labeller = Labeller(teaching.teachers, teaching.config.pseudo, chosen, progress)
         labelling = labeller.label(teaching.dataset, output)
     show_labelling(labelling)
-
-
-@contextmanager
-def label_progress() -> Iterator[Progress]:
-    """Show a bar of what is being looked at; give the function to tell it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("labelled scans", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def show_labelling(labelling: Labelling) -> None:

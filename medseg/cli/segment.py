@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 PICTURE = "medseg.quality.viewer:draw_case"
 """Draws the pictures; imported where they are drawn, so that workers start at once."""
 
-HOW, WRITTEN, SCALE = "How the model is applied", "What is written", "Many cases, several machines"
-"""Groups of options in the help."""
+how = partial(typer.Option, rich_help_panel="How the model is applied")
+written = partial(typer.Option, rich_help_panel="What is written")
+scale = partial(typer.Option, rich_help_panel="Many cases, several machines")
+"""Options by their groups in the help."""
 
 SPEED_HELP = (
     "fast, balanced (as the model was validated) or accurate: how much windows overlap, whether they are mirrored, and "
@@ -37,99 +40,57 @@ def segment(
     device: Device = "auto",
     backend: Annotated[
         str,
-        typer.Option(
+        how(
             help="What computes the network, of a folder that medseg export wrote: torch, onnx or openvino; auto: the "
-            "first that is there.",
-            rich_help_panel=HOW,
+            "first that is there."
         ),
     ] = "auto",
-    speed: Annotated[str, typer.Option(help=SPEED_HELP, rich_help_panel=HOW)] = "balanced",
+    speed: Annotated[str, how(help=SPEED_HELP)] = "balanced",
     flips: Annotated[
-        bool | None,
-        typer.Option(
-            "--flips/--no-flips", help="Average over mirrored scans; default: the model's way.", rich_help_panel=HOW
-        ),
+        bool | None, how("--flips/--no-flips", help="Average over mirrored scans; default: the model's way.")
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=0.95,
-            help="Share of a window that the next one covers again; default: the model's.",
-            rich_help_panel=HOW,
-        ),
+        how(min=0, max=0.95, help="Share of a window that the next one covers again; default: the model's."),
     ] = None,
     pictures: Annotated[
-        bool,
-        typer.Option(
-            help="Draw overlay.png for each case, and with NiiVue (medseg\\[viewer]) view.html.",
-            rich_help_panel=WRITTEN,
-        ),
+        bool, written(help="Draw overlay.png for each case, and with NiiVue (medseg\\[viewer]) view.html.")
     ] = True,
-    report: Annotated[
-        bool, typer.Option(help="Write report.html and worklist.csv at the end.", rich_help_panel=WRITTEN)
-    ] = True,
+    report: Annotated[bool, written(help="Write report.html and worklist.csv at the end.")] = True,
     formats: Annotated[
         str,
-        typer.Option(
+        written(
             help="Formats, joined by commas: nifti (always written), seg-nrrd for 3D Slicer; of DICOM series also "
-            "dicom-seg, rtstruct (contours), dicom-sr (measurements).",
-            rich_help_panel=WRITTEN,
+            "dicom-seg, rtstruct (contours), dicom-sr (measurements)."
         ),
     ] = "nifti",
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also write one binary mask a label.", rich_help_panel=WRITTEN)
-    ] = False,
+    per_class: Annotated[bool, written("--per-class", help="Also write one binary mask a label.")] = False,
     lesions: Annotated[
         str | None,
-        typer.Option(
-            help="Labels, joined by commas, whose parts are measured singly; default: as the model marks.",
-            rich_help_panel=WRITTEN,
-        ),
+        written(help="Labels, joined by commas, whose parts are measured singly; default: as the model marks."),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Worker processes; 0: all in this process; default: one a GPU, one on a CPU.",
-            rich_help_panel=SCALE,
-        ),
+        int | None, scale(min=0, help="Worker processes; 0: all in this process; default: one a GPU, one on a CPU.")
     ] = None,
     case_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="End a case after so much work on it, as hanging; 0: never.",
-            rich_help_panel=SCALE,
-        ),
+        float, scale(min=0, metavar="SECONDS", help="End a case after so much work on it, as hanging; 0: never.")
     ] = 6 * 3600,
     memory_limit: Annotated[
-        float | None,
-        typer.Option(metavar="GB", help="Memory that a worker process may take (Linux).", rich_help_panel=SCALE),
+        float | None, scale(metavar="GB", help="Memory that a worker process may take (Linux).")
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(
-            help="processes: workers on this machine; ray: actors on a Ray cluster (medseg\\[ray]).",
-            rich_help_panel=SCALE,
-        ),
+        str, scale(help="processes: workers on this machine; ray: actors on a Ray cluster (medseg\\[ray]).")
     ] = "processes",
     ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.", rich_help_panel=SCALE
-        ),
+        str | None, scale(help="Address of the Ray cluster; default: RAY_ADDRESS, else one on this machine.")
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do the Ith of N parts of the cases; other commands do the others. Then: medseg unite.",
-            rich_help_panel=SCALE,
+        scale(
+            metavar="I/N", help="Do the Ith of N parts of the cases; other commands do the others. Then: medseg unite."
         ),
     ] = None,
-    redo: Annotated[bool, typer.Option(help="Segment again what is already done.", rich_help_panel=SCALE)] = False,
+    redo: Annotated[bool, scale(help="Segment again what is already done.")] = False,
     policy: Policies = None,
     series_rule: SeriesRule = None,
     pseudonymize: Pseudonymize = False,

@@ -8,16 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import (
-    Device,
-    Key,
-    Overrides,
-    Policies,
-    Pseudonymize,
-    SeriesRule,
-    Workdir,
-    experiment,
-)
+from medseg.cli.options import Device, Key, Overrides, Policies, Pseudonymize, SeriesRule, Workdir, experiment
 from medseg.cli.screen import console
 
 FINE_TUNING = ("training.steps=300", "training.learning_rate=0.0005", "training.warmup_steps=20")

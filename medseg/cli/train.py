@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, experiment
+from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, RunFolder, experiment
 from medseg.cli.screen import console, show_time_is_up
 from medseg.errors import ConfigError
 
@@ -19,7 +19,7 @@ PRETRAIN = "pretrain"
 
 
 def train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a stopped run in it goes on.")],
+    output: RunFolder,
     config: ConfigFile = None,
     data: DataFolder = None,
     overrides: Overrides = None,

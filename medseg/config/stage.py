@@ -8,14 +8,16 @@ from difflib import SequenceMatcher
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from medseg.frozen import Frozen
+
 ALIKE = 0.7
 """Similarity (0 to 1) from which a name is taken for a slip of another."""
 
 
-class Stage(BaseModel):
+class Stage(Frozen):
     """Base of all stages: frozen, and unknown keys, ``.nan`` and ``.inf`` are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel] | None = None) -> str:

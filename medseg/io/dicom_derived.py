@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from highdicom import PatientSexValues
 from highdicom.sr.coding import CodedConcept
@@ -18,9 +19,11 @@ from highdicom.valuerep import check_person_name
 from pydicom import Dataset, dcmread
 from pydicom.valuerep import DA, TM
 
-from medseg.errors import ReasonCode, SeriesError
+from medseg.errors import ReasonCode, SeriesError, UnsupportedScanError
+from medseg.io.dicom import open_series
+from medseg.io.dicom_series import Series
 from medseg.io.terminology import clean_text
-from medseg.labels import Code
+from medseg.labels import Code, Label
 from medseg.volume import Source
 
 IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
@@ -59,23 +62,35 @@ class Algorithm:
 
     Attributes
     ----------
-    name, version : of the model, and of medseg with the digest of its weights.
+    name, version : of the model, and of medseg.
     """
 
     name: str
     version: str
 
 
-def quotable_images(source: Source) -> list[Dataset]:
-    """Return the headers of a series' files, with all that a derived object quotes of them.
+def quotable_series(source: Source, purpose: str) -> tuple[Series, list[Dataset]]:
+    """Return a series, and the headers of its files in slice order with all that a derived object quotes of them.
 
     Names, dates, times and a sex that are none of DICOM's are empty, as they may be.
 
+    Parameters
+    ----------
+    purpose : why it must be a series, to end the message.
+
     Raises
     ------
-    SeriesError
-        `NO_IDENTITY` if one lacks an identifier, or has two.
+    ScanError
+        `NOT_DICOM` if the scan is no series, `NO_IDENTITY` if a file lacks an identifier, or has two; else as
+        `medseg.io.dicom.open_series`.
     """
+    if source.kind != "dicom":
+        raise UnsupportedScanError(ReasonCode.NOT_DICOM, f"the scan is no DICOM series, {purpose}")
+    series = open_series(source)
+    return series, _quotable_images(series.source)
+
+
+def _quotable_images(source: Source) -> list[Dataset]:
     images: list[Dataset] = []
     for number, path in enumerate(source.files, start=1):
         image = dcmread(path, stop_before_pixels=True, force=True)
@@ -115,6 +130,11 @@ def text(words: str) -> str:
     return clean_text(words, without="\\", limit=TEXT_LIMIT)  # a backslash parts DICOM values
 
 
+def name_of(label: Label) -> str:
+    """Return what a label is called in DICOM."""
+    return text(label.name) or f"label_{label.value}"
+
+
 def made_from(images: Sequence[Dataset], algorithm: Algorithm, *parts: str) -> str:
     """Return what a result's UIDs are made from, beside its kind.
 
@@ -128,3 +148,26 @@ def uid(kind: str, name: str) -> str:
     """Return a UID made from a digest (PS3.5 B.2), so that equal content has equal UIDs."""
     number = int.from_bytes(sha256(f"{kind}\n{name}".encode()).digest()[:16], "big")
     return f"2.25.{number}"
+
+
+def identity(content: str, number: int, name: str, algorithm: Algorithm, *, kind: str = "") -> dict[str, Any]:
+    """Return what each derived object says of itself, as the arguments of its class in highdicom.
+
+    Parameters
+    ----------
+    content : what it holds, for the series' description.
+    number : of its series.
+    name : what its UIDs are made from (`made_from`).
+    kind : begins the kind of its UIDs.
+    """
+    return {
+        "series_instance_uid": uid(f"{kind}series", name),
+        "series_number": number,
+        "sop_instance_uid": uid(f"{kind}instance", name),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": text(algorithm.name),
+        "software_versions": text(algorithm.version),
+        "series_description": text(f"AI {content}, research use: {algorithm.name}"),
+        "specific_character_set": "ISO_IR 192",  # UTF-8: labels may be in any language
+    }

@@ -152,21 +152,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
         `UNREADABLE` if it claims to be DICOM but can't be parsed.
     """
     try:
-        with BoundedReader(path) as stream:
-            head = stream.read(HEAD_BYTES)
-            start = meta_start(head)
-            if start is None:
-                return ()
-            meta = read_meta(head, start)
-            if meta.syntax == DEFLATED:  # pydicom inflates the whole file without a bound
-                raise UnsupportedScanError(
-                    ReasonCode.UNREADABLE,
-                    "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
-                )
-            read = Elements(_parse(stream, head, meta))
-            header = _header(path, read, meta)
-            if header.supported:
-                header = replace(header, problem=_pixel_problem(stream, read, meta.syntax, header))
+        header = _read_header(path)
     except OSError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"a file can't be read: {error.strerror}") from None
     except UnsupportedScanError:
@@ -175,6 +161,8 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
         raise UnsupportedScanError(
             ReasonCode.UNREADABLE, f"a DICOM file is damaged: its header can't be parsed ({type(error).__name__})"
         ) from None
+    if header is None:
+        return ()
     if not header.sop_class and not header.rows:
         raise UnsupportedScanError(
             ReasonCode.UNREADABLE, "a DICOM file is damaged: it names neither what kind of object nor image it is"
@@ -193,6 +181,26 @@ def quiet_pydicom() -> None:
     """
     warnings.filterwarnings("ignore", module="pydicom")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def _read_header(path: Path) -> SliceHeader | None:
+    """Return what a file's header says of all its planes; None if it is not DICOM."""
+    with BoundedReader(path) as stream:
+        head = stream.read(HEAD_BYTES)
+        start = meta_start(head)
+        if start is None:
+            return None
+        meta = read_meta(head, start)
+        if meta.syntax == DEFLATED:  # pydicom inflates the whole file without a bound
+            raise UnsupportedScanError(
+                ReasonCode.UNREADABLE,
+                "a deflated DICOM file is not read, because its size has no bound; save it uncompressed",
+            )
+        read = Elements(_parse(stream, head, meta))
+        header = _header(path, read, meta)
+        if header.supported:
+            header = replace(header, problem=_pixel_problem(stream, read, meta.syntax, header))
+        return header
 
 
 def _parse(stream: BinaryIO, head: bytes, meta: FileMeta) -> Dataset:
@@ -271,10 +279,9 @@ def _header(path: Path, read: Elements, meta: FileMeta) -> SliceHeader:
 def _padding(read: Elements) -> tuple[int, int] | None:
     if not read.value("PixelPaddingValue"):
         return None
-    signed = read.integer("PixelRepresentation") == 1
-    keywords = ("PixelPaddingValue", "PixelPaddingRangeLimit" if read.value("PixelPaddingRangeLimit") else "")
-    values = [read.integer(keyword or keywords[0]) for keyword in keywords]
-    values = [value - 65536 if signed and value > 32767 else value for value in values]
+    values = [read.integer(word) for word in ("PixelPaddingValue", "PixelPaddingRangeLimit") if read.value(word)]
+    if read.integer("PixelRepresentation") == 1:
+        values = [value - 65536 if value > 32767 else value for value in values]
     return min(values), max(values)
 
 

@@ -17,6 +17,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from medseg.errors import ScanError
+from medseg.interpreter import command_of
 from medseg.io.dicom_headers import SliceHeader, quiet_pydicom, read_headers
 
 Result = tuple[SliceHeader, ...] | ScanError
@@ -59,11 +60,10 @@ def work() -> None:
 def _read_elsewhere(paths: list[Path]) -> list[Result]:
     """Let a child process read; its warnings, which may quote a patient's data, are thrown away."""
     done = subprocess.run(
-        [sys.executable, "-c", "from medseg.io.dicom_pool import work; work()"],
+        command_of("medseg.io.dicom_pool:work"),
         input=pickle.dumps(paths),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=False,
     )
     if done.returncode != 0:  # killed, say for memory: the files themselves may still be sound

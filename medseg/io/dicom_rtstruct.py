@@ -21,23 +21,22 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
-from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
+from medseg.errors import ReasonCode, SeriesError
 from medseg.geometry import reorder
 from medseg.io.contours import Polygon, fill, outline
-from medseg.io.dicom import open_series
 from medseg.io.dicom_derived import (
-    MANUFACTURER,
     Algorithm,
     concept,
+    identity,
     made_from,
-    quotable_images,
+    name_of,
+    quotable_series,
     text,
-    uid,
     without_warnings,
 )
 from medseg.io.dicom_headers import SliceHeader
 from medseg.io.dicom_series import Series
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.terminology import side_of
 from medseg.labels import Label, LabelMap
 from medseg.volume import Mask, Source
@@ -57,6 +56,7 @@ Slices = list[tuple[SliceHeader, NDArray]]
 """Source images with their part of the mask (column, row)."""
 
 
+@without_warnings()
 def write_rtstruct(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
     """Write a mask as a DICOM structure set, read it back, fill its contours and compare.
 
@@ -86,15 +86,7 @@ def write_rtstruct(path: Path, mask: Mask, labels: LabelMap, source: Source, alg
     -----
     UIDs follow from series and images, mask, labels and algorithm: the same result sent twice is one object to a PACS.
     """
-    if source.kind != "dicom":
-        raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, on which contours are drawn")
-    with without_warnings():
-        return _write(path, mask, labels, source, algorithm)
-
-
-def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
-    series = open_series(source)
-    images = quotable_images(series.source)
+    series, images = quotable_series(source, "on which contours are drawn")
     array = series.on_slices(reorder(mask.array, mask.grid, series.grid))
     present = [label for label in labels.labels if (array == label.value).any()]
     if not present:
@@ -109,7 +101,7 @@ def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: 
     with atomic_file(path) as temporary:
         structures.save_as(temporary, enforce_file_format=True)
         if not _reads_back(temporary, present, slices):
-            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+            raise read_back_error(path)
     return tuple(label.name for label in present)
 
 
@@ -117,19 +109,11 @@ def _structure_set(images: list[Dataset], name: str, algorithm: Algorithm) -> hd
     """Return a structure set without structures, in the patient and study of the images."""
     structures = hd.base.SOPClass(
         study_instance_uid=images[0].StudyInstanceUID,
-        series_instance_uid=uid("rtstruct series", name),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=uid("rtstruct instance", name),
-        instance_number=1,
         sop_class_uid=RTStructureSetStorage,
         modality="RTSTRUCT",
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=text(algorithm.name),
-        software_versions=text(algorithm.version),
-        series_description=text(f"AI contours, research use: {algorithm.name}"),
-        specific_character_set="ISO_IR 192",  # UTF-8: labels may be in any language
         # an explicit one has no room for the numbers of a contour beyond 64 KiB
         transfer_syntax_uid=ImplicitVRLittleEndian,
+        **identity("contours", SERIES_NUMBER, name, algorithm, kind="rtstruct "),
     )
     structures.copy_patient_and_study_information(images[0])
     structures.FrameOfReferenceUID, structures.PositionReferenceIndicator = images[0].FrameOfReferenceUID, ""
@@ -157,11 +141,10 @@ def _add_references(structures: Dataset, images: list[Dataset], series: Series) 
 
 
 def _add_region(structures: Dataset, number: int, label: Label, slices: Slices, algorithm: Algorithm) -> None:
-    name = text(label.name) or f"label_{label.value}"
     roi = _item(
         ROINumber=number,
         ReferencedFrameOfReferenceUID=structures.FrameOfReferenceUID,
-        ROIName=name,
+        ROIName=name_of(label),
         ROIGenerationAlgorithm="AUTOMATIC",
         ROIGenerationDescription=text(f"{algorithm.name} {algorithm.version}"),
     )

@@ -1,8 +1,5 @@
 """Write masks as DICOM segmentation objects (PS3.3 A.51) that belong to the study of their series.
 
-Such an object copies the patient and study of its series, by which a PACS files it: it is the only output
-of medseg, beside others in its folder, that names a patient.
-
 Segments without voxels are left out and the others numbered without a gap: readers that pair names with
 segments by position, dcmqi and with it 3D Slicer, would otherwise give every later one a wrong name.
 A frame lies on each source slice with a label and nowhere else: planes that reading interpolated have none.
@@ -23,21 +20,20 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
+from medseg.errors import ReasonCode, SeriesError
 from medseg.geometry import Grid, reorder
-from medseg.io.dicom import open_series
 from medseg.io.dicom_derived import (
-    MANUFACTURER,
     Algorithm,
     concept,
+    identity,
     made_from,
-    quotable_images,
+    name_of,
+    quotable_series,
     text,
-    uid,
     without_warnings,
 )
 from medseg.io.dicom_geometry import slice_normal
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Label, LabelMap
 from medseg.volume import Mask, Source
@@ -70,6 +66,7 @@ class Frames:
     spacing: tuple[float, float, float]
 
 
+@without_warnings()
 def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
     """Write a mask as a binary DICOM segmentation, read it back and compare.
 
@@ -99,15 +96,7 @@ def write_dicom_seg(path: Path, mask: Mask, labels: LabelMap, source: Source, al
     -----
     UIDs follow from series and images, mask, labels and algorithm: the same result sent twice is one object to a PACS.
     """
-    if source.kind != "dicom":
-        raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, to which a segmentation belongs")
-    with without_warnings():
-        return _write(path, mask, labels, source, algorithm)
-
-
-def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: Algorithm) -> tuple[str, ...]:
-    series = open_series(source)
-    images = quotable_images(series.source)
+    series, images = quotable_series(source, "to which a segmentation belongs")
     array = reorder(mask.array, mask.grid, series.grid)
     present = [label for label in labels.labels if (series.on_slices(array) == label.value).any()]
     if not present:
@@ -120,7 +109,7 @@ def _write(path: Path, mask: Mask, labels: LabelMap, source: Source, algorithm: 
     with atomic_file(path) as temporary:
         segmentation.save_as(temporary)
         if not _reads_back(temporary, frames):
-            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+            raise read_back_error(path)
     return tuple(label.name for label in present)
 
 
@@ -178,18 +167,10 @@ def _segmentation(
         segment_descriptions=[
             _description(number, label, identification) for number, label in enumerate(present, start=1)
         ],
-        series_instance_uid=uid("series", name),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=uid("instance", name),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=text(algorithm.name),
-        software_versions=text(algorithm.version),
         device_serial_number="0",
-        series_description=text(f"AI segmentation, research use: {algorithm.name}"),
         content_label="SEGMENTATION",
         content_description="Made by a program, not checked by a person",
-        specific_character_set="ISO_IR 192",  # UTF-8: labels may be in any language
+        **identity("segmentation", SERIES_NUMBER, name, algorithm),
     )
     for image in images[taken:]:
         quoted = Dataset()
@@ -217,7 +198,7 @@ def _description(number: int, label: Label, identification: hd.AlgorithmIdentifi
     side = side_of(label)
     description = SegmentDescription(
         segment_number=number,
-        segment_label=text(label.name) or f"label_{label.value}",
+        segment_label=name_of(label),
         segmented_property_category=concept(category_of(label)),
         segmented_property_type=concept(type_of(label)),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,

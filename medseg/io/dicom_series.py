@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +19,14 @@ from numpy.typing import NDArray
 from medseg.config import IngestConfig
 from medseg.errors import ReasonCode, ScanError, SeriesError
 from medseg.geometry import ORTHOGONALITY_TOLERANCE, Grid
-from medseg.io.dicom_elements import PHASE_KEYWORDS
-from medseg.io.dicom_geometry import SAME_POSITION_MM, Line, are_torn, fit_line, slice_normal, unit_directions
+from medseg.io.dicom_geometry import Line, are_torn, fit_line, slice_normal, unit_directions
 from medseg.io.dicom_headers import CT, PT, SliceHeader
+from medseg.io.dicom_repeats import grouped, split_phases, without_copies
 from medseg.io.findings import Findings
 from medseg.volume import Repair, Source
 
 SPACING_TOLERANCE = 1e-4
 """Largest relative difference of pixel spacings within one series."""
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,7 @@ def arrange(
     """
     policy = policy or IngestConfig()
     results: list[Series | Refusal] = []
-    groups = _grouped(sorted(headers, key=lambda header: (str(header.path), header.frame)), _series_key)
+    groups = grouped(sorted(headers, key=lambda header: (str(header.path), header.frame)), _series_key)
     volumes: list[list[SliceHeader]] = []
     for slices in groups.values():
         results += _skip_non_images(slices)
@@ -170,7 +166,7 @@ def _skip_non_images(slices: Sequence[SliceHeader]) -> list[Refusal]:
     others = [header for header in slices if not header.supported]
     scouts = [header for header in slices if header.supported and header.is_localizer]
     refusals = []
-    for modality, part in _grouped(others, lambda header: header.modality).items():
+    for modality, part in grouped(others, lambda header: header.modality).items():
         message = f"{len(part)} DICOM file(s) of a kind that holds no CT, MR or PET image"
         refusals.append(Refusal(ReasonCode.SKIPPED_SOP_CLASS, message, _files(part), skipped=True, modality=modality))
     if scouts:
@@ -189,12 +185,12 @@ def _arrange_series(
     try:
         directions = _check_slices(slices)
         _check_values(slices, findings)
-        slices, copies = _without_copies(slices, directions, same_pixels)
+        slices, copies = without_copies(slices, directions, same_pixels)
         if copies:
             findings.note(ReasonCode.DUPLICATE, f"repeats slices in {len(copies)} more file(s)")
             message = f"{len(copies)} file(s) that repeat slices of a {modality} series"
             results.append(Refusal(ReasonCode.DUPLICATE, message, _files(copies), skipped=True, modality=modality))
-        phases = _phases(slices, directions)
+        phases = split_phases(slices, directions)
         if len(phases) > 1:
             findings.note(ReasonCode.PHASES, f"holds {len(phases)} images at each position, of different phases")
         for suffix, part in phases.items():
@@ -266,68 +262,6 @@ def _check_values(slices: Sequence[SliceHeader], findings: Findings) -> None:
         findings.note(ReasonCode.MONOCHROME1, "is to be shown with an inverted grey scale (MONOCHROME1)")
 
 
-def _without_copies(
-    slices: list[SliceHeader],
-    directions: NDArray[np.float64],
-    same_pixels: Callable[[SliceHeader, SliceHeader], bool],
-) -> tuple[list[SliceHeader], list[SliceHeader]]:
-    """Return the slices without those that repeat another one's instance or image, and the repetitions."""
-    kept: list[SliceHeader] = []
-    copies: list[SliceHeader] = []
-    for place in _places(slices, directions):
-        unique: list[SliceHeader] = []
-        for header in place:
-            twin = next((other for other in unique if _may_repeat(header, other) and same_pixels(header, other)), None)
-            if twin is not None:
-                copies.append(header)
-            elif header.image and any(header.image == other.image for other in unique):
-                raise SeriesError(ReasonCode.CONFLICT, "has two different images under one instance UID")
-            else:
-                unique.append(header)
-        kept += unique
-    images = [header.image for header in kept if header.image]
-    if len(set(images)) < len(images):
-        raise SeriesError(ReasonCode.CONFLICT, "has one instance UID at two positions")
-    return kept, copies
-
-
-def _may_repeat(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether equal pixels make one slice a copy of the other; blank slices of two echoes are equal, too."""
-    is_same_phase = one.phase[:-1] == other.phase[:-1]  # the last is a time, which a copy may have of its own
-    return is_same_phase or bool(one.image and one.image == other.image)
-
-
-def _phases(slices: list[SliceHeader], directions: NDArray[np.float64]) -> dict[str, list[SliceHeader]]:
-    """Split slices whose positions repeat by what tells the repetitions apart.
-
-    An attribute explains them if each of its values covers every position exactly once; anything less
-    could pick a regular subset, such as every second slice, and pass for a volume.
-    """
-    places = _places(slices, directions)
-    if len(places) == len(slices):
-        return {"": slices}
-    repeats = {len(place) for place in places}
-    if len(places) > 1 and len(repeats) == 1 and slices[0].frames == 1:
-        for count in (1, 2):
-            for chosen in combinations(range(len(PHASE_KEYWORDS)), count):
-                parts = _grouped(slices, lambda header: tuple(header.phase[i] for i in chosen))  # noqa: B023
-                if all(len(_places(part, directions)) == len(part) == len(places) for part in parts.values()):
-                    names = [PHASE_KEYWORDS[i] for i in chosen]
-                    return {f"|{names}={values}": part for values, part in parts.items()}
-    if len(repeats) == 1 and slices[0].frames > 1:
-        raise SeriesError(
-            ReasonCode.PHASES,
-            f"holds {repeats.pop()} images at each of its {len(places)} positions in multi-frame files, whose frames "
-            "are not parted; export each phase as a series of its own",
-        )
-    if len(repeats) == 1:
-        raise SeriesError(
-            ReasonCode.PHASES,
-            f"holds {repeats.pop()} images at each of its {len(places)} positions, and no attribute tells them apart",
-        )
-    raise SeriesError(ReasonCode.CONFLICT, "holds several different images at some of its positions")
-
-
 def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings: Findings, identity: str) -> Series:
     if len(slices) < findings.policy.min_slices:
         raise SeriesError(
@@ -363,18 +297,6 @@ def _series(slices: list[SliceHeader], directions: NDArray[np.float64], findings
     )
 
 
-def _places(slices: Sequence[SliceHeader], directions: NDArray[np.float64]) -> list[list[SliceHeader]]:
-    """Group slices that lie at one position, in order along the normal."""
-    along = np.array([header.position for header in slices]) @ slice_normal(directions)
-    order = np.argsort(along, kind="stable")
-    places: list[list[SliceHeader]] = []
-    for previous, index in zip([None, *order[:-1]], order, strict=True):
-        if previous is None or along[index] - along[previous] > SAME_POSITION_MM:
-            places.append([])
-        places[-1].append(slices[index])
-    return places
-
-
 def _identity(slices: Sequence[SliceHeader]) -> str:
     first = slices[0]
     if first.series:
@@ -390,10 +312,3 @@ def _describe(slices: Sequence[SliceHeader]) -> str:
 
 def _files(slices: Iterable[SliceHeader]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(header.path for header in slices))
-
-
-def _grouped(slices: Iterable[SliceHeader], key: Callable[[SliceHeader], Key]) -> dict[Key, list[SliceHeader]]:
-    groups: dict[Key, list[SliceHeader]] = defaultdict(list)
-    for header in slices:
-        groups[key(header)].append(header)
-    return dict(groups)

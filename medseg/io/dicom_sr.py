@@ -21,20 +21,21 @@ from highdicom import sr
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
-from medseg.errors import OutputError, ReasonCode, SeriesError, UnsupportedScanError
-from medseg.io.dicom import open_series
+from medseg.errors import ReasonCode, SeriesError
 from medseg.io.dicom_derived import (
     MANUFACTURER,
     Algorithm,
     concept,
+    identity,
     made_from,
-    quotable_images,
+    name_of,
+    quotable_series,
     text,
     uid,
     without_warnings,
 )
 from medseg.io.dicom_series import Series
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 from medseg.measures.measure import Measures
@@ -79,6 +80,7 @@ class Segments:
     names: tuple[str, ...]
 
 
+@without_warnings()
 def write_dicom_sr(
     path: Path,
     measures: Sequence[Measures],
@@ -110,21 +112,17 @@ def write_dicom_sr(
     -----
     UIDs follow from series and images, measures and algorithm: the same result sent twice is one object to a PACS.
     """
-    if source.kind != "dicom":
-        raise UnsupportedScanError(ReasonCode.NOT_DICOM, "the scan is no DICOM series, to which a report belongs")
+    series, images = quotable_series(source, "to which a report belongs")
     found = [measure for measure in measures if measure.voxels]
     if not found:
         raise SeriesError(ReasonCode.EMPTY, "nothing was found in the scan; there is nothing to report")
-    with without_warnings():
-        series = open_series(source)
-        images = quotable_images(series.source)
-        seg = dcmread(segments.path, stop_before_pixels=True) if segments else None
-        writer = _Writer(labels, series, images, algorithm, seg, segments.names if segments else ())
-        report = writer.report(found)
-        with atomic_file(path) as temporary:
-            report.save_as(temporary)
-            if dcmread(temporary).ContentSequence != report.ContentSequence:
-                raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+    seg = dcmread(segments.path, stop_before_pixels=True) if segments else None
+    writer = _Writer(labels, series, images, algorithm, seg, segments.names if segments else ())
+    report = writer.report(found)
+    with atomic_file(path) as temporary:
+        report.save_as(temporary)
+        if dcmread(temporary).ContentSequence != report.ContentSequence:
+            raise read_back_error(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +148,9 @@ class _Writer:
         return sr.Comprehensive3DSR(
             evidence=[*self.images, *([self.segmentation] if self.segmentation else [])],
             content=content[0],
-            series_instance_uid=uid("sr series", name),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=uid("sr instance", name),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=text(self.algorithm.name),
-            software_versions=text(self.algorithm.version),
             device_serial_number="0",
-            series_description=text(f"AI measurements, research use: {self.algorithm.name}"),
             coding_schemes=[hd.coding_schemes.CodingSchemeIdentificationItem(INCOMPLETE.scheme, name=MANUFACTURER)],
-            specific_character_set="ISO_IR 192",  # UTF-8: labels may be in any language
+            **identity("measurements", SERIES_NUMBER, name, self.algorithm, kind="sr "),
         )
 
     def _observer(self) -> sr.ObserverContext:
@@ -180,7 +170,7 @@ class _Writer:
         In another result lesion 1 may be another lesion: what is tracked is one of this report alone.
         """
         label = next(label for label in self.labels.labels if label.value == measure.value)
-        name = text(label.name) or f"label_{label.value}"
+        name = name_of(label)
         tracked = name if measure.lesion is None else f"{name} {measure.lesion}"
         identity = f"{report}\n{label.value}\n{measure.lesion}"
         group: dict[str, Any] = {

@@ -225,5 +225,10 @@ def cause_of(error: OSError) -> str:
     return CAUSES.get(error.errno or 0, error.strerror or type(error).__name__)
 
 
+def read_back_error(target: Path) -> OutputError:
+    """Return the error of a file that does not hold what was written."""
+    return OutputError(f"{target} reads back differently from what was written; check the disk and try again")
+
+
 def _output_error(target: Path, error: OSError) -> OutputError:
     return OutputError(f"can't write {target}: {cause_of(error)}")

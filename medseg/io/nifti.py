@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import IngestConfig
-from medseg.errors import GeometryError, LabelError, OutputError, ReasonCode, ScanError, UnsupportedScanError
+from medseg.errors import GeometryError, LabelError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.findings import Findings
 from medseg.io.header import ScanHeader
 from medseg.io.label_tables import caret_table
@@ -141,19 +141,7 @@ def write_mask(path: Path, mask: Mask, source: Source, labels: LabelMap | None =
         If the file can't be written, or what was written is not what was meant.
     """
     if source.kind == "nifti":
-        scan = read_nifti_header(source.files[0])
-        expected = grid_of(scan)
-        if not mask.grid.matches(expected):
-            raise GeometryError(
-                ReasonCode.GRID_MISMATCH,
-                f"the mask ({mask.grid.describe()}) is not on the grid of {scan.name} ({expected.describe()})",
-            )
-        fields = _new_header(mask.array.shape, mask.array.dtype)
-        for name in COPIED_FIELDS:
-            fields[name] = scan.fields[name]
-        if scan.flat and fields["sform_code"]:  # whose third direction may be missing, and was added
-            for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
-                fields[name][2] = expected.affine[row, 2]
+        fields = _header_of_scan(read_nifti_header(source.files[0]), mask)
     else:
         fields = _placed_header(mask.grid, mask.array.shape, mask.array.dtype)
     fields.set_intent("label", name="")
@@ -302,6 +290,23 @@ def _new_header(shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
     return fields
 
 
+def _header_of_scan(scan: NiftiHeader, mask: Mask) -> nib.Nifti1Header:
+    """Return a header that places a mask as its scan's does; raises `GeometryError` if it lies elsewhere."""
+    expected = grid_of(scan)
+    if not mask.grid.matches(expected):
+        raise GeometryError(
+            ReasonCode.GRID_MISMATCH,
+            f"the mask ({mask.grid.describe()}) is not on the grid of {scan.name} ({expected.describe()})",
+        )
+    fields = _new_header(mask.array.shape, mask.array.dtype)
+    for name in COPIED_FIELDS:
+        fields[name] = scan.fields[name]
+    if scan.flat and fields["sform_code"]:  # whose third direction may be missing, and was added
+        for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+            fields[name][2] = expected.affine[row, 2]
+    return fields
+
+
 def _placed_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype) -> nib.Nifti1Header:
     fields = _new_header(shape, dtype)
     fields.set_xyzt_units("mm")
@@ -335,4 +340,4 @@ def _verify(written: Path, array: NDArray, fields: nib.Nifti1Header, grid: Grid,
     header = read_nifti_header(written)
     same_values = np.array_equal(_read_values(header), array.reshape(-1, order="F"))
     if not same_values or header.fields != fields or not grid_of(header).matches(grid):
-        raise OutputError(f"{target} reads back differently from what was written; check the disk and try again")
+        raise read_back_error(target)

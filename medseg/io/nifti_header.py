@@ -99,7 +99,7 @@ class NiftiHeader:
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """Return a file's name without and its NIfTI ending, in small letters; "" if it has none.
+    """Return a file's name without its NIfTI ending, and the ending in small letters; "" if it has none.
 
     Examples
     --------

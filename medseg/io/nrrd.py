@@ -15,9 +15,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from medseg.errors import OutputError, ReasonCode, ScanError, UnsupportedScanError
+from medseg.errors import ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.nifti_header import MAX_VALUES
 from medseg.io.streams import DeflateError, compressed
 from medseg.volume import Volume
@@ -178,7 +178,7 @@ def write_volume_nrrd(path: Path, volume: Volume) -> None:
         values = written.voxels(stored.size, stored.dtype.newbyteorder("<"))
         same = np.array_equal(values, stored.reshape(-1, order="F"))
         if not (same and written.grid(volume.grid.shape).matches(volume.grid)):
-            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+            raise read_back_error(path)
 
 
 def _grid_lines(dtype: np.dtype, grid: Grid) -> list[str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import OutputError, ReasonCode, ScanError, UnsupportedScanError
 from medseg.geometry import Grid
-from medseg.io.files import atomic_file
+from medseg.io.files import atomic_file, read_back_error
 from medseg.io.nrrd import PIXEL_TYPES, parse_nrrd, write_nrrd
 from medseg.io.terminology import category_of, clean_text, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
@@ -118,7 +118,7 @@ def write_seg_nrrd(path: Path, mask: Mask, labels: LabelMap, tags: Mapping[str, 
             raise OutputError(f"{path} can't be read back ({error}); check the disk and try again") from None
         same = written.segments == segments and np.array_equal(written.mask.array, mask.array)
         if not (same and written.grid.matches(mask.grid)):
-            raise OutputError(f"{path} reads back differently from what was written; check the disk and try again")
+            raise read_back_error(path)
 
 
 def read_seg_nrrd(path: Path) -> Segmentation:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.labels import Label, LabelMap
 from medseg.measures.diameters import plane_diameters, solid_diameter
@@ -32,10 +33,8 @@ OBLIQUE_DEGREES = 10.0
 PLANES = ("sagittal", "coronal", "axial")
 
 
-class Measures(BaseModel):
+class Measures(Frozen):
     """One structure, or one lesion of it. What is undefined because nothing was found is null, never 0."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     structure: str = Field(description="Name of the label")
     value: int = Field(description="Its value in the mask")

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from medseg.config import InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
+from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
@@ -73,10 +74,8 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ModelRecord(BaseModel):
+class ModelRecord(Frozen):
     """What ``model.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(SCHEMA_VERSION, description="Version of this file's fields")
     name: str = Field(min_length=1, description="Name of the model")

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError, PlanError
+from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder
 from medseg.networks.build import build_network
 from medseg.networks.weights import check_fit, half, read_weights, write_weights
@@ -62,10 +63,8 @@ class Pretrained:
         network.load_state_dict({**network.state_dict(), **self.weights})
 
 
-class PretrainedRecord(BaseModel):
+class PretrainedRecord(Frozen):
     """What ``pretrained.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, description="Version of the file")
     plan: Plan = Field(description="Preprocessing, patch and topology")

@@ -22,7 +22,7 @@ from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import ListenConfig
 from medseg.pacs.spool import Spool
 from medseg.pacs.tls import server_context
-from medseg.provenance import package_versions
+from medseg.provenance import medseg_version
 
 UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 COMPRESSED = (
@@ -55,7 +55,7 @@ class Node:
     def entity(self) -> AE:
         """Return the application entity with its rules."""
         limits, entity = self._config.limits, AE(self._config.ae_title)
-        entity.implementation_version_name = f"MEDSEG_{package_versions(['medseg']).get('medseg', '')}"[:16]
+        entity.implementation_version_name = f"MEDSEG_{medseg_version()}"[:16]
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._config.allow)
         entity.maximum_associations = limits.associations

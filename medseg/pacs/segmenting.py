@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -40,7 +40,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
     def __init__(self, config: ListenConfig, work: Path) -> None:
         self._config, self._work = config, work
         self._engine: Engine | None = None
-        self._opened: AbstractContextManager[Engine] | None = None
+        self._opened = ExitStack()
 
     def __enter__(self) -> Segmenter:
         self._open().facts()
@@ -54,14 +54,12 @@ class Segmenter(AbstractContextManager["Segmenter"]):
     def _open(self) -> Engine:
         if self._engine is None:
             job = Job(model=self._config.model, folder=self._work / CASES, config=self._config.segment)
-            self._opened = open_engine(job, None)
-            self._engine = self._opened.__enter__()
+            self._engine = self._opened.enter_context(open_engine(job, None))
         return self._engine
 
     def _close(self) -> None:
-        opened, self._engine, self._opened = self._opened, None, None
-        if opened:
-            opened.__exit__(None, None, None)
+        self._engine = None
+        self._opened.close()
 
     def segment(self, study: Study, *, is_last_try: bool) -> StudyRecord:
         """Segment what the rules choose of a study into its ``results/``; returns its record, safely on disk.

@@ -66,13 +66,8 @@ class StoreUser:
     """
 
     def __init__(self, config: ListenConfig, to: str, tls: ssl.SSLContext | None) -> None:
-        self.name = to
-        self._title, self._peer, self._tls, self._seconds = (
-            config.ae_title,
-            parse_peer(to),
-            tls,
-            config.limits.idle_seconds,
-        )
+        self.name, self._peer, self._tls = to, parse_peer(to), tls
+        self._title, self._seconds = config.ae_title, config.limits.idle_seconds
 
     def send(self, files: Sequence[Path]) -> None:
         """Send files over one association."""

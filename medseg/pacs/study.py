@@ -20,9 +20,10 @@ from pathlib import Path
 from time import time
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from medseg.io.files import write_text
+from medseg.frozen import Frozen
+from medseg.io.files import flush_file, write_text
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -30,20 +31,16 @@ STATES: tuple[State, ...] = get_args(State)
 SCANS, RESULTS, RECORD = "scans", "results", "study.json"
 
 
-class Problem(BaseModel):
+class Problem(Frozen):
     """A series of the study that was not segmented, or has no result of some format."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str = Field(description="Pseudonym of the series")
     reason: str = Field(description="Reason code")
     message: str = Field(description="The same as a sentence")
 
 
-class StudyRecord(BaseModel):
+class StudyRecord(Frozen):
     """What is known of a study beside its files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tries: int = Field(0, description="How often the present step was begun")
     next_try: float = Field(0.0, description="When it may be tried again, seconds since 1970")
@@ -112,6 +109,5 @@ def flush_tree(folder: Path) -> None:
     """Have all files below a folder, and their names, written to the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            with open(Path(parent, name), "rb") as stream:
-                os.fsync(stream.fileno())
+            flush_file(Path(parent, name))
         flush_folder(Path(parent))

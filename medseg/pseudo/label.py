@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.pseudo_labels import (
@@ -34,6 +34,7 @@ from medseg.catalog.sources import scan_digest
 from medseg.catalog.splits import check_unlabelled
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
+from medseg.frozen import Frozen
 from medseg.inference.forward import streamed_axis
 from medseg.io.files import write_text
 from medseg.io.scan import read_case
@@ -58,10 +59,8 @@ VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-class CalibrationReport(BaseModel):
+class CalibrationReport(Frozen):
     """What ``calibration.json`` holds: how far the teachers can be believed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: int = Field(description="Number of networks")
     learnt_from: tuple[str, ...] = Field(

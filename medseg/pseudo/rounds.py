@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import visible
@@ -32,6 +32,7 @@ from medseg.catalog.pseudo_labels import RECORD, REVIEWED, Status, read_record, 
 from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
+from medseg.frozen import Frozen
 from medseg.inference.hardware import choose_device
 from medseg.io.files import atomic_file, atomic_folder, write_text
 from medseg.networks.model import load_model, save_model
@@ -83,10 +84,8 @@ class RoundsOptions:
     train: Train = run_training
 
 
-class RoundReport(BaseModel):
+class RoundReport(Frozen):
     """What ``round.json`` holds: how a round's students did on scans that were held out from them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int = Field(description="The round, from 1")
     kept: bool = Field(description="Whether its students go on; if not, the rounds end before it")
@@ -95,10 +94,8 @@ class RoundReport(BaseModel):
     settings: str = Field("", description="Digest of what the round follows from")
 
 
-class Promotion(BaseModel):
+class Promotion(Frozen):
     """What ``promotion.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promoted: bool = Field(description="Whether the student is the model to use; if not, the supervised one is")
     verified: bool = Field(description="Whether held-out labelled scans decided; false: there were too few to hold out")

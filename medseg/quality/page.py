@@ -27,12 +27,12 @@ def render_page(template: str, **content: object) -> str:
 
 
 @lru_cache
-def template_of(name: str) -> Template:
-    """Return a template of ``templates/``."""
+def template_of(name: str, package: str = "medseg.quality") -> Template:
+    """Return a template of a package's ``templates/``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # 0.1 s, which workers without NiiVue save
 
     environment = Environment(
-        loader=PackageLoader("medseg.quality"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -27,14 +27,7 @@ from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import Review, ReviewedCase, review_results
 from medseg.review.earlier import Earlier
 from medseg.review.entry import EntryWriter, Origin, with_priority
-from medseg.review.folder import (
-    CORRECTED,
-    WORKLIST,
-    Manifest,
-    ReviewCase,
-    ReviewFolder,
-    write_manifest,
-)
+from medseg.review.folder import CORRECTED, WORKLIST, Manifest, ReviewCase, ReviewFolder, write_manifest
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.review.worklist import Row, entered_verdicts, write_worklist
 from medseg.text import printable
@@ -138,9 +131,7 @@ def export_review(
             except (ScanError, LabelError, ReviewError) as error:
                 problems.append((name, printable(str(error))))
     manifest = exporter.manifest(exported)
-    for name, target in SCRIPTS.items():
-        with atomic_file(folder / target) as temporary:
-            temporary.write_bytes(files("medseg.review").joinpath(name).read_bytes())
+    _write_scripts(folder)
     (folder / CORRECTED).mkdir(exist_ok=True)
     anew = {case.case for case in manifest.cases if earlier.is_other(case)}
     write_worklist(folder / WORKLIST, manifest, {name: row for name, row in entered.items() if name not in anew})
@@ -218,6 +209,12 @@ class _Exporter:
                 Refusal.CHANGED_SCAN, f"{record.case}: its scan has changed since it was segmented; segment again"
             )
         return scan
+
+
+def _write_scripts(folder: Path) -> None:
+    for name, target in SCRIPTS.items():
+        with atomic_file(folder / target) as temporary:
+            temporary.write_bytes(files("medseg.review").joinpath(name).read_bytes())
 
 
 def _check_known(entered: Mapping[str, Sequence[Row]], earlier: Earlier) -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.errors import DatasetError, OutputError, ScanError
+from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.io.files import write_text
 from medseg.io.slicer import read_seg_nrrd
@@ -46,11 +47,7 @@ CASE_TAG = "medseg.Case"
 """Tag of every segment that says which case it belongs to; Slicer keeps it."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ReviewCase(_Part):
+class ReviewCase(Frozen):
     """One case to review. Paths are relative to the review folder."""
 
     case: str = Field(pattern=PLAIN_NAME, description="Case id")
@@ -77,7 +74,7 @@ class ReviewCase(_Part):
         return Grid(self.geometry.shape, np.array(self.geometry.affine))
 
 
-class Manifest(_Part):
+class Manifest(Frozen):
     """The record of an export."""
 
     format: int = Field(1, description="Version of this file's layout")

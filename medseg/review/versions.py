@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.errors import ConfigError, OutputError
+from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
+from medseg.io.tables import OWNER_ONLY
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.metrics import State, StructureScore
 from medseg.review.folder import REVIEWS, ReviewCase, ReviewFolder
@@ -36,16 +38,11 @@ RECORD = "review.json"
 MASK = "mask.nii.gz"
 COMMENT = "comment.txt"
 CHOICE = "chosen.json"
-PRIVATE = 0o600
 
 Status = Literal["accepted", "corrected", "rejected", "flagged"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Change(_Part):
+class Change(Frozen):
     """How far one structure of the prediction is from what the reviewer left."""
 
     structure: str = Field(description="Label or region")
@@ -82,7 +79,7 @@ class Change(_Part):
         return (self.dice or 0.0) * (self.before_ml + self.after_ml) / 2
 
 
-class Version(_Part):
+class Version(Frozen):
     """The record of one verdict that was taken. It names no person and holds no comment."""
 
     case: str = Field(description="Case id")
@@ -111,7 +108,7 @@ class Version(_Part):
         return self.status in ("accepted", "corrected")
 
 
-class Choice(_Part):
+class Choice(Frozen):
     """A person's choice between versions of a case."""
 
     version: int = Field(description="Number of the chosen version")
@@ -219,7 +216,7 @@ def _fill(
             write_mask(folder / MASK, mask, Source("nifti", (review.path / case.images[0],)), review.labels)
             version = version.model_copy(update={"mask": digest_files([folder / MASK])})
         if comment:
-            (folder / COMMENT).touch(PRIVATE)
+            (folder / COMMENT).touch(OWNER_ONLY)
             (folder / COMMENT).write_text(comment + "\n", encoding="utf-8")
         (folder / RECORD).write_text(version.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return version

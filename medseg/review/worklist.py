@@ -24,15 +24,10 @@ HEADER = (
 )  # fmt: skip
 
 VERDICTS = {
-    word: status
-    for status, words in {
-        "accepted": ("accepted", "accept"),
-        "corrected": ("corrected", "correct"),
-        "rejected": ("rejected", "reject"),
-        "flagged": ("flagged", "flag"),
-    }.items()
-    for word in words
-}
+    "accepted": "accepted", "accept": "accepted", "corrected": "corrected", "correct": "corrected",
+    "rejected": "rejected", "reject": "rejected", "flagged": "flagged", "flag": "flagged",
+}  # fmt: skip
+"""What may stand in the column `status`, and the verdict that it means."""
 
 SPREADSHEET_EPOCH = date(1899, 12, 30)
 """Day 0 of the numbers that Excel and LibreOffice make of dates."""
@@ -161,10 +156,7 @@ def _moment(text: str) -> str:
             return (SPREADSHEET_EPOCH + timedelta(days=int(text[:5]))).isoformat()
         if dotted := re.fullmatch(r"(\d{1,2})\.(\d{1,2})\.(\d{4})", text):
             return date(*map(int, dotted.groups()[::-1])).isoformat()
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).isoformat() if len(text) > 10 else _day(text)
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00")) if len(text) > 10 else date.fromisoformat(text)
+        return moment.isoformat()
     except ValueError:
         raise ValueError(f"{printable(text)!r} is no date; write it as 2025-12-09") from None
-
-
-def _day(text: str) -> str:
-    return date.fromisoformat(text).isoformat()

@@ -1,8 +1,8 @@
 """Who may come in, and how much each request may bring.
 
 The token comes as a bearer token, which `medseg.serve.tokens` gives for a password, or in the address:
-``http://127.0.0.1:8000/key/TOKEN``. Slicer's module fetches scans without its bearer token, so that it
-needs the latter; an address without it would serve it everything but scans.
+``http://127.0.0.1:8000/key/TOKEN``. Slicer's module fetches scans without its bearer token, so it needs
+the latter: at an address without the token it gets everything but scans.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from medseg.batch.faults import place_of
 from medseg.errors import MedsegError
-from medseg.provenance import package_versions
+from medseg.provenance import medseg_version
 from medseg.serve.access import App, Gate
 from medseg.serve.refusal import BAD_REQUEST, DISK_FULL, SERVER_ERROR, UNPROCESSABLE, sentence_of, status_of
 from medseg.serve.routes_cases import case_routes
@@ -30,8 +30,7 @@ def make_app(service: Service, tokens: Tokens | None) -> App:
     ----------
     tokens : None: no token is needed.
     """
-    version = package_versions(["medseg"]).get("medseg", "0")
-    app = FastAPI(title="medseg", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="medseg", version=medseg_version(), docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(case_routes(service))
     app.include_router(work_routes(service, tokens))
     app.include_router(page_routes(service))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Body
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.labels import LabelMap
@@ -14,6 +15,9 @@ from medseg.text import printable
 MOST_LETTERS = 64
 
 B = TypeVar("B", bound=BaseModel)
+
+Params = Annotated[dict[str, Any] | None, Body()]
+"""The JSON body of a request, where it has one."""
 
 
 class _Body(BaseModel):

@@ -15,7 +15,7 @@ from medseg.io.slicer import write_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
 from medseg.review.folder import CASE_TAG, ReviewCase
-from medseg.serve.numbering import label_names, numbered
+from medseg.serve.numbering import label_numbers, numbered
 from medseg.serve.refusal import UNPROCESSABLE, RequestError
 from medseg.volume import Mask, Source
 
@@ -99,5 +99,5 @@ def received(stream: BinaryIO, name: str, folder: Path) -> Path:
 
 
 def _renumbered(labels: LabelMap) -> LabelMap:
-    numbers = label_names(labels)
+    numbers = label_numbers(labels)
     return LabelMap(labels=tuple(label.model_copy(update={"value": numbers[label.name]}) for label in labels.labels))

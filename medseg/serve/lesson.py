@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.config import ExperimentConfig
 from medseg.errors import MedsegError
+from medseg.frozen import Frozen
 from medseg.io.files import write_text
 
 LESSON, OUTCOME, RUN = "lesson.json", "outcome.json", "run"
@@ -25,20 +25,16 @@ PROMOTED, KEPT, FAILED = 0, 3, 1
 """How the process ends."""
 
 
-class Lesson(BaseModel):
+class Lesson(Frozen):
     """What is to be learnt, and what of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     experiment: ExperimentConfig = Field(description="The fine-tuning; its dataset says what is held out")
     model: Path = Field(description="Model folder to start from, and to be compared with")
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
 
 
-class Outcome(BaseModel):
+class Outcome(Frozen):
     """What came of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     is_promoted: bool = Field(description="Whether the new model is not worse")
     reason: str = Field(description="Why, in a sentence")
@@ -76,10 +72,10 @@ def learn(lesson: Lesson, folder: Path) -> Outcome:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do the lesson of a folder; ends when standard input closes, however the server ended."""
+def main(place: str) -> int:
+    """Do the lesson of a folder, and return how it ended; ends when standard input closes, however the server ended."""
     Thread(target=_end_with_input, daemon=True).start()
-    folder = Path(arguments[0])
+    folder = Path(place)
     lesson = Lesson.model_validate_json((folder / LESSON).read_bytes())
     try:
         outcome = learn(lesson, folder)
@@ -93,7 +89,3 @@ def main(arguments: Sequence[str]) -> int:
 def _end_with_input() -> None:
     sys.stdin.buffer.read()
     os._exit(FAILED)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from medseg.review.refusal import Refusal, ReviewError
 from medseg.volume import Mask
 
 
-def label_names(labels: LabelMap) -> dict[str, int]:
+def label_numbers(labels: LabelMap) -> dict[str, int]:
     """Return the number that each label has in a served mask."""
     return {label.name: number for number, label in enumerate(labels.labels, start=1)}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medseg.labels import LabelMap
+from medseg.quality.page import template_of
 from medseg.quality.viewer import Layer, niivue_file, render_view
 from medseg.review.folder import ReviewCase
 from medseg.serve.service import Service
@@ -23,10 +22,7 @@ def overview(service: Service) -> str:
         ),
         key=lambda row: (-(row[0] if row[0] is not None else -1), row[1]),
     )
-    environment = Environment(
-        loader=PackageLoader("medseg.serve"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    template = environment.get_template("overview.html")
+    template = template_of("overview.html", "medseg.serve")
     return template.render(rows=rows, statistics=service.statistics(), has_viewer=niivue_file() is not None)
 
 

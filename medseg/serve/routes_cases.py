@@ -7,18 +7,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from medseg.io.nifti import read_mask
 from medseg.review.folder import ReviewCase
 from medseg.review.versions import Version
 from medseg.serve.access import USER
-from medseg.serve.bodies import InferParams, LabelParams, SampleParams, checked, parse
+from medseg.serve.bodies import InferParams, LabelParams, Params, SampleParams, checked, parse
 from medseg.serve.desk import HandIn
 from medseg.serve.files import DEFAULT_ENDING, received, working_folder
 from medseg.serve.multipart import MEDIA, answer_of
-from medseg.serve.numbering import label_names
+from medseg.serve.numbering import label_numbers
 from medseg.serve.refusal import FORBIDDEN, NOT_ACCEPTABLE, NOT_FOUND, RequestError
 from medseg.serve.service import Service
 
@@ -44,9 +44,6 @@ class Output(str, Enum):
     json = "json"
 
 
-Params = Annotated[dict[str, Any] | None, Body()]
-
-
 def case_routes(service: Service) -> APIRouter:
     """Return the routes of the cases."""
     router = APIRouter()
@@ -67,7 +64,7 @@ def _add_scans(router: APIRouter, service: Service) -> None:
 
     @router.get("/datastore/image")
     def image(image: str) -> Response:
-        path = _shown(service, service.desk.entry(service.studies.case(image)))
+        path = service.desk.folder / service.desk.entry(service.studies.case(image)).shown
         return FileResponse(path, media_type=MEDIA, filename=path.name)
 
     @router.head("/datastore/image")
@@ -137,7 +134,7 @@ def _add_inference(router: APIRouter, service: Service) -> None:
         case = service.studies.case(image)
         record = service.segment(case)
         told = {
-            "label_names": label_names(service.desk.labels),
+            "label_names": label_numbers(service.desk.labels),
             "confidence": record.confidence,
             "volumes_ml": record.volumes_ml,
             "model": model,
@@ -181,7 +178,7 @@ def _object(service: Service, case: str) -> dict[str, Any]:
 def _tags(service: Service, case: str) -> dict[str, dict[str, Any]]:
     """Return the labels that a case has: the model's, and the one that people stand behind."""
     tags: dict[str, dict[str, Any]] = {}
-    names = {"params": {"label_names": label_names(service.desk.labels)}}
+    names = {"params": {"label_names": label_numbers(service.desk.labels)}}
     if service.desk.prediction(case):
         tags[ORIGINAL] = {"ext": DEFAULT_ENDING, "info": names}
     final = service.desk.final(case)
@@ -208,10 +205,6 @@ def _label_file(service: Service, label: str, tag: str) -> tuple[str, bytes]:
     final = service.desk.final(case.id) if tag == FINAL else None
     mask = read_mask(final[1]) if final else service.desk.review.prediction(entry)
     return f"{case.id}{DEFAULT_ENDING}", service.rendering.file(mask, entry, DEFAULT_ENDING)
-
-
-def _shown(service: Service, entry: ReviewCase) -> Path:
-    return service.desk.folder / entry.shown
 
 
 def _described(service: Service, entry: ReviewCase) -> dict[str, Any]:

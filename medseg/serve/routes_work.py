@@ -7,10 +7,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Form, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import PlainTextResponse
 
 from medseg.serve.access import ENTERED, USER
+from medseg.serve.bodies import Params
 from medseg.serve.refusal import FORBIDDEN, NOT_FOUND, RequestError
 from medseg.serve.service import Service
 from medseg.serve.settings import LOG_FILE
@@ -18,7 +19,6 @@ from medseg.serve.task import BackgroundTask
 from medseg.serve.teacher import Teacher
 from medseg.serve.tokens import Tokens
 
-Params = Annotated[dict[str, Any] | None, Body()]
 MOST_LINES = 10_000
 
 

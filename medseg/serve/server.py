@@ -10,12 +10,18 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg.batch.places import check_places, check_writable
 from medseg.errors import ConfigError
 from medseg.io.files import lock_file
 from medseg.io.tables import OWNER_ONLY
 from medseg.serve.settings import LOCK_FILE, LOG_FILE, TOKEN_FILE, Address, ServeSettings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from medseg.serve.access import App
 
 LOG_BYTES = 5_000_000
 KEEP_ALIVE_SECONDS = 10
@@ -54,26 +60,34 @@ def serve(settings: ServeSettings, address: Address, tell: Callable[[str], None]
         open_service(settings) as service,
     ):
         tokens = Tokens.of(settings.output / TOKEN_FILE) if address.needs_token else None
-        config = uvicorn.Config(
-            make_app(service, tokens),
-            log_config=None,
-            access_log=False,  # addresses may hold the token
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
-            ssl_certfile=address.certificate,
-            ssl_keyfile=address.certificate_key,
-        )
-        try:
-            config.load()
-        except OSError as error:  # of ssl, too
-            files = f"{address.certificate} and {address.certificate_key}"
-            cause = error.strerror or type(error).__name__
-            raise ConfigError(f"https can't use {files} ({cause}); give PEM files") from None
+        config = _server_config(make_app(service, tokens), address)
         for line in _welcome(address, tokens.token if tokens else "", len(service.studies.cases)):
             tell(line)
         logger.info("serving %d cases, %d scans are refused", len(service.studies.cases), service.studies.refused)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _server_config(app: App, address: Address) -> uvicorn.Config:
+    """Return the configuration of the HTTP server, its files for https read."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # addresses may hold the token
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.certificate_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # of ssl, too
+        files = f"{address.certificate} and {address.certificate_key}"
+        cause = error.strerror or type(error).__name__
+        raise ConfigError(f"https can't use {files} ({cause}); give PEM files") from None
+    return config
 
 
 def listening(address: Address) -> socket.socket:

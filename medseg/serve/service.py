@@ -21,12 +21,12 @@ from medseg.io.files import write_text
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.networks.model import model_digest
-from medseg.provenance import digest_file, package_versions
+from medseg.provenance import digest_file, medseg_version
 from medseg.review.dataset import read_original
 from medseg.review.folder import ReviewCase
 from medseg.serve.desk import Desk
 from medseg.serve.files import Rendering
-from medseg.serve.numbering import label_names
+from medseg.serve.numbering import label_numbers
 from medseg.serve.ranking import STRATEGIES, Ranking
 from medseg.serve.refusal import NOT_FOUND, RequestError
 from medseg.serve.segmenter import Segmenter
@@ -119,11 +119,11 @@ class Service:
 
     def info(self) -> dict[str, Any]:
         """Return what clients ask first: labels, models, trainers, strategies, and how far the work is."""
-        labels = list(label_names(self.desk.labels))
+        labels = list(label_numbers(self.desk.labels))
         told: dict[str, Any] = {
             "name": "medseg",
             "description": "medical image segmentation; docs/serve.md",
-            "version": package_versions(["medseg"]).get("medseg", ""),
+            "version": medseg_version(),
             "labels": labels,
             "models": {},
             "trainers": {},
@@ -136,7 +136,7 @@ class Service:
             name = self.segmenter.facts.name
             told["models"][name] = {
                 "type": "segmentation",
-                "labels": label_names(self.desk.labels),
+                "labels": label_numbers(self.desk.labels),
                 "dimension": 3,
                 "description": "segments every structure that it knows",
                 "config": {},

@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from medseg.catalog.datasets import read_dataset
 from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError
+from medseg.interpreter import command_of
 from medseg.io.files import write_text
 from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
@@ -29,9 +30,6 @@ from medseg.serve.refusal import BAD_REQUEST, TOO_MANY, RequestError, sentence_o
 from medseg.serve.settings import LESSONS, ServeSettings
 from medseg.serve.task import BackgroundTask
 from medseg.volume import Case
-
-BOOT = "import sys; sys.path[:] = {path!r}; from medseg.serve.lesson import main; sys.exit(main({arguments!r}))"
-"""What the process runs. Its modules are found where this process finds them, and nowhere else."""
 
 OFFERED = ("steps", "learning_rate", "freeze_encoder")
 """Fields of the training that a client may choose."""
@@ -102,7 +100,7 @@ class Teacher:
             dataset = lesson.experiment.dataset
             line = f"learning from {len(dataset.train or ())} cases, {len(dataset.validation or ())} held out"
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT.format(path=sys.path, arguments=[str(folder)])],
+                command_of("medseg.serve.lesson:main", str(folder)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what libraries write there may quote a header
@@ -122,7 +120,8 @@ class Teacher:
             task.end("STOPPED", "stopped; the model is as it was before")
             logger.info("training stopped")
         process.kill()
-        process.wait(EXIT_SECONDS)
+        with suppress(subprocess.TimeoutExpired):  # the system can't end one that waits for a disk or a device
+            process.wait(EXIT_SECONDS)
         return task
 
     def progress(self) -> dict[str, Any]:

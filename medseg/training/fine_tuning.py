@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import check_unseen, k_folds, patient_of, without_patients
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
+from medseg.frozen import Frozen
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
@@ -67,10 +68,8 @@ class Wishes:
     freeze_encoder: bool = False
 
 
-class FineTuned(BaseModel):
+class FineTuned(Frozen):
     """What ``promotion.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promoted: bool = Field(description="Whether the fine-tuned model takes the place of the one before")
     reason: str = Field(description="Why")

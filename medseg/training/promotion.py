@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from medseg.frozen import Frozen
 from medseg.quality.metrics import StructureScore
 
 TARGET_TOLERANCE = 0.01
@@ -33,10 +32,8 @@ class Rivals:
     old: str = "supervised networks"
 
 
-class HeldOutScore(BaseModel):
+class HeldOutScore(Frozen):
     """Dice of one structure of one labelled scan, by a network that had not learnt from it; null: nothing to find."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str
     target: str

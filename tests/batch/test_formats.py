@@ -68,6 +68,15 @@ def test_a_series_gets_every_format(worker, series):
     assert not any(b"Canary" in path.read_bytes() for path in others)
 
 
+def test_dicom_results_are_written_where_medseg_runs_without_being_installed(worker, series, monkeypatch):
+    monkeypatch.setattr("medseg.provenance._version", lambda package: None if package == "medseg" else "1.0")
+    writing = replace(worker, formats=Formats(names=DICOM))
+    (result,) = writing.run([Task(series)])
+    assert result.is_done, result.message
+    written = pydicom.dcmread(writing.folder / series.id / "dicom/segmentation.dcm")
+    assert written.SoftwareVersions == "unknown"
+
+
 def test_a_nifti_scan_has_no_dicom_results_and_says_why(worker, make_cases):
     (result,) = worker.run(make_cases(-1))
     assert result.is_done

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from medseg.interpreter import command_of
+from medseg.io import dicom_pool
 
 SETTINGS = (
     "dataset.labels={ball: 1}", "dataset.modality=mr", "dataset.validation=[case_3]", "plan.patch=[16, 16, 16]",
@@ -65,3 +70,17 @@ def test_code_and_pickles_beside_the_weights_are_neither_run_nor_read(guarded, m
     read = {Path(name.partition(":")[2]).name for name in done.opened if str(folder) in name}
     assert read <= {"model.json", "exported.json", "weights.safetensors"}
     assert "model.json" in read
+
+
+def test_code_among_the_scans_is_not_run_by_processes_that_begin_there(tmp_path, monkeypatch):
+    mark = tmp_path / "owned"
+    for name in ("pickle.py", "os.py", "sitecustomize.py", "medseg.py"):
+        (tmp_path / name).write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dicom_pool, "MIN_FILES", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert list(dicom_pool.read_many([tmp_path / "pickle.py"] * 4)) == [()] * 4
+    done = subprocess.run(command_of("pickle:dumps", "a scan"), check=False, capture_output=True)
+    assert done.returncode == 1
+    assert b"a scan" in done.stderr  # what sys.exit shows of a value that is no number
+    assert not mark.exists()

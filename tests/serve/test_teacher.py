@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from threading import Event
 
@@ -36,9 +38,11 @@ def labelled(client):
 
 def play(monkeypatch, script: str) -> None:
     """Let a process that only plays a lesson be started in its place; `folder` is the lesson's."""
-    monkeypatch.setattr(
-        module, "BOOT", "import sys; folder, *_ = {arguments!r}\n" + script.replace("{", "{{").replace("}", "}}")
-    )
+
+    def command_of(_: str, folder: str) -> list[str]:
+        return [sys.executable, "-c", f"import sys; folder = {folder!r}\n{script}"]
+
+    monkeypatch.setattr(module, "command_of", command_of)
 
 
 def wait(http, seconds: float = 20) -> dict:
@@ -73,6 +77,20 @@ def test_a_lesson_is_of_what_is_labelled_and_as_the_client_wishes(labelled, monk
     assert labelled.get("/train/").json()["details"][-1].startswith("stopped")
     assert labelled.delete("/train/").json() is None
     assert labelled.post(f"/train/{NAME}", json={"steps": "many"}).status_code == 400
+
+
+def test_a_training_that_the_system_does_not_end_at_once_is_stopped_all_the_same(labelled, monkeypatch):
+    wait = subprocess.Popen.wait
+
+    def is_stuck(process, timeout=None):
+        if timeout == module.EXIT_SECONDS:
+            raise subprocess.TimeoutExpired("lesson", timeout)
+        return wait(process, timeout)
+
+    play(monkeypatch, "import time; time.sleep(30)")
+    labelled.post(f"/train/{NAME}")
+    monkeypatch.setattr(subprocess.Popen, "wait", is_stuck)
+    assert labelled.delete("/train/").json()["status"] == "STOPPED"
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
