@@ -31,7 +31,7 @@ from medseg.catalog.pseudo_labels import (
 )
 from medseg.catalog.pseudo_review import take_in
 from medseg.catalog.sources import scan_digest
-from medseg.catalog.splits import check_unlabelled
+from medseg.catalog.splits import check_unlabelled, without_patients
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.forward import streamed_axis
@@ -299,6 +299,13 @@ def unlabelled_scans(dataset: Dataset) -> tuple[Case, ...]:
         )
     check_unlabelled(scans, dataset.labelled, dataset.set_apart)
     return scans
+
+
+def of_others(dataset: Dataset, held_out: Iterable[Case]) -> Dataset:
+    """Return a dataset without the unlabelled scans of patients of whom something is held out."""
+    unlabelled = dataset.unlabelled
+    gone = {case.id for case in unlabelled} - {case.id for case in without_patients(unlabelled, held_out)}
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.id not in gone))
 
 
 def hold_back(folder: Path, records: Sequence[PseudoLabelRecord], share: float) -> tuple[PseudoLabelRecord, ...]:
