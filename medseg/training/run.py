@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from medseg.catalog.pseudo_labels import learnt_by_teachers
-from medseg.catalog.splits import check_leakage, check_unseen, k_folds, without_patients
+from medseg.catalog.splits import check_leakage, check_unseen, k_folds, known_of, without_patients
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
@@ -93,7 +93,7 @@ class TrainingRun:
     model : the model folder; None when time ran out first.
     scores : held-out scores by case and target: of the validation cases, or out of fold.
     weight : how the labelled weight was chosen; None if it was given, or there was nothing to choose.
-    seen : held-out cases that the model to start from has learnt from, by name: their scores flatter.
+    seen : held-out cases whose patients the model to start from has learnt from, by name: their scores flatter.
     """
 
     model: Path | None
@@ -140,7 +140,7 @@ def run_training(
     check_teachers(config.distillation, teachers, setup.plan, setup.dataset.labels)
     if options.folds:
         _check_folds(config, setup, options.folds)
-    check_unseen(setup.held_out, learnt_by(teachers), "a teacher has")
+    check_unseen(setup.held_out, learnt_by(teachers), setup.dataset.cases, "a teacher has")
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
@@ -345,7 +345,8 @@ class _Run:
     def _seen(self) -> tuple[str, ...]:
         """Return the held-out cases that the start knows; not refused, as other datasets may name cases alike."""
         held_out = self.setup.train if self.options.folds else self.setup.held_out
-        return tuple(case.id for case in held_out if self.start and case.id in self.start.learnt)
+        learnt = self.start.learnt if self.start else ()
+        return tuple(known_of(held_out, learnt, self.setup.dataset.cases))
 
     def _model(self, networks: tuple[nn.Module, ...]) -> Model:
         """Return the model before held-out cases were asked; a start's clean-up is kept."""
