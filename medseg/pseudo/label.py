@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.batch.places import check_can_be_made
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.pseudo_labels import (
     REPORT,
@@ -141,6 +142,8 @@ class Labeller:
         DatasetError
             If there is no unlabelled scan, if one is a copy of a labelled or held-out scan or of a held-out patient,
             or if people left nonsense in the folder.
+        OutputError
+            If the folder can't be written.
         """
         scans = unlabelled_scans(dataset)
         kept = {record.case: record for record in _begun(folder, dataset)}
@@ -148,6 +151,7 @@ class Labeller:
         wanted = {case.id: digest_json([basis, scan_digest(case)]) for case in scans}
         pending = [case for case in scans if not _is_done(folder, kept.get(case.id), wanted[case.id])]
         if pending:
+            check_can_be_made(folder)
             desk = _Desk(self.evidence if alone is None else self.evidence.without(alone), self.config, self.device)
             desk.report(folder)
             for number, case in enumerate(pending, start=1):

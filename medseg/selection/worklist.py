@@ -18,7 +18,7 @@ import numpy as np
 
 from medseg.batch.faults import fault_of
 from medseg.batch.listing import Listing, list_cases, write_sources
-from medseg.batch.places import check_places
+from medseg.batch.places import check_can_be_made, check_places
 from medseg.catalog.anonymous import without_file_names, without_names
 from medseg.catalog.identity import safe_name
 from medseg.catalog.index import index_scans
@@ -114,6 +114,7 @@ def rank_scans(
     options = options or SelectionOptions()
     _check(options, model)
     check_places(scans, output)
+    check_can_be_made(output)
     pool = _Pool(model, options, watcher)
     listing = pool.find(scans)
     labelled = pool.find(options.labelled).cases if options.labelled else ()

@@ -147,6 +147,14 @@ def test_folders_that_can_t_be_used(scans, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_can_t_be_written_is_refused_before_any_scan_is_looked_at(scans, tmp_path):
+    (tmp_path / "file").touch()
+    looked_at = []
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        rank_scans(scans, tmp_path / "file" / "out", watcher=lambda *progress: looked_at.append(progress))
+    assert looked_at == []
+
+
 def test_scans_of_other_channels_are_left_out(scans, saved, tmp_path):
     labels = LabelMap.parse({"liver": 1})
     values = {"channels": ("t1", "t2"), "normalisation": ({"kind": "zscore"},) * 2}
