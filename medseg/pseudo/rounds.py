@@ -44,6 +44,7 @@ from medseg.quality.calibration import degraded_copies
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import cross_validated
 from medseg.training.labelled_weight import FALLBACK, enough_patients
+from medseg.training.processes import check_alone
 from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.validation import Validator, score
@@ -139,6 +140,7 @@ def self_train(config: ExperimentConfig, output: Path, options: RoundsOptions | 
     MedsegError
         For every problem of configuration, data or disk that a user can mend.
     """
+    check_alone("self-training is done")
     dataset = read_dataset(config.dataset)
     unlabelled_scans(dataset)
     check_similarity(config.pseudo, dataset.labels, config.network.name)
