@@ -150,7 +150,7 @@ class Labeller:
         basis = self._basis(alone)
         wanted = {case.id: digest_json([basis, scan_digest(case)]) for case in scans}
         pending = [case for case in scans if not _is_done(folder, kept.get(case.id), wanted[case.id])]
-        if pending:
+        if pending or not (folder / REPORT).is_file():
             check_can_be_made(folder)
             desk = _Desk(self.evidence if alone is None else self.evidence.without(alone), self.config, self.device)
             desk.report(folder)

@@ -96,8 +96,8 @@ def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case,
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
         teachers = f"the teachers of the pseudo-labels in {folder} have"
-        check_unseen(dataset.set_apart, learnt_by_teachers(folder), dataset.cases, teachers, kind="held-out")
         pairs = read_pseudo_labels(folder, dataset)
+        check_unseen(dataset.set_apart, learnt_by_teachers(folder), dataset.cases, teachers, kind="held-out")
         reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
     else:
