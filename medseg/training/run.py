@@ -158,7 +158,7 @@ def _check_folds(config: ExperimentConfig, setup: Setup, folds: int) -> None:
             "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
             "out validation cases"
         )
-    if _follows_pseudo_labels(config):
+    if _follows_pseudo_labels(config) or setup.reviewed:
         raise ConfigError(
             "folds would be scored on cases that the teachers of the pseudo-labels have learnt from; train without "
             "folds, or in rounds with pipelines/self_training.py, which holds them out from the teachers, too"
@@ -372,8 +372,9 @@ class _Run:
     def _also_learnt(self) -> dict[str, list[str]]:
         """Return the other cases whose masks had a say: of the start or the teachers, and reviewed pseudo-labels."""
         others = {*(self.start.learnt if self.start else ()), *(case.id for case in self.setup.reviewed)}
-        if _follows_pseudo_labels(self.config) and self.config.unlabelled.pseudo_labels:
-            others |= learnt_by_teachers(self.config.unlabelled.pseudo_labels)
+        folder = self.config.unlabelled.pseudo_labels
+        if folder and (_follows_pseudo_labels(self.config) or self.setup.reviewed):
+            others |= learnt_by_teachers(folder)
         others -= {case.id for case in self.setup.train}
         return {"also_learnt": sorted(others)} if others else {}
 

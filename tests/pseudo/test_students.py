@@ -84,6 +84,8 @@ def test_what_a_person_accepted_trains_though_the_other_labels_weigh_nothing(stu
     assert setup.unlabelled == ()
     model = run_training(config, tmp_path / "run", CPU).model
     assert load_model(model).provenance["also_learnt"] == ["u1"]
+    with pytest.raises(ConfigError, match="folds would be scored on cases that the teachers of the pseudo-labels have"):
+        run_training(config, tmp_path / "folds", RunOptions("cpu", folds=2))
 
 
 def test_a_copy_of_a_test_case_is_not_learnt_from(make_experiment, blobs, tmp_path):
