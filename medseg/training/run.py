@@ -53,7 +53,7 @@ from medseg.training.lessons import check_ingredients, learns_unlabelled
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import comparable
-from medseg.training.setup import Setup, keep_config, set_up
+from medseg.training.setup import Setup, check_scans_left, keep_config, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.strangers import LEFT_OUT, find_strangers
 from medseg.training.validation import Comparison, Validator, score
@@ -232,6 +232,7 @@ class _Run:
         """Cross-validate every candidate; none where that says nothing, None when time ran out."""
         if not enough_patients(self.setup.train) or _follows_pseudo_labels(self.config):
             return []
+        check_scans_left(self.setup, self.config, PARTS, "give --lambda a number")
         scores: list[list[StructureScore]] = []
         options = replace(self.options, folds=PARTS, cache=self._cache)
         for weight in CANDIDATES:
@@ -275,6 +276,7 @@ class _Run:
 
     def cross_validate(self) -> TrainingRun:
         """Train one network a fold, score each out of fold, ensemble them."""
+        check_scans_left(self.setup, self.config, self.options.folds, "train without folds")
         held_out = self._folds(degraded_copies(len(self.setup.train)))
         if held_out is None:
             return TrainingRun(None, self.setup.plan)

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.pseudo_labels import REVIEWED, learnt_by_teachers
 from medseg.catalog.pseudo_review import read_pseudo_labels
-from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen
+from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen, k_folds, without_patients
 from medseg.config import ExperimentConfig, load_config, save_config
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
@@ -77,6 +77,23 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     if not has_trained(output):  # else it says what was trained, until this command has trained
         keep_config(config, output)
     return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
+
+
+def check_scans_left(setup: Setup, config: ExperimentConfig, folds: int, remedy: str) -> None:
+    """Refuse, before a network trains, folds of which one holds out the patients of all unlabelled scans.
+
+    Raises
+    ------
+    DatasetError
+        If there is one and the method needs these scans; the message ends with the remedy.
+    """
+    parts = k_folds(setup.train, folds, config.training.seed)
+    left = [without_patients(setup.unlabelled, fold.validation) for fold in parts]
+    if learns_unlabelled(config.unlabelled) and not all(left):
+        raise DatasetError(
+            f"all {len(setup.unlabelled)} unlabelled scans are of patients whom one of {folds} folds holds out, so it "
+            f"has none to learn from: add scans of other patients, or {remedy}"
+        )
 
 
 def has_trained(output: Path) -> bool:
