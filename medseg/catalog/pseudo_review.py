@@ -115,7 +115,7 @@ def adopt_reviewed(
     Parameters
     ----------
     statuses : the decisions that are taken over.
-    cases : those whose decisions are; None: all.
+    cases : that the other folder is about, those of others are deleted there; None: all.
     """
     decided = {
         record.case: record.model_copy(update={"adopted": True})
@@ -124,7 +124,8 @@ def adopt_reviewed(
     }
     for path in visible(target) if target.is_dir() else ():
         there = read_record(target, path.name) if path.is_dir() else None
-        if there and there.adopted and there != decided.get(there.case):
+        is_taken_back = there and there.adopted and there != decided.get(there.case)
+        if is_taken_back or (there and cases is not None and there.case not in cases):
             shutil.rmtree(path)
     for record in decided.values():
         there = read_record(target, record.case)
