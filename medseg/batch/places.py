@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from os.path import realpath
+from os.path import exists, realpath
 from pathlib import Path
 
 from medseg.catalog.anonymous import PSEUDONYM
@@ -48,3 +48,17 @@ def check_writable(folder: Path) -> None:
     with atomic_file(folder / ".probe") as probe:
         probe.write_bytes(bytes(PROBE_BYTES))
     (folder / ".probe").unlink(missing_ok=True)  # another worker may have looked at the same time
+
+
+def check_can_be_made(folder: Path) -> None:
+    """Refuse, before work begins, a folder that could not be written in the end; it is not made.
+
+    Raises
+    ------
+    OutputError
+        If nothing can be written where it is, or, as long as it is missing, where it would be made.
+    """
+    place = folder
+    while not exists(place) and place != place.parent:
+        place = place.parent
+    check_writable(place)

@@ -234,7 +234,8 @@ def learnable(
     stale = [record.case for record in used if scan_digest(known[record.case]) != record.scan]
     if stale:
         raise DatasetError(
-            f"the scans of {shown(stale)} have changed since their pseudo-labels were made; make them anew"
+            f"the scans of {shown(stale)} have changed since their pseudo-labels were made; delete their folders in "
+            f"{folder} and run medseg pseudo-label again"
         )
     return tuple((_with_label(known[record.case], folder / record.case), record) for record in used)
 
@@ -245,11 +246,15 @@ def learnt_by_teachers(folder: Path) -> set[str]:
     Raises
     ------
     DatasetError
-        If the folder's report can't be read.
+        If the folder's report is missing or can't be read.
     """
     path = folder / REPORT
     try:
-        return set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ())) if path.exists() else set()
+        return set(json.loads(path.read_text(encoding="utf-8")).get("learnt_from", ()))
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} is missing, which says what the teachers have learnt from; run medseg pseudo-label again"
+        ) from None
     except (OSError, ValueError, AttributeError, TypeError):
         raise DatasetError(f"{path} can't be read; delete it and run medseg pseudo-label again") from None
 

@@ -10,28 +10,33 @@ folder and make the pseudo-label anew.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import shutil
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medseg.catalog.datasets import Dataset
-from medseg.catalog.listing import shown
+from medseg.catalog.listing import shown, visible
 from medseg.catalog.pseudo_labels import (
     LABEL,
+    RECORD,
+    REVIEWED,
     SUMMARY,
     WEIGHT,
     PseudoLabelRecord,
     Status,
     digest_maps,
     learnable,
+    read_record,
     read_records,
     write_record,
     write_summary,
 )
 from medseg.errors import DatasetError, MedsegError
 from medseg.geometry import reorder
+from medseg.io.files import atomic_folder
 from medseg.io.nifti import read_mask, write_mask
 from medseg.io.scan import inspect_scan
 from medseg.io.tables import edited_rows
@@ -98,6 +103,36 @@ def take_in(folder: Path, dataset: Dataset) -> tuple[PseudoLabelRecord, ...]:
     if changes:
         write_summary(folder, updated.values())
     return tuple(updated.values())
+
+
+def adopt_reviewed(
+    source: Path, target: Path, statuses: Sequence[Status] = REVIEWED, cases: Container[str] | None = None
+) -> None:
+    """Take over to another folder what people decided, and take back what they no longer do.
+
+    Cases that they decided on in the other folder itself are left alone.
+
+    Parameters
+    ----------
+    statuses : the decisions that are taken over.
+    cases : that the other folder is about, those of others are deleted there; None: all.
+    """
+    decided = {
+        record.case: record.model_copy(update={"adopted": True})
+        for record in read_records(source)
+        if record.status in statuses and (cases is None or record.case in cases)
+    }
+    for path in visible(target) if target.is_dir() else ():
+        there = read_record(target, path.name) if path.is_dir() else None
+        is_taken_back = there and there.adopted and there != decided.get(there.case)
+        if is_taken_back or (there and cases is not None and there.case not in cases):
+            shutil.rmtree(path)
+    for record in decided.values():
+        there = read_record(target, record.case)
+        if there is None or there.status not in REVIEWED:
+            with atomic_folder(target / record.case) as temporary:
+                shutil.copytree(source / record.case, temporary, dirs_exist_ok=True)
+                (temporary / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_decisions(folder: Path, known: list[str]) -> dict[str, Decision]:

@@ -101,12 +101,14 @@ def check_unlabelled(unlabelled: Sequence[Case], labelled: Sequence[Case], held_
         )
 
 
-def check_unseen(held_out: Sequence[Case], learnt: Collection[str], subject: str, *, kind: str = "validation") -> None:
-    """Refuse held-out cases that a model has learnt from: their scores would flatter.
+def check_unseen(
+    held_out: Sequence[Case], learnt: Collection[str], cases: Iterable[Case], subject: str, *, kind: str = "validation"
+) -> None:
+    """Refuse held-out cases that a model has learnt from, or other scans of whose patients: their scores would flatter.
 
     Parameters
     ----------
-    learnt : ids of the cases that it has learnt from.
+    learnt, cases : as of `known_of`.
     subject : begins the message: who has learnt from them, and "has".
     kind : of the held-out cases, for the message.
 
@@ -115,12 +117,24 @@ def check_unseen(held_out: Sequence[Case], learnt: Collection[str], subject: str
     DatasetError
         If there are any.
     """
-    seen = [case.id for case in held_out if case.id in learnt]
+    seen = known_of(held_out, learnt, cases)
     if seen:
         raise DatasetError(
-            f"{subject} learnt from {len(seen)} of the {len(held_out)} {kind} cases: {shown(seen)}; hold out cases "
-            "that were never learnt from"
+            f"{subject} learnt from {len(seen)} of the {len(held_out)} {kind} cases: {shown(seen)}, or from other "
+            "scans of their patients; hold out cases of patients that were never learnt from"
         )
+
+
+def known_of(held_out: Sequence[Case], learnt: Collection[str], cases: Iterable[Case]) -> list[str]:
+    """Return the ids of the held-out cases whose patients a model knows.
+
+    Parameters
+    ----------
+    learnt : ids of the cases that it has learnt from.
+    cases : of the dataset, by which their patients are known.
+    """
+    patients = {patient_of(case) for case in cases if case.id in learnt}
+    return [case.id for case in held_out if case.id in learnt or patient_of(case) in patients]
 
 
 def without_patients(cases: Iterable[Case], others: Iterable[Case]) -> tuple[Case, ...]:

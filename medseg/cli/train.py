@@ -101,6 +101,7 @@ def show_training(run: TrainingRun, output: Path) -> None:
     if run.seen:
         screen.print(
             f"This is no measure of new scans: the model to start from has learnt from {len(run.seen)} of the held-out "
-            f"cases ({shown(run.seen)}), unless those were others of the same names."
+            f"cases ({shown(run.seen)}), or from other scans of their patients, unless those were others of the same "
+            "names."
         )
     screen.print(f"Next: medseg segment SCANS --model {run.model} --output RESULTS")

@@ -5,8 +5,9 @@
 * The *expected calibration error* (ECE) before and after: mean distance of confidence and accuracy over
   fifteen equal bins of confidence (the same paper).
 * A *threshold* for each class: the smallest confidence above which the wanted share of voxels is right. It lies
-  between bounds, and lets at least a share of the class's voxels through, so that classes that networks are
-  never sure of don't starve. Raising the wanted share or the bounds never lowers a threshold.
+  between bounds, and where it would let less than a share of the class's voxels through it falls, at most to the
+  lower bound, so that classes that networks are seldom sure of don't starve. What lies below that bound is never
+  learnt from. Raising the wanted share or the bounds never lowers a threshold.
 """
 
 from __future__ import annotations

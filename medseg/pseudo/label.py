@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from medseg.batch.places import check_can_be_made
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.pseudo_labels import (
     REPORT,
@@ -31,7 +32,7 @@ from medseg.catalog.pseudo_labels import (
 )
 from medseg.catalog.pseudo_review import take_in
 from medseg.catalog.sources import scan_digest
-from medseg.catalog.splits import check_unlabelled
+from medseg.catalog.splits import check_unlabelled, without_patients
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.frozen import Frozen
@@ -140,13 +141,16 @@ class Labeller:
         DatasetError
             If there is no unlabelled scan, if one is a copy of a labelled or held-out scan or of a held-out patient,
             or if people left nonsense in the folder.
+        OutputError
+            If the folder can't be written.
         """
         scans = unlabelled_scans(dataset)
         kept = {record.case: record for record in _begun(folder, dataset)}
         basis = self._basis(alone)
         wanted = {case.id: digest_json([basis, scan_digest(case)]) for case in scans}
         pending = [case for case in scans if not _is_done(folder, kept.get(case.id), wanted[case.id])]
-        if pending:
+        if pending or not (folder / REPORT).is_file():
+            check_can_be_made(folder)
             desk = _Desk(self.evidence if alone is None else self.evidence.without(alone), self.config, self.device)
             desk.report(folder)
             for number, case in enumerate(pending, start=1):
@@ -298,6 +302,13 @@ def unlabelled_scans(dataset: Dataset) -> tuple[Case, ...]:
         )
     check_unlabelled(scans, dataset.labelled, dataset.set_apart)
     return scans
+
+
+def of_others(dataset: Dataset, held_out: Iterable[Case]) -> Dataset:
+    """Return a dataset without the unlabelled scans of patients of whom something is held out."""
+    unlabelled = dataset.unlabelled
+    gone = {case.id for case in unlabelled} - {case.id for case in without_patients(unlabelled, held_out)}
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.id not in gone))
 
 
 def hold_back(folder: Path, records: Sequence[PseudoLabelRecord], share: float) -> tuple[PseudoLabelRecord, ...]:

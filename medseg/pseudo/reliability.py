@@ -130,9 +130,12 @@ def strange_parts(
 
 
 def part_ranges(masks: Sequence[Mapping[int, Sequence[float]]]) -> dict[int, PartRange]:
-    """Return what is known of each label's parts from the volumes (ml) of them in each labelled case."""
+    """Return what is known of each label's parts from the volumes (ml) of them in each labelled case.
+
+    Of a label that is all specks nothing is.
+    """
     ranges = {}
-    for value in sorted({value for mask in masks for value in mask}):
+    for value in sorted({value for mask in masks for value, volumes in mask.items() if volumes}):
         volumes = [volume for mask in masks for volume in mask.get(value, ())]
         low, high = np.percentile(volumes, [1, 99])
         ranges[value] = PartRange(float(low), float(high), max(len(mask.get(value, ())) for mask in masks))

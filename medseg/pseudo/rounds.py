@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,25 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.listing import visible
-from medseg.catalog.pseudo_labels import RECORD, REVIEWED, Status, read_record, read_records
+from medseg.catalog.pseudo_labels import Status, read_records
+from medseg.catalog.pseudo_review import adopt_reviewed
 from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.frozen import Frozen
 from medseg.inference.hardware import choose_device
-from medseg.io.files import atomic_file, atomic_folder, write_text
+from medseg.io.files import atomic_file, write_text
 from medseg.networks.model import load_model, save_model
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
-from medseg.pseudo.label import Labeller, Labelling, check_similarity, unlabelled_scans
+from medseg.pseudo.label import Labeller, Labelling, check_similarity, of_others, unlabelled_scans
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.quality.calibration import degraded_copies
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import cross_validated
 from medseg.training.labelled_weight import FALLBACK, enough_patients
+from medseg.training.processes import check_alone
 from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.validation import Validator, score
@@ -136,6 +137,7 @@ def self_train(config: ExperimentConfig, output: Path, options: RoundsOptions | 
     MedsegError
         For every problem of configuration, data or disk that a user can mend.
     """
+    check_alone("self-training is done")
     dataset = read_dataset(config.dataset)
     unlabelled_scans(dataset)
     check_similarity(config.pseudo, dataset.labels, config.network.name)
@@ -240,11 +242,14 @@ class _Rounds:
         scores: list[HeldOutScore] = []
         for number, fold in enumerate(self.folds):
             folder = self.output / f"round_{report.number}" / f"fold_{number}"
-            adopt_reviewed(labelling.folder, folder / "pseudo_labels", BY_PEOPLE)
+            dataset = of_others(self.dataset, fold.validation)
+            adopt_reviewed(labelling.folder, folder / "pseudo_labels", BY_PEOPLE, {case.id for case in dataset.cases})
             share = self.config.pseudo.first_share if report.number == 1 else 1.0
-            own = labeller.label(self.dataset, folder / "pseudo_labels", share=share, alone=number)
+            own = Labelling(folder, (), 0)
+            if dataset.unlabelled:
+                own = labeller.label(dataset, folder / "pseudo_labels", share=share, alone=number)
             if not any(record.learnt_from for record in own.records):
-                reason = f"the teacher of fold {number} leaves no unlabelled scan to learn from"
+                reason = f"no unlabelled scan is left to learn from without fold {number}"
                 return report.model_copy(update={"kept": False, "reason": reason})
             config = self._without(fold, self._student(self.config, folder / "pseudo_labels"))
             scores += held_out_scores(self._train_anew(config, folder / "student", self._settings(own)).scores)
@@ -363,28 +368,6 @@ class _Rounds:
                 "labels": [[r.made_from, r.status, r.held_back, r.files] for r in labelling.records],
             }
         )
-
-
-def adopt_reviewed(source: Path, target: Path, statuses: Sequence[Status] = REVIEWED) -> None:
-    """Take over to another folder what people decided, and take back what they no longer do.
-
-    Cases that they decided on in the other folder itself are left alone.
-    """
-    decided = {
-        record.case: record.model_copy(update={"adopted": True})
-        for record in read_records(source)
-        if record.status in statuses
-    }
-    for path in visible(target) if target.is_dir() else ():
-        there = read_record(target, path.name) if path.is_dir() else None
-        if there and there.adopted and there != decided.get(there.case):
-            shutil.rmtree(path)
-    for record in decided.values():
-        there = read_record(target, record.case)
-        if there is None or there.status not in REVIEWED:
-            with atomic_folder(target / record.case) as temporary:
-                shutil.copytree(source / record.case, temporary, dirs_exist_ok=True)
-                (temporary / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _read_report(path: Path, settings: str) -> RoundReport | None:

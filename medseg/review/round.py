@@ -33,6 +33,7 @@ from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
 from medseg.training.fine_tuning import FineTuned, fine_tune
+from medseg.training.processes import check_alone
 from medseg.training.run import RunOptions
 from medseg.volume import Case
 
@@ -124,6 +125,7 @@ def review_round(
     MedsegError
         For every other problem of configuration, data, model or disk that a user can mend.
     """
+    check_alone("a review round is done")
     options, folder = options or RoundOptions(), open_review(review)
     scans = options.scans or review / SCANS
     check_places(scans, output)

@@ -9,21 +9,23 @@ reason. Case ids are those of `medseg segment`: pseudonyms of DICOM series, name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.batch.faults import fault_of
 from medseg.batch.listing import Listing, list_cases, write_sources
-from medseg.batch.places import check_places
+from medseg.batch.places import check_can_be_made, check_places
 from medseg.catalog.anonymous import without_file_names, without_names
+from medseg.catalog.datasets import MOST_UNNAMED
 from medseg.catalog.identity import safe_name
 from medseg.catalog.index import index_scans
-from medseg.catalog.listing import stem
-from medseg.errors import ConfigError, DatasetError
+from medseg.catalog.listing import shown, stem
+from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
 from medseg.io.tables import write_csv
@@ -33,6 +35,9 @@ from medseg.selection.appearance import Parts, describe_appearance, to_points
 from medseg.selection.doubt import Observer, View
 from medseg.selection.strategies import Candidates, Strategy, choose
 from medseg.volume import Case, Volume
+
+SPARSE = 4
+"""Stride of the voxels that tell most scans from masks already."""
 
 Watcher = Callable[[int, int], None]
 """Called after each scan that was looked at, with how many were and how many there are."""
@@ -107,13 +112,14 @@ def rank_scans(
     ConfigError
         If a wish is impossible: no scan wanted, or a strategy that needs a model.
     DatasetError
-        If there is no scan to choose from.
+        If there is no scan to choose from, or the labelled scans turn out to be masks.
     ModelError, OutputError
         If the model can't be used, or the tables can't be written.
     """
     options = options or SelectionOptions()
     _check(options, model)
     check_places(scans, output)
+    check_can_be_made(output)
     pool = _Pool(model, options, watcher)
     listing = pool.find(scans)
     labelled = pool.find(options.labelled).cases if options.labelled else ()
@@ -164,8 +170,14 @@ class _Pool:
             catalog = without_names(catalog, self.options.key)
         return list_cases(catalog, len(self.observer.model.plan.channels) if self.observer else 1)
 
-    def cover(self, labelled: Iterable[Case]) -> None:
-        """Take scans that are labelled already."""
+    def cover(self, labelled: Sequence[Case]) -> None:
+        """Take scans that are labelled already; raises `DatasetError` if masks are among them."""
+        masks = [case.id for case in labelled if _is_mask(case)]
+        if masks:
+            raise DatasetError(
+                f"{len(masks)} of the {len(labelled)} files in {self.options.labelled} look like masks: "
+                f"{shown(masks)}; give the folder of the scans that they were drawn on"
+            )
         for case in labelled:
             described = self._describe(case)
             if described:
@@ -226,6 +238,20 @@ class _Pool:
             self.left_out.append((case.id, f"{case.id}: has another number of channels than the scans before it"))
             return None
         return parts, view
+
+
+def _is_mask(case: Case) -> bool:
+    """Tell whether a file holds nothing but a few whole numbers; one that can't be read is told about elsewhere."""
+    try:
+        volume, _ = read_case(case)
+    except ScanError:
+        return False
+    return all(_are_labels(values) for values in (volume.array[..., ::SPARSE, ::SPARSE, ::SPARSE], volume.array))
+
+
+def _are_labels(voxels: NDArray[np.float32]) -> bool:
+    values = np.unique(voxels)
+    return len(values) <= MOST_UNNAMED and bool((values >= 0).all() and (values == np.rint(values)).all())
 
 
 def _digest(volume: Volume) -> str:

@@ -194,7 +194,7 @@ class _FineTuning:
 
     def check(self) -> None:
         """Refuse what would measure nothing."""
-        check_unseen(self.held_out, learnt_cases(self.before.provenance), "the model has")
+        check_unseen(self.held_out, learnt_cases(self.before.provenance), self.dataset.cases, "the model has")
         if not self.held_out and not enough_patients(self.earlier):
             raise DatasetError(
                 "there is no validation case, and too few patients have earlier labelled cases to cross-validate: "

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from medseg.config import ExperimentConfig
+from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device, choose_dtype, fit_threads, keep_memory
 
 T = TypeVar("T")
@@ -47,6 +48,22 @@ def launch(device: str, config: ExperimentConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def check_alone(what: str) -> None:
+    """Refuse to do in each of the processes that torchrun starts what one of them is meant to do.
+
+    Raises
+    ------
+    ConfigError
+        If there are several.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if int(count) > 1:
+        raise ConfigError(
+            f"{what} in one process, and torchrun started {count}, which would be in each other's way: "
+            "start it without torchrun"
+        )
 
 
 def first_process_first(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from medseg.catalog.pseudo_labels import learnt_by_teachers
-from medseg.catalog.splits import check_leakage, check_unseen, k_folds, without_patients
+from medseg.catalog.splits import check_leakage, check_unseen, k_folds, known_of, without_patients
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
@@ -53,7 +53,7 @@ from medseg.training.lessons import check_ingredients, learns_unlabelled
 from medseg.training.loop import Task, fit
 from medseg.training.processes import first_process_first, launch
 from medseg.training.promotion import comparable
-from medseg.training.setup import Setup, keep_config, set_up
+from medseg.training.setup import Setup, check_scans_left, keep_config, set_up
 from medseg.training.start import Start, load_start
 from medseg.training.strangers import LEFT_OUT, find_strangers
 from medseg.training.validation import Comparison, Validator, score
@@ -93,7 +93,7 @@ class TrainingRun:
     model : the model folder; None when time ran out first.
     scores : held-out scores by case and target: of the validation cases, or out of fold.
     weight : how the labelled weight was chosen; None if it was given, or there was nothing to choose.
-    seen : held-out cases that the model to start from has learnt from, by name: their scores flatter.
+    seen : held-out cases whose patients the model to start from has learnt from, by name: their scores flatter.
     """
 
     model: Path | None
@@ -140,7 +140,7 @@ def run_training(
     check_teachers(config.distillation, teachers, setup.plan, setup.dataset.labels)
     if options.folds:
         _check_folds(config, setup, options.folds)
-    check_unseen(setup.held_out, learnt_by(teachers), "a teacher has")
+    check_unseen(setup.held_out, learnt_by(teachers), setup.dataset.cases, "a teacher has")
     run = _Run(config, output, options, fabric, setup, start, deadline).without_strangers().with_chosen_weight()
     if run is None:
         return TrainingRun(None, setup.plan)
@@ -158,7 +158,7 @@ def _check_folds(config: ExperimentConfig, setup: Setup, folds: int) -> None:
             "folds would be scored on cases that the teacher may have learnt from; distil without folds, and hold "
             "out validation cases"
         )
-    if _follows_pseudo_labels(config):
+    if _follows_pseudo_labels(config) or setup.reviewed:
         raise ConfigError(
             "folds would be scored on cases that the teachers of the pseudo-labels have learnt from; train without "
             "folds, or in rounds with pipelines/self_training.py, which holds them out from the teachers, too"
@@ -232,6 +232,7 @@ class _Run:
         """Cross-validate every candidate; none where that says nothing, None when time ran out."""
         if not enough_patients(self.setup.train) or _follows_pseudo_labels(self.config):
             return []
+        check_scans_left(self.setup, self.config, PARTS, "give --lambda a number")
         scores: list[list[StructureScore]] = []
         options = replace(self.options, folds=PARTS, cache=self._cache)
         for weight in CANDIDATES:
@@ -275,6 +276,7 @@ class _Run:
 
     def cross_validate(self) -> TrainingRun:
         """Train one network a fold, score each out of fold, ensemble them."""
+        check_scans_left(self.setup, self.config, self.options.folds, "train without folds")
         held_out = self._folds(degraded_copies(len(self.setup.train)))
         if held_out is None:
             return TrainingRun(None, self.setup.plan)
@@ -345,7 +347,8 @@ class _Run:
     def _seen(self) -> tuple[str, ...]:
         """Return the held-out cases that the start knows; not refused, as other datasets may name cases alike."""
         held_out = self.setup.train if self.options.folds else self.setup.held_out
-        return tuple(case.id for case in held_out if self.start and case.id in self.start.learnt)
+        learnt = self.start.learnt if self.start else ()
+        return tuple(known_of(held_out, learnt, self.setup.dataset.cases))
 
     def _model(self, networks: tuple[nn.Module, ...]) -> Model:
         """Return the model before held-out cases were asked; a start's clean-up is kept."""
@@ -371,8 +374,9 @@ class _Run:
     def _also_learnt(self) -> dict[str, list[str]]:
         """Return the other cases whose masks had a say: of the start or the teachers, and reviewed pseudo-labels."""
         others = {*(self.start.learnt if self.start else ()), *(case.id for case in self.setup.reviewed)}
-        if _follows_pseudo_labels(self.config) and self.config.unlabelled.pseudo_labels:
-            others |= learnt_by_teachers(self.config.unlabelled.pseudo_labels)
+        folder = self.config.unlabelled.pseudo_labels
+        if folder and (_follows_pseudo_labels(self.config) or self.setup.reviewed):
+            others |= learnt_by_teachers(folder)
         others -= {case.id for case in self.setup.train}
         return {"also_learnt": sorted(others)} if others else {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.pseudo_labels import REVIEWED, learnt_by_teachers
 from medseg.catalog.pseudo_review import read_pseudo_labels
-from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen
+from medseg.catalog.splits import check_leakage, check_unlabelled, check_unseen, k_folds, without_patients
 from medseg.config import ExperimentConfig, load_config, save_config
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.files import atomic_file
@@ -79,6 +79,23 @@ def set_up(config: ExperimentConfig, output: Path, start: Start | None = None) -
     return Setup(dataset, train, held_out, plan, fingerprint, unlabelled, reviewed)
 
 
+def check_scans_left(setup: Setup, config: ExperimentConfig, folds: int, remedy: str) -> None:
+    """Refuse, before a network trains, folds of which one holds out the patients of all unlabelled scans.
+
+    Raises
+    ------
+    DatasetError
+        If there is one and the method needs these scans; the message ends with the remedy.
+    """
+    parts = k_folds(setup.train, folds, config.training.seed)
+    left = [without_patients(setup.unlabelled, fold.validation) for fold in parts]
+    if learns_unlabelled(config.unlabelled) and not all(left):
+        raise DatasetError(
+            f"all {len(setup.unlabelled)} unlabelled scans are of patients whom one of {folds} folds holds out, so it "
+            f"has none to learn from: add scans of other patients, or {remedy}"
+        )
+
+
 def has_trained(output: Path) -> bool:
     """Whether a network of this run folder has begun to train."""
     return any(output.glob("*/checkpoint.pt"))
@@ -96,8 +113,8 @@ def _unlabelled(config: ExperimentConfig, dataset: Dataset) -> tuple[tuple[Case,
     folder = config.unlabelled.pseudo_labels if config.unlabelled.method == "pseudo-labels" else None
     if folder is not None:
         teachers = f"the teachers of the pseudo-labels in {folder} have"
-        check_unseen(dataset.set_apart, learnt_by_teachers(folder), teachers, kind="held-out")
         pairs = read_pseudo_labels(folder, dataset)
+        check_unseen(dataset.set_apart, learnt_by_teachers(folder), dataset.cases, teachers, kind="held-out")
         reviewed = tuple(case for case, record in pairs if record.status in REVIEWED)
         cases = tuple(case for case, record in pairs if record.status not in REVIEWED) or reviewed
     else:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.catalog.splits import check_leakage, k_folds
+from medseg.catalog.splits import check_leakage, k_folds, known_of
 from medseg.errors import DatasetError
 from medseg.volume import Case, Source
 
@@ -143,3 +143,10 @@ class TestLeakage:
         (tmp_path / "gone.nii").symlink_to(tmp_path / "annex")
         with pytest.raises(DatasetError, match=r"gone.nii can't be read \(No such file"):
             check_leakage([case("a", tmp_path / "gone.nii")], [case("b", tmp_path / "gone.nii")])
+
+
+def test_a_patient_is_known_by_any_scan_that_was_learnt_from() -> None:
+    first, second, other = case("a", patient="p"), case("b", patient="p"), case("c", patient="q")
+    assert known_of([second, other], {"a"}, [first, second, other]) == ["b"]
+    assert known_of([second, other], {"a", "c"}, [second, other]) == ["c"], "a is not there to say whose it is"
+    assert known_of([second, other], set(), [first, second, other]) == []

@@ -17,7 +17,7 @@ from medseg.catalog.pseudo_labels import REPORT, SUMMARY, read_record
 from medseg.catalog.pseudo_review import read_pseudo_labels
 from medseg.catalog.splits import Fold, k_folds
 from medseg.config import PseudoLabelConfig, save_config
-from medseg.errors import ConfigError, DatasetError, ModelError
+from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
 from medseg.pseudo.label import Labeller, check_similarity, hold_back
@@ -92,6 +92,15 @@ def test_a_stopped_labelling_goes_on_and_unchanged_scans_are_skipped(labeller, d
     assert again.made == 1
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert labeller.label(dataset, tmp_path / "out").made == 0
+
+
+def test_a_place_that_can_t_be_written_is_refused_before_any_scan_is_looked_at(teachers, dataset, tmp_path):
+    (tmp_path / "file").touch()
+    looked_at = []
+    labeller = Labeller(teachers, PseudoLabelConfig(), CPU, lambda *progress: looked_at.append(progress))
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        labeller.label(dataset, tmp_path / "file" / "out")
+    assert looked_at == []
 
 
 def test_a_damaged_folder_is_made_again(labeller, dataset, folder):

@@ -137,6 +137,14 @@ def test_usual_parts_are_those_that_people_drew():
     assert ranges == {3: PartRange(pytest.approx(low), pytest.approx(high), 2)}
 
 
+def test_of_a_structure_of_thousands_of_specks_no_part_is_usual_or_strange():
+    scattered = np.zeros((36, 36, 36), np.uint8)
+    scattered[::3, ::3, ::3] = 1
+    labels = LabelMap.parse({"lesion": 1})
+    ranges = part_ranges([part_volumes(scattered, Grid(scattered.shape, np.eye(4)), labels)])
+    assert not strange_parts(scattered, np.full(scattered.shape, 255, np.uint8), 0.001, ranges, 0.6).any()
+
+
 def test_prototypes_are_mean_directions():
     sums = PrototypeSums(3)
     features = torch.randn(2, 4, 3, 3, 3)

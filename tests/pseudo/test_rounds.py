@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +23,7 @@ from medseg.pseudo.rounds import RoundsOptions, self_train
 from medseg.pseudo.teachers import Teacher, Teachers, network_digest
 from medseg.quality.metrics import State, StructureScore
 from medseg.training.run import RunOptions, TrainingRun, run_training
+from medseg.training.setup import set_up
 
 
 class Training:
@@ -143,6 +146,34 @@ def test_no_fold_student_sees_its_fold(start, tmp_path):
             taught = ("teacher", number) if round_number == 1 else (f"round_1/fold_{number}/student", 0)
             network = load_model(tmp_path / "out" / taught[0] / "model").networks[taught[1]]
             assert {record.teachers for record in records} == {(network_digest(network),)}
+
+
+def test_no_fold_student_learns_from_other_scans_of_its_patients(start, tmp_path):
+    """u0, u1 and u2 are further scans of the patients of l0, l1 and l2."""
+    _, train = start(better, dataset={"patients": r"[lu](\d)"}, pseudo={"rounds": 1})
+    out = tmp_path / "out" / "round_1"
+    path = out / "pseudo_labels" / "u1" / "label.nii.gz"
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.ones(label.shape, np.uint8), label.affine), path)
+    decide(out / "pseudo_labels", "u2", "rejected")
+    for fold in ("fold_0", "fold_1"):  # as an earlier version left it
+        shutil.copytree(out / "pseudo_labels" / "u0", out / fold / "pseudo_labels" / "u0", dirs_exist_ok=True)
+    _, train = start(better, dataset={"patients": r"[lu](\d)"}, pseudo={"rounds": 1})
+    for number in range(2):
+        config = train.configs[f"round_1/fold_{number}/student"]
+        labelled = {record.case for record in read_records(config.unlabelled.pseudo_labels)}
+        assert labelled == {f"u{n}" for n in range(3) if f"l{n}" not in config.dataset.validation}
+        assert set_up(config, tmp_path / f"fold_{number}").train
+
+
+def test_without_a_scan_of_other_patients_the_supervised_model_is_kept(start, blobs, tmp_path):
+    folder = tmp_path / "one"
+    shutil.copytree(blobs, folder)
+    for name in ("u1", "u2"):
+        (folder / "images" / f"{name}.nii.gz").unlink()
+    result, _ = start(better, folder=folder, dataset={"patients": r"[lu](\d)"})
+    assert not result.promotion.promoted
+    assert re.search(r"no unlabelled scan is left to learn from without fold \d", result.promotion.reason)
 
 
 def test_no_fold_decides_when_its_teacher_or_student_stops(start):
@@ -288,8 +319,6 @@ def test_too_few_labelled_scans_are_said_to_be_unverified(start, blobs, tmp_path
 
 def test_sabotaged_scans_leave_the_supervised_model(start, blobs, tmp_path):
     """Noise in place of the unlabelled scans: all are left out, and nothing is promoted."""
-    import shutil
-
     folder = tmp_path / "sabotaged"
     shutil.copytree(blobs, folder)
     for number in range(3):
@@ -306,8 +335,6 @@ def test_what_can_not_begin_is_one_sentence(start, blobs, tmp_path):
     with pytest.raises(ConfigError, match="labelled_weight is 1"):
         start(unlabelled={"labelled_weight": 1})
     lists = {"train": ["l0", "l1", "l2", "l3", "l4"], "validation": []}
-    import shutil
-
     only = tmp_path / "only"
     shutil.copytree(blobs, only)
     for path in (only / "images").glob("u*"):

@@ -63,6 +63,18 @@ def test_a_report_that_is_no_report_is_named(student, tmp_path):
         run_training(config, tmp_path / "run", CPU)
 
 
+def test_a_lost_report_is_asked_for_and_written_again(student, labeller, dataset, tmp_path):
+    """Without it nobody would know what the teachers have learnt from."""
+    config = student({"validation": ["l4"]})
+    report = config.unlabelled.pseudo_labels / "calibration.json"
+    before = report.read_bytes()
+    report.unlink()
+    with pytest.raises(DatasetError, match=r"calibration.json is missing.*run medseg pseudo-label again"):
+        run_training(config, tmp_path / "run", CPU)
+    assert labeller.label(dataset, report.parent).made == 0
+    assert report.read_bytes() == before
+
+
 def test_what_a_person_accepted_trains_though_the_other_labels_weigh_nothing(student, tmp_path):
     config = student(labelled_weight=1)
     folder = Path(config.unlabelled.pseudo_labels)
@@ -72,6 +84,8 @@ def test_what_a_person_accepted_trains_though_the_other_labels_weigh_nothing(stu
     assert setup.unlabelled == ()
     model = run_training(config, tmp_path / "run", CPU).model
     assert load_model(model).provenance["also_learnt"] == ["u1"]
+    with pytest.raises(ConfigError, match="folds would be scored on cases that the teachers of the pseudo-labels have"):
+        run_training(config, tmp_path / "folds", RunOptions("cpu", folds=2))
 
 
 def test_a_copy_of_a_test_case_is_not_learnt_from(make_experiment, blobs, tmp_path):

@@ -101,6 +101,22 @@ def test_a_labelled_scan_is_known_by_its_voxels(scans, tmp_path):
     assert worklist.left_out == tuple((f"case_{n}", f"case_{n}: the same image as known_{n}") for n in (1, 3))
 
 
+def test_masks_in_place_of_the_labelled_scans_are_refused(scans, saved, tmp_path):
+    """As in the folder of a whole dataset, or in that of its masks."""
+    folder = tmp_path / "dataset"
+    for kind, values in (("images", np.random.default_rng(0).normal(size=(12, 10, 8))), ("labels", np.eye(12)[:, :10])):
+        (folder / kind).mkdir(parents=True)
+        array = np.broadcast_to(np.reshape(values, (12, 10, -1)), (12, 10, 8)).astype(np.float32)
+        write_volume(folder / kind / "a.nii.gz", Volume(array[None], Grid((12, 10, 8), np.eye(4))))
+    looked_at = []
+    for labelled in (folder, folder / "labels"):
+        options = SelectionOptions(labelled=labelled)
+        with pytest.raises(DatasetError, match=r"1 of the \d files .* look like masks: .*give the folder of the scans"):
+            rank_scans(scans, tmp_path / "out", saved, options, lambda *progress: looked_at.append(progress))
+    assert looked_at == []
+    assert rank_scans(scans, tmp_path / "out", saved, SelectionOptions(labelled=folder / "images")).available == 5
+
+
 def test_copies_broken_scans_and_too_many_wanted(scans, tmp_path):
     shutil.copy(scans / "case_2.nii.gz", scans / "copy.nii.gz")
     (scans / "broken.nii.gz").write_bytes((scans / "case_1.nii.gz").read_bytes()[:-400])
@@ -145,6 +161,14 @@ def test_folders_that_can_t_be_used(scans, tmp_path):
     with pytest.raises(ModelError, match="no such model folder"):
         rank_scans(scans, tmp_path / "out", tmp_path / "missing")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_can_t_be_written_is_refused_before_any_scan_is_looked_at(scans, tmp_path):
+    (tmp_path / "file").touch()
+    looked_at = []
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        rank_scans(scans, tmp_path / "file" / "out", watcher=lambda *progress: looked_at.append(progress))
+    assert looked_at == []
 
 
 def test_scans_of_other_channels_are_left_out(scans, saved, tmp_path):

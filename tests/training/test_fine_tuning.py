@@ -148,6 +148,13 @@ def test_a_case_that_the_model_has_seen_measures_nothing(tune):
         tune(lambda *_: 0.9, validation=["case_3", "case_5"])
 
 
+def test_nor_does_another_scan_of_a_patient_whom_it_has_seen(tune):
+    """case_3, which it has learnt from, is no longer trained on; case_4 is of the same patient."""
+    whose = {"patients": r"(case_[0-25]|case_)", "train": ["case_0", "case_1", "case_2"]}
+    with pytest.raises(DatasetError, match="learnt from 1 of the 2 validation cases: case_4, or from other scans"):
+        tune(lambda *_: 0.9, **whose, validation=["case_4", "case_5"])
+
+
 def test_too_few_cases_to_hold_out_are_refused(tune, tmp_path):
     with pytest.raises(DatasetError, match="too few patients have earlier labelled cases to cross-validate: 3, and 4"):
         tune(lambda *_: 0.9, new=["case_3", "case_4", "case_5"], validation=[])

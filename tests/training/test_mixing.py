@@ -310,6 +310,17 @@ def test_the_labelled_weight_is_chosen_once_by_cross_validation(experiment, tmp_
     assert kept.read_text() != (tmp_path / "run/labelled_weight.json").read_text()
 
 
+@pytest.mark.parametrize(("folds", "remedy"), [(0, "give --lambda a number"), (3, "train without folds")])
+def test_folds_that_hold_out_whoever_is_unlabelled_are_refused_at_once(experiment, tmp_path, folds, remedy):
+    """case_5 is another scan of the patient of case_4."""
+    config = with_unlabelled(experiment, method="mix-teacher", labelled_weight=0.5 if folds else "auto")
+    whose = {"patients": r"(case_[0-3]|case_)", "train": [f"case_{n}" for n in range(5)], "validation": []}
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update=whose)})
+    with pytest.raises(DatasetError, match=f"all 1 unlabelled scans are of patients .* {remedy}"):
+        run_training(config, tmp_path, RunOptions(device="cpu", folds=folds))
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
 def test_an_unlabelled_copy_of_a_held_out_scan_is_refused(experiment, blobs, tmp_path):
     folder = tmp_path / "data"
     for kind in ("images", "labels"):
