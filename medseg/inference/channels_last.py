@@ -1,7 +1,8 @@
 """A U-Net that only answers, in the layout that processors convolve fastest (`medseg.networks.layout`).
 
-Beyond the layout, norms change the maps in place, the head writes logits as they are stitched, and small layers of a
-single window go to oneDNN, too, where torch would take a convolution of its own that is slower.
+Beyond the layout, norm and activation together take two passes over the maps, the head writes logits as they are
+stitched, and small layers of a single window go to oneDNN, too, where torch would take a convolution of its own that is
+slower.
 
 Seconds a window on two cores (torch 2.13, November 2026), before and after, in float32 and in bf16:
 
@@ -17,13 +18,17 @@ Logits differ by rounding: 1e-4 of a trained network in float32.
 from __future__ import annotations
 
 from copy import deepcopy
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 
 from medseg.networks.layout import LAYOUTS, InstanceNorm2d, InstanceNorm3d, lay_out
-from medseg.networks.unet import UNet
+from medseg.networks.unet import NEGATIVE_SLOPE, Activation, ConvBlock, UNet
 from medseg.outputs import NetworkOutput
+
+ROW = 128
+"""Numbers that a norm handles at once: a processor's registers hold 32 of bf16, and a voxel may have fewer."""
 
 
 def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
@@ -37,7 +42,8 @@ def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    """Whether oneDNN is there with the instructions that its layers were measured with."""
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx2_supported()  # type: ignore[no-untyped-call]
 
 
 class ChannelsLast(nn.Module):
@@ -62,36 +68,61 @@ class ChannelsLast(nn.Module):
 def _replace_layers(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, InstanceNorm2d | InstanceNorm3d):
-            setattr(module, name, _Norm(child))
+            setattr(module, name, _Norm(child, activated=isinstance(module, ConvBlock)))
+        elif isinstance(child, Activation):
+            setattr(module, name, nn.Identity())
         elif isinstance(child, nn.Conv2d | nn.Conv3d):
             setattr(module, name, _Convolution(child))
 
 
 class _Norm(nn.Module):
-    """Instance norm in place, because only the norm reads what its convolution writes."""
+    """Instance norm, and leaky ReLU behind it: a pass for the moments, and one for all that follows from them.
 
-    def __init__(self, norm: InstanceNorm2d | InstanceNorm3d) -> None:
+    The second is a depth-wise convolution of single voxels, the only operation that torch has of scale, shift and
+    activation at once. Norm and activation of 16 maps of 96³ in bf16 took 14 ms on two cores of an Intel Xeon with AMX
+    and take 5, of 32 maps of 48³ in float32 4.1 and 4.0 (torch 2.13, November 2026).
+    """
+
+    def __init__(self, norm: InstanceNorm2d | InstanceNorm3d, *, activated: bool) -> None:
         super().__init__()
         self.norm = norm
+        self.activation = ("leaky_relu", [NEGATIVE_SLOPE], "") if activated else ("none", [], "")
 
     def forward(self, maps: Tensor) -> Tensor:
-        norm = self.norm
-        mean, deviation = norm.weight.new_empty(2, maps.shape[1])
-        for one in torch.split(maps, 1):
-            torch.ops.aten.native_batch_norm.out(
-                one,
-                norm.weight,
-                norm.bias,
-                None,
-                None,
-                True,
-                0.0,
-                norm.eps,
-                out=one,
-                save_mean=mean,
-                save_invstd=deviation,
-            )
-        return maps
+        normed = [self._normed(one) for one in torch.split(maps, 1)]
+        return normed[0] if len(normed) == 1 else torch.cat(normed)
+
+    def _normed(self, maps: Tensor) -> Tensor:
+        """Return the maps of one image (1, C, *spatial) as they follow."""
+        rows, repeats = _in_rows(maps)
+        mean, variance = _moments(rows, repeats)
+        scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
+        scale = scale.to(maps.dtype).float()  # as it is multiplied by, so that the mean vanishes all the same
+        shift = self.norm.bias - mean * scale
+        scale, shift = scale.repeat(repeats).to(maps.dtype), shift.repeat(repeats)
+        kernel = scale[:, None, None, None]
+        normed = torch.ops.mkldnn._convolution_pointwise(
+            rows, kernel, shift, (0, 0), (1, 1), (1, 1), len(scale), *self.activation
+        )
+        return normed.permute(0, 2, 3, 1).reshape(1, *maps.shape[2:], -1).movedim(-1, 1)
+
+
+def _in_rows(maps: Tensor) -> tuple[Tensor, int]:
+    """Return maps (1, C, *spatial) as (1, R * C, Y, X), R neighbouring voxels in a row, and R."""
+    channels, voxels = maps.shape[1], maps[0, 0].numel()
+    repeats = gcd(voxels, 1 << (max(1, ROW // channels).bit_length() - 1))
+    rows = voxels // repeats
+    width = gcd(rows, 256)
+    return maps.movedim(1, -1).reshape(1, rows // width, width, -1).movedim(-1, 1), repeats
+
+
+def _moments(rows: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (C,) of maps whose `repeats` neighbouring voxels make a row, in float32."""
+    unused = torch.zeros(2, rows.shape[1])  # averages over batches, which say that the moments are wanted in float32
+    mean, variance = torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)
+    mean, variance = mean.view(repeats, -1), variance.view(repeats, -1)
+    overall = mean.mean(0)
+    return overall, (variance + (mean - overall).square()).mean(0)
 
 
 class _Convolution(nn.Module):

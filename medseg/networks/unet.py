@@ -64,7 +64,7 @@ def _conv(shape: ConvShape, *, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
     return layer(shape.inputs, shape.outputs, kernel, stride, padding, bias=bias)
 
 
-class _Activation(nn.LeakyReLU):
+class Activation(nn.LeakyReLU):
     """Leaky ReLU in place.
 
     What an instance norm returns is a view of its maps merged into one batch, and autograd answers a change of a view
@@ -87,7 +87,7 @@ class ConvBlock(nn.Sequential):
         layers: list[nn.Module] = [_conv(shape)]
         if shape.dropout:
             layers.append(nn.Dropout3d(shape.dropout) if len(shape.kernel) == 3 else nn.Dropout2d(shape.dropout))
-        layers += [_norm(shape), _Activation()]
+        layers += [_norm(shape), Activation()]
         super().__init__(*layers)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg.inference.channels_last import ChannelsLast, channels_last
+from medseg.inference.channels_last import ChannelsLast, _Norm, channels_last
 from medseg.networks.build import build_network
+from medseg.networks.layout import LAYOUTS, InstanceNorm2d, InstanceNorm3d
+from medseg.networks.unet import NEGATIVE_SLOPE
 from medseg.plan import NetworkPlan
 
 
@@ -71,6 +73,26 @@ def test_bf16_differs_from_float32_as_the_networks_own_does(make_plan):
             plain, found = network(window).logits, channels_last(network, CPU)(window).logits
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(16, 12, 8, 10), (20, 7, 5, 9), (13, 6, 4, 6), (200, 3, 3), (24, 40, 25), (1, 8, 8)])
+def test_norm_and_activation_at_once_are_those_of_torch(shape, dtype, activated):
+    """Also of maps whose mean is far from zero, and of rows of one voxel and of many."""
+    layer = (InstanceNorm3d if len(shape) == 4 else InstanceNorm2d)(shape[0], affine=True)
+    torch.nn.init.uniform_(layer.weight, 0.5, 2)
+    torch.nn.init.normal_(layer.bias)
+    maps = (torch.randn(2, *shape) + torch.linspace(-20, 20, shape[0]).view(1, -1, *[1] * (len(shape) - 1))).to(dtype)
+    with torch.inference_mode():
+        expected = torch.nn.functional.instance_norm(maps.float(), weight=layer.weight, bias=layer.bias)
+        if activated:
+            expected = torch.nn.functional.leaky_relu(expected, NEGATIVE_SLOPE)
+        found = _Norm(layer, activated=activated)(maps.to(memory_format=LAYOUTS[maps.ndim]))
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=LAYOUTS[maps.ndim])
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 1e-2}[dtype]  # bf16 has eight bits
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_a_window_answers_alike_alone_and_with_others(make_plan):
