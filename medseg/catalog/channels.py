@@ -74,7 +74,8 @@ def join_channels(scans: Sequence[CatalogEntry], channels: int, taken: Iterable[
     singles = []
     for entry in scans:
         match = CHANNEL_SUFFIX.match(stem(entry.path))
-        if channels > 1 and match and entry.source and entry.source.kind == "nifti":
+        is_one_file = entry.channels == channels  # whatever number its name ends with
+        if match and not is_one_file and entry.source and entry.source.kind == "nifti":
             groups[entry.path.parent, match["case"]].append((int(match["channel"]), entry))
         else:
             singles.append(Joined(entry.case_id, (entry,)))

@@ -31,6 +31,7 @@ class CatalogEntry:
     reason, message : why it was not accepted, as a word and as a sentence.
     source : where its pixels are; None unless accepted.
     shape, spacing, axcodes : its grid: voxels, mm, and direction of each axis.
+    channels : in it; several only where the fourth axis of a file was taken as such.
     modality : "CT", "MR", "PT"; "" where unknown.
     flags : what was noticed that does not refuse it.
     repairs : what reading will do about some of it.
@@ -50,6 +51,7 @@ class CatalogEntry:
     shape: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     axcodes: str = ""
+    channels: int = 1
     modality: str = ""
     flags: tuple[ReasonCode, ...] = ()
     repairs: tuple[Repair, ...] = ()
@@ -71,6 +73,7 @@ class CatalogEntry:
             shape=grid.shape,
             spacing=grid.spacing,
             axcodes=grid.axcodes,
+            channels=header.channels,
             flags=header.flags,
             repairs=header.repairs,
             patient=self.case_id,

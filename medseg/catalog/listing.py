@@ -73,6 +73,18 @@ def stem(path: Path) -> str:
     return split_ending(path.name)[0]
 
 
+def case_name(path: Path) -> str:
+    """Return the name of the case that a scan is a channel of; of a scan without a channel number its own.
+
+    Examples
+    --------
+    >>> case_name(Path("imagesTr/liver_3_0000.nii.gz")), case_name(Path("images/liver_3.nii.gz"))
+    ('liver_3', 'liver_3')
+    """
+    match = CHANNEL_SUFFIX.match(stem(path))
+    return match["case"] if match else stem(path)
+
+
 def list_scans(folder: Path) -> dict[str, Path]:
     """Return the scans of a folder by name: its NIfTI files, and its subfolders as DICOM series.
 

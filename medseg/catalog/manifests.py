@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
 from medseg.catalog.documents import DatasetJson
-from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, list_name, shown, stem
+from medseg.catalog.listing import Listing, case_name, list_name, shown, stem
 from medseg.catalog.sources import scan_source
 from medseg.errors import DatasetError
 from medseg.io.tables import plain
@@ -156,9 +156,8 @@ def _case(path: Path, where: str, row: _Row) -> Case:
 
 def _default_id(paths: Sequence[str]) -> str:
     """Return the first image's name; of several, without its channel number."""
-    name = stem(Path(paths[0]))
-    match = CHANNEL_SUFFIX.match(name)
-    return match["case"] if match and len(paths) > 1 else name
+    first = Path(paths[0])
+    return case_name(first) if len(paths) > 1 else stem(first)
 
 
 def _is_paths(value: Any) -> TypeGuard[list[str]]:

@@ -19,7 +19,7 @@ import numpy as np
 from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
-from medseg.catalog.listing import stem
+from medseg.catalog.listing import case_name, stem
 from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.labels import LabelMap
@@ -203,7 +203,8 @@ def _by_case(true_masks: dict[str, Path], known: Set[str], predictions: Path) ->
     """Return true masks by their cases' ids, where they are called after the cases, or after the scans.
 
     The case of a scan "liver 1.nii.gz" is liver_1, that of a DICOM series is a pseudonym, which ``sources.csv``
-    explains. A mask that may be of several cases, or is one of several for a case, stays what it is called.
+    explains; nnU-Net's masks lack the channel number of their scans. A mask that may be of several cases, or is one of
+    several for a case, stays what it is called.
     """
     ids, cases = safe_ids(true_masks), _cases_of_scans(predictions)
     found = {name: {name, ids[name]} & known or cases.get(name, set()) for name in true_masks}
@@ -219,7 +220,7 @@ def _cases_of_scans(predictions: Path) -> dict[str, set[str]]:
     with suppress(OutputError):  # only its owner may read it
         for row in read_rows(predictions, {"case", "source"}, "sources.csv"):
             path = Path(row["source"])
-            for name in (*path.parent.parts, stem(path)):
+            for name in (*path.parent.parts, stem(path), case_name(path)):
                 cases[name].add(row["case"])
     return cases
 

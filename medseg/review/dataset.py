@@ -22,9 +22,11 @@ from medseg.catalog.sources import scan_digest, sound_case
 from medseg.config import IngestConfig
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
+from medseg.io.nifti import write_volume
+from medseg.io.scan import inspect_scan, read_case
 from medseg.io.tables import OWNER_ONLY, write_csv
 from medseg.labels import LabelMap
-from medseg.review.folder import DATASET, ReviewFolder
+from medseg.review.folder import DATASET, SCANS, ReviewFolder
 from medseg.review.results import standing_versions
 from medseg.review.versions import mask_path
 from medseg.volume import Case, Source
@@ -69,15 +71,16 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
     LabelError
         If what says its labels is no label map.
     OutputError
-        If the table can't be written.
+        If it can't be written.
     """
     reviewed = reviewed_cases(review)
     listing = read_original(original, review) if original else None
     twins = twins_of(reviewed, [_in_order(case) for case in listing.cases], review) if listing else {}
     kept = _unlabelled(listing, reviewed, twins) if listing else reviewed
-    cases = _replaced(listing.cases if listing else (), kept, replaced_by(kept, twins))
-    columns = _image_columns(listing, cases, channels)
-    _write(review.path / DATASET, cases, columns, _splits(listing, kept), review.labels)
+    originals, folder = listing.cases if listing else (), review.path / DATASET
+    cases = _replaced(originals, _in_as_many_files(kept, originals, folder), replaced_by(kept, twins))
+    named = tuple(channels) or (listing.channels if listing else ())
+    _write(folder, cases, named, _splits(listing, kept), review.labels)
     return kept
 
 
@@ -139,22 +142,42 @@ def write_joined(folder: Path, original: Dataset, new: Sequence[Case], replaced:
     OutputError
         If it can't be written.
     """
-    cases = _replaced(original.cases, new, replaced)
+    cases = _replaced(original.cases, _in_as_many_files(new, original.cases, folder), replaced)
     lists = {"train": (*original.train, *(case.id for case in new))}
     lists |= {"validation": original.validation, "test": original.test}
     splits = {id_: name for name, ids in lists.items() for id_ in ids}
     named = () if original.channels == ("image",) else original.channels
-    _write(folder, cases, _image_columns(None, cases, named), splits, original.labels)
+    _write(folder, cases, named, splits, original.labels)
 
 
 def _replaced(cases: Sequence[Case], new: Sequence[Case], replaced: Container[str]) -> list[Case]:
     return sorted([*(case for case in cases if case.id not in replaced), *new], key=lambda case: case.id)
 
 
+def _in_as_many_files(new: Sequence[Case], cases: Sequence[Case], folder: Path) -> tuple[Case, ...]:
+    """Return new cases in as many image files as the dataset's are in.
+
+    Channels along the fourth axis of one file there come in files of their own from a review: here they are put
+    together again, in files in `folder`.
+    """
+    if all(len(case.images) == 1 for case in new) or not cases or len(cases[0].images) > 1:
+        return tuple(new)
+    channels = inspect_scan(cases[0].images[0], channels_last=True).channels
+    return tuple(_in_one_file(case, folder) if len(case.images) == channels > 1 else case for case in new)
+
+
+def _in_one_file(case: Case, folder: Path) -> Case:
+    path = folder / SCANS / f"{case.id}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, read_case(case)[0])
+    return replace(case, images=(Source("nifti", (path,)),))
+
+
 def _write(
-    folder: Path, cases: Sequence[Case], columns: Sequence[str], splits: Mapping[str, str], labels: LabelMap
+    folder: Path, cases: Sequence[Case], channels: Sequence[str], splits: Mapping[str, str], labels: LabelMap
 ) -> None:
-    """Write the table of cases and the labels."""
+    """Write the table of cases, the labels, and the channels' names where no column of the table has them."""
+    columns = _image_columns(cases, channels)
     header = ["case", "patient", *columns, "mask", *(["split"] if splits else [])]
     rows = [
         [
@@ -168,6 +191,9 @@ def _write(
     ]
     write_csv(folder / TABLE, header, rows, mode=OWNER_ONLY)
     write_text(folder / LABELS, json.dumps(labels.model_dump(mode="json"), indent=1) + "\n")
+    if len(columns) == 1 < len(channels):
+        names = {str(number): name for number, name in enumerate(channels)}
+        write_text(folder / "dataset.json", json.dumps({"channel_names": names}, indent=1) + "\n")
 
 
 def _in_order(case: Case) -> Case:
@@ -185,7 +211,7 @@ def _unlabelled(listing: Listing, reviewed: tuple[Case, ...], twins: Mapping[str
     return tuple(case for case in reviewed if not twins[case.id] & fixed)
 
 
-def _image_columns(listing: Listing | None, cases: Sequence[Case], channels: Sequence[str]) -> list[str]:
+def _image_columns(cases: Sequence[Case], channels: Sequence[str]) -> list[str]:
     counts = {len(case.images) for case in cases}
     if len(counts) > 1:
         raise DatasetError(
@@ -197,8 +223,7 @@ def _image_columns(listing: Listing | None, cases: Sequence[Case], channels: Seq
         return [f"image_{name}" for name in channels]
     if count == 1:
         return ["image"]
-    names = listing.channels if listing and len(listing.channels) == count else tuple(map(str, range(1, count + 1)))
-    return [f"image_{name}" for name in names]
+    return [f"image_{number}" for number in range(1, count + 1)]
 
 
 def _splits(listing: Listing | None, kept: tuple[Case, ...]) -> Mapping[str, str]:

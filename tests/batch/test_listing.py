@@ -145,6 +145,17 @@ class TestStacks:
         assert (entry.shape, entry.axcodes, entry.patient) == ((6, 5, 4), "RAS", "anna")
         assert read_case(listing.cases[0])[0].array.shape == (3, 6, 5, 4)
 
+    def test_numbers_at_the_end_of_their_names_are_no_channels(self, scans):
+        for name in ("anna", "berta", "carla"):
+            (scans / f"{name}.nii.gz").unlink()
+        for number, channels in enumerate((3, 3, 1, 1, 1)):
+            name = f"patient_{number:04}" if channels == 3 else f"dora_{number - 2:04}"
+            array = np.ones((channels, 6, 5, 4), np.float32)
+            write_volume(scans / f"{name}.nii.gz", Volume(array, Grid((6, 5, 4), np.eye(4))))
+        listing = list_cases(index_scans(scans), channels=3)
+        assert listing.rejected == ()
+        assert [case.id for case in listing.cases] == ["patient_0000", "patient_0001", "dora"]
+
     def test_one_of_another_length_is_refused_with_both_numbers(self, scans):
         (refused,) = list_cases(index_scans(scans), channels=3).rejected
         assert (refused.case, refused.reason) == ("berta", "CHANNELS_MISMATCH")

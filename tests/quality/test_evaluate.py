@@ -108,6 +108,18 @@ def test_true_masks_may_be_called_after_the_file_or_folder_of_the_scan(tmp_path)
     assert evaluate_folder(tmp_path / "run", tmp_path / "truth", LABELS).not_run == ("b", "both", "series")
 
 
+def test_true_masks_of_nnunet_lack_the_channel_number_of_their_scans(tmp_path):
+    """A model of one channel takes each file as a case, and a pseudonym hides how the files of a case are called."""
+    sources = {"liver_1_0000": "liver_1_0000.nii.gz", "case-2": "a/liver_2_0000.nii.gz"}
+    for case in sources:
+        write(tmp_path / "run" / "cases" / case / "mask.nii.gz", organ())
+    write_csv(tmp_path / "run" / "cases.csv", ["case", "status"], [(case, "done") for case in sources])
+    write_csv(tmp_path / "run" / "sources.csv", ["case", "source"], sources.items())
+    for name in ("liver_1", "liver_2"):
+        write(tmp_path / "labelsTs" / f"{name}.nii.gz", organ())
+    assert evaluate_folder(tmp_path / "run", tmp_path / "labelsTs", LABELS).cases == ("case-2", "liver_1_0000")
+
+
 def test_a_dataset_folder_stands_for_its_labels(folders, tmp_path):
     write(tmp_path / "dataset" / "labels" / "a.nii.gz", organ())
     write(tmp_path / "dataset" / "images" / "a.nii.gz", organ())

@@ -17,8 +17,9 @@ from medseg.errors import ConfigError, DatasetError, OutputError
 from medseg.geometry import Grid
 from medseg.io.dicom_write import write_series
 from medseg.io.nifti import read_mask, write_mask, write_volume
+from medseg.io.scan import read_case
 from medseg.provenance import digest_files
-from medseg.review.dataset import reviewed_cases, write_dataset
+from medseg.review.dataset import reviewed_cases, write_dataset, write_joined
 from medseg.review.folder import ReviewFolder, open_review, write_manifest
 from medseg.review.importing import ImportSummary, import_review
 from medseg.review.refusal import Refusal
@@ -441,6 +442,34 @@ def test_the_original_s_cases_are_known_by_their_scans(review, tmp_path):
     dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
     assert {case.id for case in dataset.cases} == {"alpha", "two", "three", "old"}
     assert (dataset.train, dataset.validation) == (("alpha", "old", "two"), ("three",))
+
+
+def test_a_dataset_with_channels_along_the_fourth_axis_takes_the_reviewed_cases(review, tmp_path):
+    """As the Decathlon's have them, while a review has a file a channel."""
+    original = make_original(tmp_path / "mine", ("old",), ("old",))
+    grid = make_mask(0).grid
+    write_volume(original / "images/old.nii.gz", Volume(np.ones((2, *SHAPE), np.float32), grid))
+    (original / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "CT"}}))
+    second = Volume(np.full((1, *SHAPE), 7.5, np.float32), grid)
+    write_volume(review.path / "scans/alpha_0001.nii.gz", second)
+    images = (*review.case("alpha").images, "scans/alpha_0001.nii.gz")
+    cases = [case.model_copy(update={"images": images}) for case in review.manifest.cases if case.case == "alpha"]
+    write_manifest(review.path, review.manifest.model_copy(update={"cases": tuple(cases)}))
+    review = open_review(review.path)
+    verdict(review, "alpha", "accepted")
+    take(review)
+    expected = read_case(reviewed_cases(review)[0])[0]
+    write_dataset(review, original)
+    dataset = read_dataset(DatasetConfig(folder=review.path / "dataset"))
+    assert (dataset.train, dataset.channels, dataset.modalities) == (("alpha", "old"), ("T1", "CT"), ("mr", "ct"))
+    write_joined(tmp_path / "round", read_dataset(DatasetConfig(folder=original)), reviewed_cases(review), ())
+    joined = read_dataset(DatasetConfig(folder=tmp_path / "round"))
+    assert (joined.train, joined.channels) == (dataset.train, dataset.channels)
+    for read in (dataset, joined):
+        volume, mask = read_case(read.select(["alpha"])[0])
+        assert np.array_equal(volume.array, expected.array)
+        assert mask is not None
+        assert volume.grid.matches(expected.grid)
 
 
 @pytest.mark.parametrize(
