@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from medseg.errors import LabelError
-from medseg.frozen import Frozen
+from medseg.records import Record
 from medseg.text import first_line
 
 DEFAULT_COLOURS = (
@@ -62,7 +62,7 @@ Shade = Annotated[int, Field(ge=0, le=255)]
 """One of the three parts of a colour."""
 
 
-class Code(Frozen):
+class Code(Record):
     """A code of a terminology, such as SCT 10200004 (Liver)."""
 
     scheme: str = Field("SCT", description="Coding scheme designator; SCT is SNOMED CT")
@@ -70,7 +70,7 @@ class Code(Frozen):
     meaning: str = Field(description="Its meaning in words, such as Liver")
 
 
-class Label(Frozen):
+class Label(Record):
     """One value of a mask."""
 
     value: int = Field(ge=1, le=65535, description="The value in the mask; 0 is always background")
@@ -81,7 +81,7 @@ class Label(Frozen):
     lesion: bool = Field(False, description="Whether each connected part is a lesion of its own, to be measured singly")
 
 
-class Region(Frozen):
+class Region(Record):
     """A union of labels that the network learns as one output."""
 
     name: str = Field(min_length=1, description="The region's name, such as kidney_with_tumour")
@@ -89,7 +89,7 @@ class Region(Frozen):
     paints: int = Field(ge=1, description="The label value written where this region is found, over earlier regions")
 
 
-class LabelMap(Frozen):
+class LabelMap(Record):
     """The labels of a dataset or model.
 
     Examples

@@ -14,13 +14,13 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from medseg.config import describe_problems
 from medseg.errors import PlanError
-from medseg.frozen import Frozen
+from medseg.records import Record
 from medseg.text import first_line
 
 Sizes = tuple[int, int, int]
 
 
-class _Part(Frozen):
+class _Part(Record):
     model_config = ConfigDict(allow_inf_nan=False)
 
 

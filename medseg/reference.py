@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from medseg.frozen import Frozen
+from medseg.records import Record
 
 FEW_CASES = 5
 """With fewer training cases than this, no range is known."""
 
 
-class Range(Frozen):
+class Range(Record):
     """The distribution of one quantity over cases."""
 
     cases: int = Field(ge=1, description="Number of cases")
@@ -44,7 +44,7 @@ class Range(Frozen):
         return cls(cases=len(values), low=low, p5=p5, median=median, p95=p95, high=high)
 
 
-class StructureReference(Frozen):
+class StructureReference(Record):
     """One label over the training cases. Ranges are over the cases that have it."""
 
     share: float = Field(ge=0, le=1, description="Share of the training cases that have it")
@@ -56,7 +56,7 @@ class StructureReference(Frozen):
     sd: tuple[Range, ...] = Field((), description="Standard deviation inside it, one entry a channel")
 
 
-class Ranking(Frozen):
+class Ranking(Record):
     """How well expected Dice puts cases in order, on cases that it was not fitted on."""
 
     cases: int = Field(description="Number of cases")
@@ -66,7 +66,7 @@ class Ranking(Frozen):
     error: float = Field(description="Mean absolute difference of expected and true Dice")
 
 
-class Calibration(Frozen):
+class Calibration(Record):
     """Expected Dice of a case from its features: logit = bias + sum of weight x (feature - mean) / sd.
 
     Every feature is oriented so that more is better, and no weight is negative.
@@ -82,7 +82,7 @@ class Calibration(Frozen):
     as_scanned: Ranking | None = Field(None, description="The same on scans as they are; null: none was fitted on")
 
 
-class Reference(Frozen):
+class Reference(Record):
     """What segmented cases are compared with."""
 
     cases: int = Field(ge=1, description="Number of training cases")

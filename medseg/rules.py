@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medseg.frozen import Frozen
+from medseg.records import Record
 
 
-class StructureRule(Frozen):
+class StructureRule(Record):
     """Clean-up of one structure, in this order: largest component, smallest volume, holes."""
 
     keep_largest: bool = Field(False, description="Keep only the largest connected component")
@@ -33,7 +33,7 @@ class StructureRule(Frozen):
         return ", ".join(part for part in parts if part) or "unchanged"
 
 
-class PostprocessingRules(Frozen):
+class PostprocessingRules(Record):
     """The rules of a model, by the name of the label or region they act on.
 
     Examples

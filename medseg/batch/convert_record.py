@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.config import IngestConfig
-from medseg.frozen import Frozen
 from medseg.io.files import write_text
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 
-class ScanRecord(Frozen):
+class ScanRecord(Record):
     """The record of one converted scan; it names neither patients nor paths."""
 
     case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from medseg.config import SegmentConfig
 from medseg.errors import ConfigError
-from medseg.frozen import Frozen
+from medseg.records import Record
 
 if TYPE_CHECKING:
     from medseg.labels import LabelMap
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     """Draws scan and mask into a PNG file; named by the caller because drawing lies above this layer."""
 
 
-class Job(Frozen):
+class Job(Record):
     """All that a worker must know beside its cases."""
 
     model: Path = Field(description="Model folder")

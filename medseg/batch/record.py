@@ -11,19 +11,19 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.inference.ladder import Rung
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 RECORD = "case.json"
 MASK = "mask.nii.gz"
 PICTURE = "overlay.png"
 
 
-class Inputs(Frozen):
+class Inputs(Record):
     """Everything that decides the result; equal inputs need no second run."""
 
     source: str = Field(description="Digest of the scan's files")
@@ -31,7 +31,7 @@ class Inputs(Frozen):
     settings: str = Field(description="Digest of the settings and of medseg's version")
 
 
-class Geometry(Frozen):
+class Geometry(Record):
     """Grid of scan and mask."""
 
     shape: tuple[int, int, int] = Field(description="Voxels along each index axis")
@@ -55,7 +55,7 @@ class Geometry(Frozen):
         return "x".join(f"{size:.4g}" for size in self.spacing)
 
 
-class CaseRecord(Frozen):
+class CaseRecord(Record):
     """The record of one segmented case."""
 
     case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")

@@ -33,13 +33,13 @@ from medseg.catalog.listing import shown, visible
 from medseg.catalog.sources import scan_digest
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
-from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
 from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.volume import Case, Mask
 
 Status = Literal["auto", "accepted", "edited", "rejected", "left-out"]
@@ -56,7 +56,7 @@ COLUMNS = ("case", "status", "reviewer", "score", "agreement", "similarity", "ke
 logger = logging.getLogger(__name__)
 
 
-class PseudoLabelRecord(Frozen):
+class PseudoLabelRecord(Record):
     """What ``record.json`` holds. Shares and scores are 0 to 1."""
 
     schema_version: int = Field(1, description="Version of this file's fields")

@@ -8,13 +8,13 @@ from difflib import SequenceMatcher
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from medseg.frozen import Frozen
+from medseg.records import Record
 
 ALIKE = 0.7
 """Similarity (0 to 1) from which a name is taken for a slip of another."""
 
 
-class Stage(Frozen):
+class Stage(Record):
     """Base of all stages: frozen, and unknown keys, ``.nan`` and ``.inf`` are errors."""
 
     model_config = ConfigDict(allow_inf_nan=False)

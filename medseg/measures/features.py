@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from medseg.frozen import Frozen
 from medseg.labels import LabelMap
 from medseg.measures.intensity import Intensity
 from medseg.measures.runs import near
 from medseg.measures.structure import Position, Structure, find_structures
+from medseg.records import Record
 from medseg.volume import Mask, Volume
 
 SPECK_SHARE = 0.001
@@ -21,7 +21,7 @@ SPECK_SHARE = 0.001
 voxels, too, and a report that complains about those is not read."""
 
 
-class StructureFeatures(Frozen):
+class StructureFeatures(Record):
     """One label of a mask, found in at least one voxel."""
 
     volume_ml: float = Field(gt=0, description="Volume, ml")
@@ -35,7 +35,7 @@ class StructureFeatures(Frozen):
     )
 
 
-class TargetUncertainty(Frozen):
+class TargetUncertainty(Record):
     """How sure the network was of one target (label or region), measured on the network's grid."""
 
     confidence: float | None = Field(description="Mean probability inside the target; null: not found")
@@ -48,7 +48,7 @@ class TargetUncertainty(Frozen):
     )
 
 
-class CaseFeatures(Frozen):
+class CaseFeatures(Record):
     """All that is known of a segmented case without a true mask."""
 
     channels: tuple[Intensity, ...] = Field(description="Intensities of the whole scan, one entry a channel")

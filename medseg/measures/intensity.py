@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from medseg.frozen import Frozen
+from medseg.records import Record
 from medseg.volume import Volume
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -15,7 +15,7 @@ SAMPLED_VOXELS = 1_000_000
 """Voxels looked at for the intensities of a whole scan, evenly spaced."""
 
 
-class Intensity(Frozen):
+class Intensity(Record):
     """Intensities of one channel somewhere, in the scan's units (HU for CT)."""
 
     mean: float = Field(description="Mean")

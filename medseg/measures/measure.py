@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.labels import Label, LabelMap
 from medseg.measures.diameters import plane_diameters, solid_diameter
 from medseg.measures.features import StructureFeatures, features_of, organs_of
 from medseg.measures.intensity import IntensityStatistics
 from medseg.measures.structure import Part, Position, Structure, find_structures
+from medseg.records import Record
 from medseg.volume import Mask, Volume
 
 MAX_LESIONS = 200
@@ -33,7 +33,7 @@ OBLIQUE_DEGREES = 10.0
 PLANES = ("sagittal", "coronal", "axial")
 
 
-class Measures(Frozen):
+class Measures(Record):
     """One structure, or one lesion of it. What is undefined because nothing was found is null, never 0."""
 
     structure: str = Field(description="Name of the label")

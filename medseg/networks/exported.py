@@ -23,12 +23,12 @@ from pydantic import Field, ValidationError
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError
-from medseg.frozen import Frozen
 from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.build import network_axes
 from medseg.networks.runtimes import ExportedNetwork, OnnxNetwork, OpenVinoNetwork
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 Runtime = Literal["onnx", "openvino"]
 
@@ -46,7 +46,7 @@ MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Module that each runtime needs; the extra has the runtime's name."""
 
 
-class Agreement(Frozen):
+class Agreement(Record):
     """How an exported model's answers differ from its source's, over all voxels of some windows."""
 
     windows: int = Field(ge=1, description="Number of windows compared")
@@ -59,7 +59,7 @@ class Agreement(Frozen):
     )
 
 
-class Export(Frozen):
+class Export(Record):
     """One runtime's networks."""
 
     runtime: Runtime = Field(description="What they were made for")
@@ -71,7 +71,7 @@ class Export(Frozen):
     versions: dict[str, str] = Field(description="Versions of what exported it")
 
 
-class ExportRecord(Frozen):
+class ExportRecord(Record):
     """What ``exported.json`` holds."""
 
     schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, description="Version of the file")

@@ -26,7 +26,6 @@ from torch import nn
 
 from medseg.config import InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
-from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
@@ -36,6 +35,7 @@ from medseg.networks.pretrained import RECORD as PRETRAINED
 from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
 
@@ -74,7 +74,7 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ModelRecord(Frozen):
+class ModelRecord(Record):
     """What ``model.json`` holds."""
 
     schema_version: int = Field(SCHEMA_VERSION, description="Version of this file's fields")

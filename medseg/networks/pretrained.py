@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError, PlanError
-from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder
 from medseg.networks.build import build_network
 from medseg.networks.weights import check_fit, half, read_weights, write_weights
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 RECORD = "pretrained.json"
 
@@ -63,7 +63,7 @@ class Pretrained:
         network.load_state_dict({**network.state_dict(), **self.weights})
 
 
-class PretrainedRecord(Frozen):
+class PretrainedRecord(Record):
     """What ``pretrained.json`` holds."""
 
     schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, description="Version of the file")

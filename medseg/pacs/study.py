@@ -22,8 +22,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from medseg.frozen import Frozen
 from medseg.io.files import flush_file, write_text
+from medseg.records import Record
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -31,7 +31,7 @@ STATES: tuple[State, ...] = get_args(State)
 SCANS, RESULTS, RECORD = "scans", "results", "study.json"
 
 
-class Problem(Frozen):
+class Problem(Record):
     """A series of the study that was not segmented, or has no result of some format."""
 
     case: str = Field(description="Pseudonym of the series")
@@ -39,7 +39,7 @@ class Problem(Frozen):
     message: str = Field(description="The same as a sentence")
 
 
-class StudyRecord(Frozen):
+class StudyRecord(Record):
     """What is known of a study beside its files."""
 
     tries: int = Field(0, description="How often the present step was begun")

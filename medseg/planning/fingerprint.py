@@ -17,10 +17,10 @@ from pydantic import Field, ValidationError
 
 from medseg.config import Triple, describe_problems
 from medseg.errors import DatasetError
-from medseg.frozen import Frozen
 from medseg.measures.features import StructureFeatures
 from medseg.measures.intensity import Intensity
 from medseg.plan import Sizes
+from medseg.records import Record
 
 PROBABILITIES = (
     0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
@@ -32,7 +32,7 @@ DRAWS = 2001
 """Evenly spaced probabilities at which a case's distribution enters the dataset's."""
 
 
-class ForegroundIntensities(Frozen):
+class ForegroundIntensities(Record):
     """Intensities of one channel inside the labelled structures of one case."""
 
     mean: float = Field(description="Mean, in the scan's units (HU for CT)")
@@ -42,7 +42,7 @@ class ForegroundIntensities(Frozen):
     )
 
 
-class CaseFingerprint(Frozen):
+class CaseFingerprint(Record):
     """One case, in canonical (RAS) axis order."""
 
     id: str = Field(description="The case")
@@ -72,7 +72,7 @@ class Intensities:
     std: float
 
 
-class Fingerprint(Frozen):
+class Fingerprint(Record):
     """All cases that a plan may look at."""
 
     cases: tuple[CaseFingerprint, ...] = Field(min_length=1, description="One entry a case")

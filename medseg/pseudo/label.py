@@ -35,7 +35,6 @@ from medseg.catalog.sources import scan_digest
 from medseg.catalog.splits import check_unlabelled, without_patients
 from medseg.config import PseudoLabelConfig
 from medseg.errors import ConfigError, DatasetError, ScanError
-from medseg.frozen import Frozen
 from medseg.inference.forward import streamed_axis
 from medseg.io.files import write_text
 from medseg.io.scan import read_case
@@ -52,6 +51,7 @@ from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
 from medseg.pseudo.teachers import Teachers
+from medseg.records import Record
 from medseg.volume import Case
 
 VERSION = 2
@@ -60,7 +60,7 @@ VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-class CalibrationReport(Frozen):
+class CalibrationReport(Record):
     """What ``calibration.json`` holds: how far the teachers can be believed."""
 
     teachers: int = Field(description="Number of networks")

@@ -32,7 +32,6 @@ from medseg.catalog.pseudo_review import adopt_reviewed
 from medseg.catalog.splits import Fold, k_folds, patient_of
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
-from medseg.frozen import Frozen
 from medseg.inference.hardware import choose_device
 from medseg.io.files import atomic_file, write_text
 from medseg.networks.model import load_model, save_model
@@ -42,6 +41,7 @@ from medseg.pseudo.label import Labeller, Labelling, check_similarity, of_others
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.quality.calibration import degraded_copies
+from medseg.records import Record
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import cross_validated
 from medseg.training.labelled_weight import FALLBACK, enough_patients
@@ -85,7 +85,7 @@ class RoundsOptions:
     train: Train = run_training
 
 
-class RoundReport(Frozen):
+class RoundReport(Record):
     """What ``round.json`` holds: how a round's students did on scans that were held out from them."""
 
     number: int = Field(description="The round, from 1")
@@ -95,7 +95,7 @@ class RoundReport(Frozen):
     settings: str = Field("", description="Digest of what the round follows from")
 
 
-class Promotion(Frozen):
+class Promotion(Record):
     """What ``promotion.json`` holds."""
 
     promoted: bool = Field(description="Whether the student is the model to use; if not, the supervised one is")

@@ -8,14 +8,14 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import Field
 
-from medseg.frozen import Frozen
 from medseg.quality.metrics import State, StructureScore
+from medseg.records import Record
 
 Metric = Literal["dice", "iou", "hd95_mm", "nsd", "volume_error_ml"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
-class Statistics(Frozen):
+class Statistics(Record):
     """The distribution of one metric over cases."""
 
     mean: float = Field(description="Mean")
@@ -27,7 +27,7 @@ class Statistics(Frozen):
     p95: float = Field(description="95th percentile")
 
 
-class TargetSummary(Frozen):
+class TargetSummary(Record):
     """One target over all cases. Penalties of missed and spurious cases are in every statistic."""
 
     target: str = Field(description="Label or region")

@@ -24,12 +24,12 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.errors import DatasetError, OutputError, ScanError
-from medseg.frozen import Frozen
 from medseg.geometry import Grid
 from medseg.io.files import write_text
 from medseg.io.slicer import read_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
 from medseg.volume import Mask
@@ -47,7 +47,7 @@ CASE_TAG = "medseg.Case"
 """Tag of every segment that says which case it belongs to; Slicer keeps it."""
 
 
-class ReviewCase(Frozen):
+class ReviewCase(Record):
     """One case to review. Paths are relative to the review folder."""
 
     case: str = Field(pattern=PLAIN_NAME, description="Case id")
@@ -74,7 +74,7 @@ class ReviewCase(Frozen):
         return Grid(self.geometry.shape, np.array(self.geometry.affine))
 
 
-class Manifest(Frozen):
+class Manifest(Record):
     """The record of an export."""
 
     format: int = Field(1, description="Version of this file's layout")

@@ -25,12 +25,12 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from medseg.errors import ConfigError, OutputError
-from medseg.frozen import Frozen
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
 from medseg.io.tables import OWNER_ONLY
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.metrics import State, StructureScore
+from medseg.records import Record
 from medseg.review.folder import REVIEWS, ReviewCase, ReviewFolder
 from medseg.volume import Mask, Source
 
@@ -42,7 +42,7 @@ CHOICE = "chosen.json"
 Status = Literal["accepted", "corrected", "rejected", "flagged"]
 
 
-class Change(Frozen):
+class Change(Record):
     """How far one structure of the prediction is from what the reviewer left."""
 
     structure: str = Field(description="Label or region")
@@ -79,7 +79,7 @@ class Change(Frozen):
         return (self.dice or 0.0) * (self.before_ml + self.after_ml) / 2
 
 
-class Version(Frozen):
+class Version(Record):
     """The record of one verdict that was taken. It names no person and holds no comment."""
 
     case: str = Field(description="Case id")
@@ -108,7 +108,7 @@ class Version(Frozen):
         return self.status in ("accepted", "corrected")
 
 
-class Choice(Frozen):
+class Choice(Record):
     """A person's choice between versions of a case."""
 
     version: int = Field(description="Number of the chosen version")

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from medseg.config import ExperimentConfig
 from medseg.errors import MedsegError
-from medseg.frozen import Frozen
 from medseg.io.files import write_text
+from medseg.records import Record
 
 LESSON, OUTCOME, RUN = "lesson.json", "outcome.json", "run"
 """What a lesson's folder holds; RUN is where `medseg.training.fine_tuning` trains."""
@@ -25,7 +25,7 @@ PROMOTED, KEPT, FAILED = 0, 3, 1
 """How the process ends."""
 
 
-class Lesson(Frozen):
+class Lesson(Record):
     """What is to be learnt, and what of."""
 
     experiment: ExperimentConfig = Field(description="The fine-tuning; its dataset says what is held out")
@@ -33,7 +33,7 @@ class Lesson(Frozen):
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
 
 
-class Outcome(Frozen):
+class Outcome(Record):
     """What came of it."""
 
     is_promoted: bool = Field(description="Whether the new model is not worse")

@@ -30,11 +30,11 @@ from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import check_unseen, k_folds, patient_of, without_patients
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
-from medseg.frozen import Frozen
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
+from medseg.records import Record
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.labelled_weight import FEWEST_PATIENTS, count_patients, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
@@ -68,7 +68,7 @@ class Wishes:
     freeze_encoder: bool = False
 
 
-class FineTuned(Frozen):
+class FineTuned(Record):
     """What ``promotion.json`` holds."""
 
     promoted: bool = Field(description="Whether the fine-tuned model takes the place of the one before")

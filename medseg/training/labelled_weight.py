@@ -20,8 +20,8 @@ from pydantic import Field, ValidationError
 
 from medseg.catalog.splits import patient_of
 from medseg.config import ExperimentConfig
-from medseg.frozen import Frozen
 from medseg.io.files import write_text
+from medseg.records import Record
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
@@ -38,7 +38,7 @@ FALLBACK = 0.5
 """Weight where there is no cross-validation: both losses count the same."""
 
 
-class Trial(Frozen):
+class Trial(Record):
     """One candidate: the Dice of every labelled case when it was held out."""
 
     weight: float
@@ -50,7 +50,7 @@ class Trial(Frozen):
         return fmean(self.dice.values())
 
 
-class Choice(Frozen):
+class Choice(Record):
     """The chosen weight, why, and what it was chosen from."""
 
     weight: float

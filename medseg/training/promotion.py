@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Protocol
 
-from medseg.frozen import Frozen
 from medseg.quality.metrics import StructureScore
+from medseg.records import Record
 
 TARGET_TOLERANCE = 0.01
 """Dice by which a single structure may fall, if that is also within a standard error: with few cases, less is
@@ -32,7 +32,7 @@ class Rivals:
     old: str = "supervised networks"
 
 
-class HeldOutScore(Frozen):
+class HeldOutScore(Record):
     """Dice of one structure of one labelled scan, by a network that had not learnt from it; null: nothing to find."""
 
     case: str
