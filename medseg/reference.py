@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.text import significant
+
 FEW_CASES = 5
 """With fewer training cases than this, no range is known."""
 
@@ -42,7 +44,7 @@ class Range(_Part):
         """
         if not len(values):
             return None
-        low, p5, median, p95, high = (float(f"{v:.6g}") for v in np.percentile(values, [0, 5, 50, 95, 100]))
+        low, p5, median, p95, high = map(significant, np.percentile(values, [0, 5, 50, 95, 100]))
         return cls(cases=len(values), low=low, p5=p5, median=median, p95=p95, high=high)
 
 

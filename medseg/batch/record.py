@@ -16,6 +16,7 @@ from medseg.inference.ladder import Rung
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
+from medseg.text import shown_sizes
 
 RECORD = "case.json"
 MASK = "mask.nii.gz"
@@ -50,12 +51,12 @@ class Geometry(_Part):
     @property
     def shape_text(self) -> str:
         """The shape as tables show it, such as 512x512x40."""
-        return "x".join(map(str, self.shape))
+        return shown_sizes(self.shape)
 
     @property
     def spacing_text(self) -> str:
         """The spacing as tables show it, such as 0.75x0.75x3."""
-        return "x".join(f"{size:.4g}" for size in self.spacing)
+        return shown_sizes(self.spacing, ".4g")
 
 
 class CaseRecord(_Part):

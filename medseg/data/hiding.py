@@ -20,6 +20,7 @@ from medseg.data.sampling import Randomness, Sampler
 from medseg.data.spatial import CPU, PatchSource, SpatialDrawer, read_patch
 from medseg.errors import ConfigError, DatasetError
 from medseg.plan import Plan, Sizes
+from medseg.text import shown_sizes
 
 PATCHES, CASE_ORDER = 5, 6
 """First words of the seeds of patches with hidden blocks and of their cases' order."""
@@ -61,8 +62,10 @@ class HidingStream:
         self.plan, self.device = plan, device
         self.share, self.block = config.hidden, block_sizes(config.block, plan)
         if all(edge >= size for edge, size in zip(self.block, plan.patch, strict=True)):
-            patch = "x".join(map(str, plan.patch))
-            raise ConfigError(f"pretraining.block {config.block} covers the whole patch {patch}; choose a smaller one")
+            raise ConfigError(
+                f"pretraining.block {config.block} covers the whole patch {shown_sizes(plan.patch)}; choose a "
+                "smaller one"
+            )
         self.sampler = Sampler(cases, plan, 0.0, randomness, (PATCHES, CASE_ORDER))
         self.spatial = SpatialDrawer(augmentation, plan)
 

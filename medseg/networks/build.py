@@ -10,6 +10,7 @@ from medseg.errors import PlanError
 from medseg.networks.base import SegmentationNetwork
 from medseg.networks.unet import UNet
 from medseg.plan import Plan
+from medseg.text import shown_sizes
 
 
 def network_axes(plan: Plan) -> tuple[int, ...]:
@@ -54,7 +55,7 @@ def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
 def _check_bottom(plan: Plan) -> None:
     """Refuse a patch of which one voxel is left at the bottom: instance norm makes every one of them equal."""
     if plan.patch == plan.network.divisor:
-        size = "x".join(map(str, plan.patch))
         raise PlanError(
-            f"the patch {size} is one voxel at the coarsest stage; double plan.patch or remove the network's last stage"
+            f"the patch {shown_sizes(plan.patch)} is one voxel at the coarsest stage; double plan.patch or remove the "
+            "network's last stage"
         )

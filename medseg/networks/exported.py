@@ -28,6 +28,7 @@ from medseg.networks.build import network_axes
 from medseg.networks.runtimes import ExportedNetwork, OnnxNetwork, OpenVinoNetwork
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.text import shown_sizes
 
 Runtime = Literal["onnx", "openvino"]
 
@@ -169,7 +170,7 @@ def open_networks(runtime: Runtime, precision: Precision, files: Iterable[Path])
 
 def _told(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
     """Return the shapes of a window and its logits in words, such as 1x1x96x96x96 to 1x3x96x96x96."""
-    return " to ".join("x".join(map(str, shape)) for shape in shapes)
+    return " to ".join(map(shown_sizes, shapes))
 
 
 def _check_file(path: Path, digest: str) -> None:

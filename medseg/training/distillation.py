@@ -29,6 +29,7 @@ from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan, Sizes
 from medseg.provenance import learnt_cases
+from medseg.text import shown_sizes
 from medseg.training.methods import Terms
 from medseg.training.start import Start
 
@@ -170,10 +171,9 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
         with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
             build_network(plan, model.labels.outputs)
     except (ValueError, PlanError):
-        size = "x".join(map(str, patch))
         raise ModelError(
-            f"{folder} can't take patches of {size}, from which the student learns; leave it out, or name it first, so "
-            "that its plan is the student's"
+            f"{folder} can't take patches of {shown_sizes(patch)}, from which the student learns; leave it out, or "
+            "name it first, so that its plan is the student's"
         ) from None
 
 
