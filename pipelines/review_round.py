@@ -112,8 +112,8 @@ def arguments() -> argparse.Namespace:
 def configuration(wanted: argparse.Namespace) -> ExperimentConfig:
     """Return the fine-tuning that the command line asks for."""
     config = load_config(wanted.config) if wanted.config else experiment_of(wanted.model)
-    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"folder": wanted.data})})
-    return for_fine_tuning(config, Wishes(wanted.steps, wanted.learning_rate, wanted.freeze_encoder))
+    wishes = Wishes(wanted.steps, wanted.learning_rate, wanted.freeze_encoder)
+    return for_fine_tuning(config.with_data(wanted.data), wishes)
 
 
 def how(wanted: argparse.Namespace) -> RoundOptions:

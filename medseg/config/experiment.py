@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,18 @@ class ExperimentConfig(Stage):
 
     def with_data(self, folder: Path) -> ExperimentConfig:
         """Return the same run with another dataset folder."""
-        return self.model_copy(update={"dataset": self.dataset.model_copy(update={"folder": folder})})
+        return self.with_changes(dataset={"folder": folder})
+
+    def with_changes(self, **sections: Mapping[str, Any]) -> ExperimentConfig:
+        """Return the same run with other values of some fields, by section; they are taken as they are.
+
+        Examples
+        --------
+        >>> ExperimentConfig().with_changes(training={"steps": 10}).training.steps
+        10
+        """
+        changed = {name: getattr(self, name).model_copy(update=fields) for name, fields in sections.items()}
+        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:

@@ -19,7 +19,6 @@ from statistics import fmean
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.catalog.splits import patient_of
-from medseg.config import ExperimentConfig
 from medseg.io.files import write_text
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
@@ -110,17 +109,6 @@ def without_trials(labelled: Sequence[Case], *, pseudo_labels: bool) -> Choice:
             f"{FEWEST_PATIENTS} are needed"
         )
     return Choice(weight=FALLBACK, reason=reason)
-
-
-def trial_config(config: ExperimentConfig, weight: float) -> ExperimentConfig:
-    """Return the experiment with this weight, and nothing that its held-out half could decide while it trains."""
-    training = config.training.model_copy(update={"validate_every": 0, "patience": 0})
-    return with_weight(config.model_copy(update={"training": training}), weight)
-
-
-def with_weight(config: ExperimentConfig, weight: float) -> ExperimentConfig:
-    """Return the experiment with this labelled weight."""
-    return config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update={"labelled_weight": weight})})
 
 
 def save_choice(choice: Choice, path: Path) -> None:
