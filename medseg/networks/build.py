@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from medseg.errors import PlanError
@@ -37,6 +38,12 @@ def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
     from medseg.networks.monai_networks import build_monai_network  # late: importing monai takes seconds
 
     return build_monai_network(plan, outputs, network_axes(plan))
+
+
+def build_blank(plan: Plan, outputs: int) -> SegmentationNetwork:
+    """Build the plan's network for weights from elsewhere: nothing that the caller draws next is another."""
+    with torch.random.fork_rng(devices=[]):
+        return build_network(plan, outputs)
 
 
 def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:

@@ -28,7 +28,7 @@ from medseg.config import InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
-from medseg.networks.build import build_network
+from medseg.networks.build import build_blank
 from medseg.networks.exported import RECORD as EXPORTED
 from medseg.networks.exported import Backend, Export, choose_export, load_exported, read_exports
 from medseg.networks.pretrained import RECORD as PRETRAINED
@@ -241,8 +241,7 @@ def _load_networks(folder: Path, record: ModelRecord, device: torch.device, back
 
 def _load_network(path: Path, record: ModelRecord, device: torch.device) -> nn.Module:
     tensors = read_weights(path)
-    with torch.random.fork_rng(devices=[]):  # loading a model must not change what a caller draws next
-        network = build_network(record.plan, record.labels.outputs)
+    network = build_blank(record.plan, record.labels.outputs)
     check_fit(path, RECORD, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     return network.to(device).eval()

@@ -22,7 +22,7 @@ from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
-from medseg.networks.build import build_network
+from medseg.networks.build import build_blank
 from medseg.networks.layout import lay_out
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
@@ -168,8 +168,7 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
     """Refuse a teacher whose network can't take the student's patches; raises `ModelError`."""
     try:
         plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
-        with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
-            build_network(plan, model.labels.outputs)
+        build_blank(plan, model.labels.outputs)
     except (ValueError, PlanError):
         raise ModelError(
             f"{folder} can't take patches of {shown_sizes(patch)}, from which the student learns; leave it out, or "
