@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.geometry import Grid
 from medseg.inference.ladder import Rung
+from medseg.io.records import find_record
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
@@ -97,10 +98,7 @@ def write_record(record: CaseRecord, folder: Path) -> None:
 
 def read_record(folder: Path) -> CaseRecord | None:
     """Return the record of a case's folder; None if there is none, or it can't be read."""
-    try:
-        return CaseRecord.model_validate_json((folder / RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return find_record(folder / RECORD, CaseRecord)
 
 
 def finished_record(folder: Path, inputs: Inputs) -> CaseRecord | None:

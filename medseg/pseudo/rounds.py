@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import visible
@@ -34,6 +34,7 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
 from medseg.io.files import atomic_file, atomic_folder, write_text
+from medseg.io.records import find_record
 from medseg.networks.model import load_model, save_model
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
@@ -189,8 +190,8 @@ class _Rounds:
         labeller = Labeller(teachers, self.config.pseudo, self.device, self.options.progress)
         labelling = self._label(number, labeller)
         settings = self._settings(labelling)
-        done = _read_report(folder / "round.json", settings)
-        if done is not None:
+        done = find_record(folder / "round.json", RoundReport)
+        if done and done.settings == settings:
             return done
         if self.options.pause:
             self._ask(folder, labelling)
@@ -376,12 +377,3 @@ def adopt_reviewed(source: Path, target: Path, statuses: Sequence[Status] = REVI
             with atomic_folder(target / record.case) as temporary:
                 shutil.copytree(source / record.case, temporary, dirs_exist_ok=True)
                 (temporary / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def _read_report(path: Path, settings: str) -> RoundReport | None:
-    """Return the report of a round that was finished; None if it was not, or follows from something else."""
-    try:
-        report = RoundReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return report if report.settings == settings else None

@@ -21,6 +21,7 @@ from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
+from medseg.io.records import find_record
 from medseg.provenance import learnt_cases
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
@@ -201,9 +202,8 @@ class Teacher:
                 self._finish(task, folder, process.returncode)
 
     def _finish(self, task: BackgroundTask, folder: Path, code: int) -> None:
-        try:
-            outcome = Outcome.model_validate_json((folder / OUTCOME).read_bytes())
-        except (OSError, ValidationError):
+        outcome = find_record(folder / OUTCOME, Outcome)
+        if outcome is None:
             outcome = Outcome(is_promoted=False, reason=f"the training ended without a result (exit code {code})")
         if outcome.is_promoted:
             self._take(task, folder, outcome)

@@ -32,6 +32,7 @@ from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
+from medseg.io.records import find_record
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
 from medseg.training.deadline import deadline_in, seconds_left
@@ -162,8 +163,8 @@ def fine_tune(
     """
     work = _FineTuning(config, model, output, frozenset(new), options or RunOptions())
     work.check()
-    done = _read_record(output / RECORD, work.follows_from)
-    if done is not None:
+    done = find_record(output / RECORD, FineTuned)
+    if done and done.follows_from == work.follows_from:
         return done
     try:
         outcome = work.run()
@@ -267,12 +268,3 @@ class _FineTuning:
         model, labels = self.before, self.dataset.labels  # the same structures, but the masks may number them otherwise
         comparisons = Validator(self.held_out, model.plan, labels, model.inference, device).compare(networks)
         return held_out_scores(score(comparisons, labels))
-
-
-def _read_record(path: Path, follows_from: str) -> FineTuned | None:
-    """Return what was decided before; None if nothing was, or it follows from something else."""
-    try:
-        outcome = FineTuned.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return outcome if outcome.follows_from == follows_from else None

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.catalog.splits import patient_of
 from medseg.io.files import write_text
+from medseg.io.records import find_record
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
@@ -118,8 +119,5 @@ def save_choice(choice: Choice, path: Path) -> None:
 
 def load_choice(path: Path, settings: str) -> Choice | None:
     """Return the choice that an earlier sitting of the same run made; None if there is none."""
-    try:
-        choice = Choice.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return choice if choice.settings == settings else None
+    choice = find_record(path, Choice)
+    return choice if choice and choice.settings == settings else None
