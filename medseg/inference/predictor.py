@@ -198,9 +198,7 @@ def _segment(
         with watch.stage("forward"):
             return forward(windows).to(stitching)
 
-    stitched = stream_scan(
-        timed, prepared, plan, config, outputs=labels.outputs, device=forward.device, stitching=stitching
-    )
+    stitched = stream_scan(timed, prepared, plan, config, outputs=labels.outputs, device=stitching)
     restorer = Restorer(prepared.grid, prepared.source_grid, labels, streamed_axis(prepared, plan))
     with torch.inference_mode(), watch.stage("stitch"):
         for slab in stitched:

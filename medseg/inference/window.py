@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medseg.boxes import box_at
 from medseg.errors import ModelError
 from medseg.plan import Plan, Sizes
 
@@ -183,7 +184,7 @@ def stream_logits(
             known = _forward(waiting, stitch, forward, known)
             waiting = []
             yield from stitch.release(origin[tiling.axis])
-        window = _Window(origin, constant(image[(slice(None), *_box(origin, tiling.window))]))
+        window = _Window(origin, constant(image[(slice(None), *box_at(origin, tiling.window))]))
         if window.value and known and known[0] == window.value:
             stitch.add_(origin, known[1])
             continue
@@ -255,7 +256,7 @@ class _Stitch:
         return origin[axis] + self.tiling.window[axis] <= self.first + self.layers
 
     def crop(self, origin: Sizes) -> Tensor:
-        return self.image[(slice(None), *_box(origin, self.tiling.window))]
+        return self.image[(slice(None), *box_at(origin, self.tiling.window))]
 
     def add_(self, origin: Sizes, logits: Tensor) -> None:
         """Add a window's logits (K, X, Y, Z) with its weights."""
@@ -263,7 +264,7 @@ class _Stitch:
         shifted[self.tiling.axis] -= self.first
         x, y, z = (self.weights[axis][start] for axis, start in enumerate(origin))
         weight = x[:, None, None] * y[:, None] * z
-        self.buffer[(slice(None), *_box(shifted, self.tiling.window))].addcmul_(logits, weight)
+        self.buffer[(slice(None), *box_at(shifted, self.tiling.window))].addcmul_(logits, weight)
 
     def release(self, stop: int) -> Iterator[Slab]:
         """Yield the layers before `stop`, then move the buffer there."""
@@ -295,7 +296,3 @@ class _Stitch:
             if size < self.tiling.shape[axis]:
                 layers = layers.narrow(1 + axis, before, size)
         return Slab(start, layers)
-
-
-def _box(origin: Sequence[int], window: Sizes) -> tuple[slice, ...]:
-    return tuple(slice(start, start + length) for start, length in zip(origin, window, strict=True))

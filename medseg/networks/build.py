@@ -41,7 +41,7 @@ def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
 
 
 def build_blank(plan: Plan, outputs: int) -> SegmentationNetwork:
-    """Build the plan's network for weights from elsewhere: nothing that the caller draws next is another."""
+    """Build the plan's network for weights from elsewhere; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         return build_network(plan, outputs)
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from medseg.boxes import box_at
 from medseg.errors import CacheError, LabelError, ReasonCode, ScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.files import atomic_file
@@ -373,7 +374,7 @@ def _within(
         return array
     result = np.full(tuple(shape), outside, dtype=np.uint8)
     if array is not None:
-        result[tuple(slice(b, b + n) for b, n in zip(before, array.shape, strict=True))] = array
+        result[box_at(before, array.shape)] = array
     return result
 
 

@@ -45,7 +45,7 @@ from medseg.pseudo.belonging import strange_prediction
 from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
 from medseg.pseudo.forward import TeachersForward, stream
-from medseg.pseudo.maps import ScanMaps, restore_maps
+from medseg.pseudo.maps import MapRestorer, ScanMaps, restore_maps
 from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
@@ -235,11 +235,9 @@ class _Desk:
 
     def _look(self, prepared: Prepared) -> tuple[PseudoLabelMaps, dict[str, object]]:
         """Return the pseudo-label of a scan and what its record says of it."""
-        axis = streamed_axis(prepared, self.teachers.plan)
-        slabs = stream(self.forward, prepared)
-        count = len(self.teachers.members)
-        temperature, share = self.calibration.temperature, self.config.prototype_share
-        maps = restore_maps(slabs, prepared, self.labels, count, axis, temperature, share)
+        restorer = MapRestorer(prepared, self.labels, streamed_axis(prepared, self.teachers.plan))
+        slabs, count = stream(self.forward, prepared), len(self.teachers.members)
+        maps = restore_maps(slabs, restorer, count, self.calibration.temperature, self.config.prototype_share)
         look = self.forward.finish()
         grid = prepared.source_grid
         pairs = list(zip(look.features, self.evidence.features, strict=False))
