@@ -19,9 +19,9 @@ from medseg.inference.restore import decide
 from medseg.inference.uncertainty import Agreement
 from medseg.inference.window import Slab
 from medseg.labels import IGNORE_INDEX, LabelMap
+from medseg.losses.prototypes import similarity
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared
-from medseg.pseudo.prototypes import similarity
 from medseg.pseudo.teachers import Teachers
 
 
