@@ -25,7 +25,8 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
-from medseg.preprocessing.cache import Cache, CachedCase
+from medseg.preprocessing.cache import Cache
+from medseg.preprocessing.cached_case import CachedCase
 from medseg.provenance import digest_json, machine, package_versions
 from medseg.quality.calibration import degraded_copies
 from medseg.quality.expectations import describe_training
