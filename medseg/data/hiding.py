@@ -9,13 +9,14 @@ is SparK's, Tian et al., ICLR 2023).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medseg.config import AugmentationConfig, PretrainingConfig
-from medseg.data.batches import Batch, beside_training, stack
+from medseg.data.batches import Batch, make_batch
 from medseg.data.sampling import Randomness, Sampler
 from medseg.data.spatial import CPU, PatchSource, SpatialDrawer, read_patch
 from medseg.errors import ConfigError, DatasetError
@@ -71,9 +72,7 @@ class HidingStream:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
-        with beside_training(self.device):
-            images, hidden = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
-            return Batch(image=stack(images, self.plan), target=stack(hidden, self.plan))
+        return make_batch(partial(self._sample, step), self.plan, self.device)
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)
