@@ -20,9 +20,10 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medseg.errors import LabelError
+from medseg.records import Record
 from medseg.text import first_line
 
 DEFAULT_COLOURS = (
@@ -61,20 +62,16 @@ Shade = Annotated[int, Field(ge=0, le=255)]
 """One of the three parts of a colour."""
 
 
-class Code(BaseModel):
+class Code(Record):
     """A code of a terminology, such as SCT 10200004 (Liver)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheme: str = Field("SCT", description="Coding scheme designator; SCT is SNOMED CT")
     value: str = Field(description="The code, such as 10200004")
     meaning: str = Field(description="Its meaning in words, such as Liver")
 
 
-class Label(BaseModel):
+class Label(Record):
     """One value of a mask."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: int = Field(ge=1, le=65535, description="The value in the mask; 0 is always background")
     name: str = Field(min_length=1, description="The structure's name")
@@ -84,17 +81,15 @@ class Label(BaseModel):
     lesion: bool = Field(False, description="Whether each connected part is a lesion of its own, to be measured singly")
 
 
-class Region(BaseModel):
+class Region(Record):
     """A union of labels that the network learns as one output."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, description="The region's name, such as kidney_with_tumour")
     values: tuple[int, ...] = Field(min_length=1, description="The label values that it unites")
     paints: int = Field(ge=1, description="The label value written where this region is found, over earlier regions")
 
 
-class LabelMap(BaseModel):
+class LabelMap(Record):
     """The labels of a dataset or model.
 
     Examples
@@ -103,8 +98,6 @@ class LabelMap(BaseModel):
     >>> labels.values, labels.outputs
     ((1, 2), 3)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[Label, ...] = Field(min_length=1, description="The labels, by value")
     regions: tuple[Region, ...] = Field(

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from medseg.records import Record
 from medseg.text import significant
 
 FEW_CASES = 5
 """With fewer training cases than this, no range is known."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Range(_Part):
+class Range(Record):
     """The distribution of one quantity over cases."""
 
     cases: int = Field(ge=1, description="Number of cases")
@@ -48,7 +45,7 @@ class Range(_Part):
         return cls(cases=len(values), low=low, p5=p5, median=median, p95=p95, high=high)
 
 
-class StructureReference(_Part):
+class StructureReference(Record):
     """One label over the training cases. Ranges are over the cases that have it."""
 
     share: float = Field(ge=0, le=1, description="Share of the training cases that have it")
@@ -60,7 +57,7 @@ class StructureReference(_Part):
     sd: tuple[Range, ...] = Field((), description="Standard deviation inside it, one entry a channel")
 
 
-class Ranking(_Part):
+class Ranking(Record):
     """How well expected Dice puts cases in order, on cases that it was not fitted on."""
 
     cases: int = Field(description="Number of cases")
@@ -70,7 +67,7 @@ class Ranking(_Part):
     error: float = Field(description="Mean absolute difference of expected and true Dice")
 
 
-class Calibration(_Part):
+class Calibration(Record):
     """Expected Dice of a case from its features: logit = bias + sum of weight x (feature - mean) / sd.
 
     Every feature is oriented so that more is better, and no weight is negative.
@@ -86,7 +83,7 @@ class Calibration(_Part):
     as_scanned: Ranking | None = Field(None, description="The same on scans as they are; null: none was fitted on")
 
 
-class Reference(_Part):
+class Reference(Record):
     """What segmented cases are compared with."""
 
     cases: int = Field(ge=1, description="Number of training cases")

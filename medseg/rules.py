@@ -6,13 +6,13 @@ folder stores them.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from medseg.records import Record
 
 
-class StructureRule(BaseModel):
+class StructureRule(Record):
     """Clean-up of one structure, in this order: largest component, smallest volume, holes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep_largest: bool = Field(False, description="Keep only the largest connected component")
     min_ml: float = Field(0.0, ge=0, description="Remove connected components smaller than this, ml")
@@ -33,7 +33,7 @@ class StructureRule(BaseModel):
         return ", ".join(part for part in parts if part) or "unchanged"
 
 
-class PostprocessingRules(BaseModel):
+class PostprocessingRules(Record):
     """The rules of a model, by the name of the label or region they act on.
 
     Examples
@@ -42,8 +42,6 @@ class PostprocessingRules(BaseModel):
     >>> rules.structures["liver"].describe()
     'largest component'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     structures: dict[str, StructureRule] = Field(
         default_factory=dict, description="Rule of each structure; a structure that is not named stays unchanged"

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.config import IngestConfig
 from medseg.io.files import write_text
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 
-class ScanRecord(BaseModel):
+class ScanRecord(Record):
     """The record of one converted scan; it names neither patients nor paths."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")
     kind: Literal["nifti", "dicom"] = Field(description="Kind of the source")

@@ -8,10 +8,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.config import SegmentConfig
 from medseg.errors import ConfigError
+from medseg.records import Record
 
 if TYPE_CHECKING:
     from medseg.labels import LabelMap
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     """Draws scan and mask into a PNG file; named by the caller because drawing lies above this layer."""
 
 
-class Job(BaseModel):
+class Job(Record):
     """All that a worker must know beside its cases."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = Field(description="Model folder")
     folder: Path = Field(description="Where the cases' folders go")

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.geometry import Grid
 from medseg.inference.ladder import Rung
-from medseg.io.records import find_record
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
+from medseg.records import Record, find_record
 from medseg.text import shown_sizes
 
 RECORD = "case.json"
@@ -24,11 +24,7 @@ MASK = "mask.nii.gz"
 PICTURE = "overlay.png"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Inputs(_Part):
+class Inputs(Record):
     """Everything that decides the result; equal inputs need no second run."""
 
     source: str = Field(description="Digest of the scan's files")
@@ -36,7 +32,7 @@ class Inputs(_Part):
     settings: str = Field(description="Digest of the settings and of medseg's version")
 
 
-class Geometry(_Part):
+class Geometry(Record):
     """Grid of scan and mask."""
 
     shape: tuple[int, int, int] = Field(description="Voxels along each index axis")
@@ -60,7 +56,7 @@ class Geometry(_Part):
         return shown_sizes(self.spacing, ".4g")
 
 
-class CaseRecord(_Part):
+class CaseRecord(Record):
     """The record of one segmented case."""
 
     case: str = Field(description="Case id: a file's name, or the pseudonym of a DICOM series")

@@ -26,7 +26,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.listing import visible
@@ -39,6 +39,7 @@ from medseg.io.nifti import write_mask
 from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.text import shown
 from medseg.volume import Case, Mask
 
@@ -56,10 +57,8 @@ COLUMNS = ("case", "status", "reviewer", "score", "agreement", "similarity", "ke
 logger = logging.getLogger(__name__)
 
 
-class PseudoLabelRecord(BaseModel):
+class PseudoLabelRecord(Record):
     """What ``record.json`` holds. Shares and scores are 0 to 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(1, description="Version of this file's fields")
     case: str = Field(min_length=1, description="The scan")

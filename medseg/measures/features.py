@@ -7,12 +7,13 @@ with what people drew (`medseg.reference`). None of the numbers needs a true mas
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.labels import LabelMap
 from medseg.measures.intensity import Intensity
 from medseg.measures.runs import near
 from medseg.measures.structure import Position, Structure, find_structures
+from medseg.records import Record
 from medseg.volume import Mask, Volume
 
 SPECK_SHARE = 0.001
@@ -20,11 +21,7 @@ SPECK_SHARE = 0.001
 voxels, too, and a report that complains about those is not read."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StructureFeatures(_Part):
+class StructureFeatures(Record):
     """One label of a mask, found in at least one voxel."""
 
     volume_ml: float = Field(gt=0, description="Volume, ml")
@@ -38,7 +35,7 @@ class StructureFeatures(_Part):
     )
 
 
-class TargetUncertainty(_Part):
+class TargetUncertainty(Record):
     """How sure the network was of one target (label or region), measured on the network's grid."""
 
     confidence: float | None = Field(description="Mean probability inside the target; null: not found")
@@ -51,7 +48,7 @@ class TargetUncertainty(_Part):
     )
 
 
-class CaseFeatures(_Part):
+class CaseFeatures(Record):
     """All that is known of a segmented case without a true mask."""
 
     channels: tuple[Intensity, ...] = Field(description="Intensities of the whole scan, one entry a channel")

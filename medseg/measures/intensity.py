@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from medseg.records import Record
 from medseg.volume import Volume
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -14,10 +15,8 @@ SAMPLED_VOXELS = 1_000_000
 """Voxels looked at for the intensities of a whole scan, evenly spaced."""
 
 
-class Intensity(BaseModel):
+class Intensity(Record):
     """Intensities of one channel somewhere, in the scan's units (HU for CT)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: float = Field(description="Mean")
     sd: float = Field(ge=0, description="Standard deviation over the voxels")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.geometry import Grid
 from medseg.labels import Label, LabelMap
@@ -17,6 +17,7 @@ from medseg.measures.diameters import plane_diameters, solid_diameter
 from medseg.measures.features import StructureFeatures, features_of, organs_of
 from medseg.measures.intensity import IntensityStatistics
 from medseg.measures.structure import Part, Position, Structure, find_structures
+from medseg.records import Record
 from medseg.volume import Mask, Volume
 
 MAX_LESIONS = 200
@@ -32,10 +33,8 @@ OBLIQUE_DEGREES = 10.0
 PLANES = ("sagittal", "coronal", "axial")
 
 
-class Measures(BaseModel):
+class Measures(Record):
     """One structure, or one lesion of it. What is undefined because nothing was found is null, never 0."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     structure: str = Field(description="Name of the label")
     value: int = Field(description="Its value in the mask")

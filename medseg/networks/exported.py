@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.config import describe_problems
 from medseg.errors import ModelError
@@ -28,6 +28,7 @@ from medseg.networks.build import network_axes
 from medseg.networks.runtimes import ExportedNetwork, OnnxNetwork, OpenVinoNetwork
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.text import shown_sizes
 
 Runtime = Literal["onnx", "openvino"]
@@ -46,10 +47,8 @@ MODULES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Module that each runtime needs; the extra has the runtime's name."""
 
 
-class Agreement(BaseModel):
+class Agreement(Record):
     """How an exported model's answers differ from its source's, over all voxels of some windows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     windows: int = Field(ge=1, description="Number of windows compared")
     from_scans: bool = Field(description="Windows were cut from scans; if not, they are smooth noise")
@@ -61,10 +60,8 @@ class Agreement(BaseModel):
     )
 
 
-class Export(BaseModel):
+class Export(Record):
     """One runtime's networks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     runtime: Runtime = Field(description="What they were made for")
     precision: Precision = Field(description="Arithmetic of the convolutions")
@@ -75,10 +72,8 @@ class Export(BaseModel):
     versions: dict[str, str] = Field(description="Versions of what exported it")
 
 
-class ExportRecord(BaseModel):
+class ExportRecord(Record):
     """What ``exported.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, description="Version of the file")
     exports: tuple[Export, ...] = Field(min_length=1, description="One a runtime; the first is used unless told")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from medseg.config import InferenceConfig, describe_problems
@@ -35,6 +35,7 @@ from medseg.networks.pretrained import RECORD as PRETRAINED
 from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.reference import Reference
 from medseg.rules import PostprocessingRules
 
@@ -73,10 +74,8 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ModelRecord(BaseModel):
+class ModelRecord(Record):
     """What ``model.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(SCHEMA_VERSION, description="Version of this file's fields")
     name: str = Field(min_length=1, description="Name of the model")

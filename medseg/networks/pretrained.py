@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from medseg.config import describe_problems
@@ -28,6 +28,7 @@ from medseg.networks.build import build_blank
 from medseg.networks.weights import check_fit, half, read_weights, write_weights
 from medseg.plan import Plan
 from medseg.provenance import digest_files
+from medseg.records import Record
 
 RECORD = "pretrained.json"
 
@@ -62,10 +63,8 @@ class Pretrained:
         network.load_state_dict({**network.state_dict(), **self.weights})
 
 
-class PretrainedRecord(BaseModel):
+class PretrainedRecord(Record):
     """What ``pretrained.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, description="Version of the file")
     plan: Plan = Field(description="Preprocessing, patch and topology")

@@ -20,10 +20,10 @@ from pathlib import Path
 from time import time
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.io.files import write_text
-from medseg.io.records import find_record
+from medseg.records import Record, find_record
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -31,20 +31,16 @@ STATES: tuple[State, ...] = get_args(State)
 SCANS, RESULTS, RECORD = "scans", "results", "study.json"
 
 
-class Problem(BaseModel):
+class Problem(Record):
     """A series of the study that was not segmented, or has no result of some format."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str = Field(description="Pseudonym of the series")
     reason: str = Field(description="Reason code")
     message: str = Field(description="The same as a sentence")
 
 
-class StudyRecord(BaseModel):
+class StudyRecord(Record):
     """What is known of a study beside its files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tries: int = Field(0, description="How often the present step was begun")
     next_try: float = Field(0.0, description="When it may be tried again, seconds since 1970")

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.config import Triple, describe_problems
 from medseg.errors import DatasetError
 from medseg.measures.features import StructureFeatures
 from medseg.measures.intensity import Intensity
 from medseg.plan import Sizes
+from medseg.records import Record
 
 PROBABILITIES = (
     0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
@@ -31,11 +32,7 @@ DRAWS = 2001
 """Evenly spaced probabilities at which a case's distribution enters the dataset's."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ForegroundIntensities(_Part):
+class ForegroundIntensities(Record):
     """Intensities of one channel inside the labelled structures of one case."""
 
     mean: float = Field(description="Mean, in the scan's units (HU for CT)")
@@ -45,7 +42,7 @@ class ForegroundIntensities(_Part):
     )
 
 
-class CaseFingerprint(_Part):
+class CaseFingerprint(Record):
     """One case, in canonical (RAS) axis order."""
 
     id: str = Field(description="The case")
@@ -75,7 +72,7 @@ class Intensities:
     std: float
 
 
-class Fingerprint(_Part):
+class Fingerprint(Record):
     """All cases that a plan may look at."""
 
     cases: tuple[CaseFingerprint, ...] = Field(min_length=1, description="One entry a case")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.catalog.datasets import Dataset
 from medseg.catalog.pseudo_labels import (
@@ -50,6 +50,7 @@ from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
 from medseg.pseudo.teachers import Teachers
+from medseg.records import Record
 from medseg.volume import Case
 
 VERSION = 2
@@ -58,10 +59,8 @@ VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-class CalibrationReport(BaseModel):
+class CalibrationReport(Record):
     """What ``calibration.json`` holds: how far the teachers can be believed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: int = Field(description="Number of networks")
     learnt_from: tuple[str, ...] = Field(

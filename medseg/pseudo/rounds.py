@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.listing import visible
@@ -34,7 +34,6 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
 from medseg.io.files import atomic_file, atomic_folder, write_text
-from medseg.io.records import find_record
 from medseg.networks.model import load_model, save_model
 from medseg.provenance import digest_json
 from medseg.pseudo.evidence import Progress
@@ -42,6 +41,7 @@ from medseg.pseudo.label import Labeller, Labelling, check_similarity, unlabelle
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.quality.calibration import degraded_copies
+from medseg.records import Record, find_record
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import MEASURING, cross_validated, of_fold
 from medseg.training.labelled_weight import FALLBACK, count_patients, enough_patients
@@ -84,10 +84,8 @@ class RoundsOptions:
     train: Train = run_training
 
 
-class RoundReport(BaseModel):
+class RoundReport(Record):
     """What ``round.json`` holds: how a round's students did on scans that were held out from them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int = Field(description="The round, from 1")
     kept: bool = Field(description="Whether its students go on; if not, the rounds end before it")
@@ -96,10 +94,8 @@ class RoundReport(BaseModel):
     settings: str = Field("", description="Digest of what the round follows from")
 
 
-class Promotion(BaseModel):
+class Promotion(Record):
     """What ``promotion.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promoted: bool = Field(description="Whether the student is the model to use; if not, the supervised one is")
     verified: bool = Field(description="Whether held-out labelled scans decided; false: there were too few to hold out")

@@ -6,19 +6,16 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.quality.metrics import State, StructureScore
+from medseg.records import Record
 
 Metric = Literal["dice", "iou", "hd95_mm", "nsd", "volume_error_ml"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Statistics(_Part):
+class Statistics(Record):
     """The distribution of one metric over cases."""
 
     mean: float = Field(description="Mean")
@@ -30,7 +27,7 @@ class Statistics(_Part):
     p95: float = Field(description="95th percentile")
 
 
-class TargetSummary(_Part):
+class TargetSummary(Record):
     """One target over all cases. Penalties of missed and spurious cases are in every statistic."""
 
     target: str = Field(description="Label or region")

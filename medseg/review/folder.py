@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from medseg.batch.record import Geometry
 from medseg.errors import DatasetError, OutputError, ScanError
@@ -29,6 +29,7 @@ from medseg.io.files import write_text
 from medseg.io.slicer import read_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files
+from medseg.records import Record
 from medseg.review.refusal import Refusal, ReviewError
 from medseg.text import printable
 from medseg.volume import Mask
@@ -46,11 +47,7 @@ CASE_TAG = "medseg.Case"
 """Tag of every segment that says which case it belongs to; Slicer keeps it."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ReviewCase(_Part):
+class ReviewCase(Record):
     """One case to review. Paths are relative to the review folder."""
 
     case: str = Field(pattern=PLAIN_NAME, description="Case id")
@@ -77,7 +74,7 @@ class ReviewCase(_Part):
         return Grid(self.geometry.shape, np.array(self.geometry.affine))
 
 
-class Manifest(_Part):
+class Manifest(Record):
     """The record of an export."""
 
     format: int = Field(1, description="Version of this file's layout")

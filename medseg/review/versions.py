@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.errors import ConfigError, OutputError
 from medseg.io.files import atomic_folder, write_text
 from medseg.io.nifti import write_mask
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.metrics import State, StructureScore
+from medseg.records import Record
 from medseg.review.folder import REVIEWS, ReviewCase, ReviewFolder
 from medseg.volume import Mask, Source
 
@@ -41,11 +42,7 @@ PRIVATE = 0o600
 Status = Literal["accepted", "corrected", "rejected", "flagged"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Change(_Part):
+class Change(Record):
     """How far one structure of the prediction is from what the reviewer left."""
 
     structure: str = Field(description="Label or region")
@@ -82,7 +79,7 @@ class Change(_Part):
         return (self.dice or 0.0) * (self.before_ml + self.after_ml) / 2
 
 
-class Version(_Part):
+class Version(Record):
     """The record of one verdict that was taken. It names no person and holds no comment."""
 
     case: str = Field(description="Case id")
@@ -111,7 +108,7 @@ class Version(_Part):
         return self.status in ("accepted", "corrected")
 
 
-class Choice(_Part):
+class Choice(Record):
     """A person's choice between versions of a case."""
 
     version: int = Field(description="Number of the chosen version")

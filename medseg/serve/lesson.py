@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.config import ExperimentConfig
 from medseg.errors import MedsegError
 from medseg.io.files import write_text
+from medseg.records import Record
 
 LESSON, OUTCOME, RUN = "lesson.json", "outcome.json", "run"
 """What a lesson's folder holds; RUN is where `medseg.training.fine_tuning` trains."""
@@ -25,20 +26,16 @@ PROMOTED, KEPT, FAILED = 0, 3, 1
 """How the process ends."""
 
 
-class Lesson(BaseModel):
+class Lesson(Record):
     """What is to be learnt, and what of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     experiment: ExperimentConfig = Field(description="The fine-tuning; its dataset says what is held out")
     model: Path = Field(description="Model folder to start from, and to be compared with")
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
 
 
-class Outcome(BaseModel):
+class Outcome(Record):
     """What came of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     is_promoted: bool = Field(description="Whether the new model is not worse")
     reason: str = Field(description="Why, in a sentence")

@@ -21,8 +21,8 @@ from medseg.catalog.documents import read_object
 from medseg.config import DatasetConfig, TrainingConfig, describe_problems
 from medseg.errors import DatasetError
 from medseg.io.files import write_text
-from medseg.io.records import find_record
 from medseg.provenance import learnt_cases
+from medseg.records import find_record
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.serve.lesson import LESSON, OUTCOME, RUN, Lesson, Outcome

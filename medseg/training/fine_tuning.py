@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.splits import check_unseen, k_folds, without_patients
@@ -32,9 +32,9 @@ from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
-from medseg.io.records import find_record
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
+from medseg.records import Record, find_record
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.held_out import MEASURING, of_fold
 from medseg.training.labelled_weight import FEWEST_PATIENTS, count_patients, enough_patients
@@ -68,10 +68,8 @@ class Wishes:
     freeze_encoder: bool = False
 
 
-class FineTuned(BaseModel):
+class FineTuned(Record):
     """What ``promotion.json`` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promoted: bool = Field(description="Whether the fine-tuned model takes the place of the one before")
     reason: str = Field(description="Why")

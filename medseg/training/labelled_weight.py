@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medseg.catalog.splits import patient_of
 from medseg.io.files import write_text
-from medseg.io.records import find_record
+from medseg.records import Record, find_record
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
@@ -37,10 +37,8 @@ FALLBACK = 0.5
 """Weight where there is no cross-validation: both losses count the same."""
 
 
-class Trial(BaseModel):
+class Trial(Record):
     """One candidate: the Dice of every labelled case when it was held out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float
     dice: dict[str, float] = Field(description="Mean Dice over the case's structures, by case id")
@@ -51,10 +49,8 @@ class Trial(BaseModel):
         return fmean(self.dice.values())
 
 
-class Choice(BaseModel):
+class Choice(Record):
     """The chosen weight, why, and what it was chosen from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float
     reason: str

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from medseg.quality.metrics import StructureScore
+from medseg.records import Record
 
 TARGET_TOLERANCE = 0.01
 """Dice by which a single structure may fall, if that is also within a standard error: with few cases, less is
@@ -33,10 +32,8 @@ class Rivals:
     old: str = "supervised networks"
 
 
-class HeldOutScore(BaseModel):
+class HeldOutScore(Record):
     """Dice of one structure of one labelled scan, by a network that had not learnt from it; null: nothing to find."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str
     target: str

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from medseg.io.records import find_record
+from medseg.records import find_record
 
 
 class Done(BaseModel):
