@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from medseg.config import describe_problems
+from medseg.config import Backend, describe_problems
 from medseg.errors import ModelError
 from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.build import network_axes
@@ -32,9 +32,6 @@ from medseg.records import Record
 from medseg.text import shown_sizes
 
 Runtime = Literal["onnx", "openvino"]
-
-Backend = Literal["auto", "torch", "onnx", "openvino"]
-"""What computes a model's layers; auto: the first runtime that it was exported for, else torch."""
 
 Precision = Literal["float32", "bf16", "int8"]
 

@@ -24,13 +24,13 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from medseg.config import InferenceConfig, describe_problems
+from medseg.config import Backend, InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
 from medseg.io.files import atomic_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_blank
 from medseg.networks.exported import RECORD as EXPORTED
-from medseg.networks.exported import Backend, Export, choose_export, load_exported, read_exports
+from medseg.networks.exported import Export, choose_export, load_exported, read_exports
 from medseg.networks.pretrained import RECORD as PRETRAINED
 from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan

@@ -22,7 +22,6 @@ from medseg.rules import PostprocessingRules, StructureRule
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
 """Neighbourhood of a component: 26, as nnU-Net's."""
 
-
 UNCHANGED = StructureRule()
 """The rule of every structure that the rules don't name."""
 
