@@ -19,9 +19,10 @@ import numpy as np
 from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
-from medseg.catalog.listing import stem
+from medseg.catalog.listing import stem, visible
 from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
+from medseg.io.nifti_header import split_ending
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
 from medseg.quality.review import check_one_run, read_rows, read_run
@@ -187,9 +188,9 @@ def find_masks(folder: Path) -> dict[str, Path]:
         return {path.parent.name: path for path in segmented}
     inner = next((folder / name for name in ("labels", "labelsTr") if (folder / name).is_dir()), folder)
     found: dict[str, Path] = {}
-    for path in sorted(inner.iterdir()):
-        case = _case_id(path)
-        if case is None:
+    for path in visible(inner):
+        case, ending = split_ending(path.name)
+        if ending not in ENDINGS:
             continue
         if case in found:
             raise DatasetError(f"{inner} holds two masks of case {case}: {found[case].name} and {path.name}; keep one")
@@ -222,12 +223,6 @@ def _cases_of_scans(predictions: Path) -> dict[str, set[str]]:
             for name in (*path.parent.parts, stem(path)):
                 cases[name].add(row["case"])
     return cases
-
-
-def _case_id(path: Path) -> str | None:
-    """Return the name without its ending; None for what is not a mask, hidden files included."""
-    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
-    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else None
 
 
 def _compare(pair: Pair, labels: LabelMap, tolerance_mm: float) -> tuple[list[StructureScore], str]:
