@@ -121,13 +121,13 @@ def student_of(teachers: Sequence[Model], config: DistillationConfig) -> Start:
         return network.load_state_dict({**network.state_dict(), **state})
 
     return Start(
-        plan,
-        teacher.labels,
-        put_into,
-        model_digest(config.teachers[0]),
-        teacher.postprocessing,
-        teacher.modalities,
-        tuple(learnt_by(teachers)),
+        plan=plan,
+        labels=teacher.labels,
+        put_into=put_into,
+        digest=model_digest(config.teachers[0]),
+        postprocessing=teacher.postprocessing,
+        modalities=teacher.modalities,
+        learnt=tuple(learnt_by(teachers)),
     )
 
 
