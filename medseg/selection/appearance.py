@@ -17,7 +17,6 @@ CELLS = 6
 SMALLEST_SPREAD = 1e-9
 """Standard deviation below which a number is the same for all scans but for rounding."""
 
-
 Parts = tuple[NDArray[np.float64], ...]
 """What is known of one scan; parts have equal say, however many numbers each has."""
 

@@ -31,7 +31,7 @@ from medseg.networks.model import load_model
 from medseg.provenance import learnt_cases
 from medseg.selection.appearance import Parts, describe_appearance, to_points
 from medseg.selection.doubt import Observer, View
-from medseg.selection.strategies import Candidates, Strategy, choose
+from medseg.selection.strategies import Candidates, Strategy, check_strategy, choose
 from medseg.volume import Case, Volume
 
 Watcher = Callable[[int, int], None]
@@ -131,8 +131,7 @@ def rank_scans(
 def _check(options: SelectionOptions, model: Path | None) -> None:
     if options.count < 1:
         raise ConfigError(f"--n must be at least 1, not {options.count}")
-    if options.strategy == "foreground-random" and model is None:
-        raise ConfigError("foreground-random draws by what a model finds: give --model, or take another strategy")
+    check_strategy(options.strategy, has_model=model is not None)
 
 
 def _row(item: Ranked) -> tuple[int, str, float | None, str]:
