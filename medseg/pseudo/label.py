@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 
 from medseg.catalog.datasets import Dataset
+from medseg.catalog.listing import visible
 from medseg.catalog.pseudo_labels import (
     REPORT,
     REVIEWED,
@@ -320,7 +321,7 @@ def hold_back(folder: Path, records: Sequence[PseudoLabelRecord], share: float) 
 
 def _begun(folder: Path, dataset: Dataset) -> Iterable[PseudoLabelRecord]:
     """Return the records of an earlier sitting, with what people decided since."""
-    has_records = folder.is_dir() and any(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
+    has_records = folder.is_dir() and any(path.is_dir() for path in visible(folder))
     return take_in(folder, dataset) if has_records else ()
 
 

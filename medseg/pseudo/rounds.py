@@ -260,25 +260,22 @@ class _Rounds:
             verdict = compare(kept[-1].scores, baseline)
             promoted, reason = verdict.passed, verdict.reason
         elif kept:
-            labelled = len(self.dataset.labelled)
-            promoted, reason = (
-                True,
-                f"not verified: of {labelled} labelled scans none can be held out; look at its masks",
-            )
-        model = Path("teacher/model")
+            promoted, labelled = True, len(self.dataset.labelled)
+            reason = f"not verified: of {labelled} labelled scans none can be held out; look at its masks"
+        model = "teacher/model"
         if promoted and self.folds:
             config = self._student(self._labels(kept[-1].number))
             student = self._train_anew(config, self.output / "student", kept[-1].settings)
             assert student.model is not None
             self._cross_validate(student.model, self._students(kept[-1].number))
-            model = Path("student/model")
+            model = "student/model"
         elif promoted:
-            model = Path(f"round_{kept[-1].number}/student/model")
+            model = f"round_{kept[-1].number}/student/model"
         return Promotion(
             promoted=promoted,
             verified=bool(self.folds),
             reason=reason,
-            model=str(model),
+            model=model,
             labelled_weight=self.weight,
             supervised=baseline,
             rounds=tuple(reports),
