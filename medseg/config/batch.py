@@ -42,9 +42,7 @@ class BatchConfig(Stage):
     workdir: Path | None = Field(
         None, description="Where zip archives are unpacked while the batch runs; default: the system's temporary folder"
     )
-    ingest: IngestConfig = Field(
-        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest"
-    )
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Policies for faults of scans; see ingest")
 
 
 class SegmentConfig(BatchConfig):

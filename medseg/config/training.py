@@ -40,7 +40,7 @@ class DatasetConfig(Stage):
         "default: what DICOM headers say, else every case is a patient of its own",
     )
     ingest: IngestConfig = Field(
-        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest below"
+        default_factory=IngestConfig, description="Policies for faults of scans; see ingest below"
     )
 
 
