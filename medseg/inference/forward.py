@@ -15,7 +15,7 @@ from medseg.config import InferenceConfig
 from medseg.inference.channels_last import channels_last
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement
+from medseg.inference.uncertainty import AgreementMeter
 from medseg.inference.window import Slab, Tiling, stream_logits, tile
 from medseg.networks.layout import lay_out
 from medseg.outputs import NetworkOutput
@@ -56,7 +56,7 @@ class EnsembleForward:
         plan: Plan,
         config: InferenceConfig,
         device: torch.device,
-        agreement: Agreement | None = None,
+        agreement: AgreementMeter | None = None,
     ) -> None:
         self.networks = tuple(channels_last(network, device) for network in networks)
         self.plan, self.device = plan, device

@@ -16,7 +16,7 @@ from medseg.config import InferenceConfig
 from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, FeatureRecorder, stream_scan, tile_scan
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement
+from medseg.inference.uncertainty import AgreementMeter
 from medseg.inference.window import Slab
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.losses.prototypes import similarity
@@ -25,7 +25,7 @@ from medseg.preprocessing.prepare import Prepared
 from medseg.pseudo.teachers import Teachers
 
 
-class Decisions(Agreement):
+class Decisions(AgreementMeter):
     """Keeps what single passes decide, instead of counting."""
 
     def __init__(self, labels: LabelMap) -> None:
