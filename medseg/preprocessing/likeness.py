@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.measures.intensity import sampled
 from medseg.preprocessing.prepare import Prepared
 from medseg.text import shown_sizes
 
@@ -65,7 +66,7 @@ def describe_appearance(prepared: Prepared) -> Appearance:
     return Appearance(
         spacing=source.spacing,
         extent=(x, y, z),
-        quantiles=tuple(tuple(np.quantile(_sample(channel), QUANTILES).tolist()) for channel in prepared.image),
+        quantiles=tuple(tuple(np.quantile(sampled(channel, SAMPLE), QUANTILES).tolist()) for channel in prepared.image),
         smoothness=tuple(_smoothness(channel) for channel in prepared.image),
         modality=prepared.modality,
     )
@@ -109,11 +110,6 @@ def _ratio(first: float, second: float) -> float:
 def _distance(first: Appearance, second: Appearance) -> float:
     """Return the mean difference of quantiles of the channel that differs most."""
     return float(np.abs(np.array(first.quantiles) - np.array(second.quantiles)).mean(axis=1).max())
-
-
-def _sample(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    step = max(1, round((channel.size / SAMPLE) ** (1 / 3)))
-    return channel[::step, ::step, ::step]
 
 
 def _smoothness(channel: NDArray[np.float32]) -> float:
