@@ -14,7 +14,7 @@ from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, FeatureRecorder, stream_scan
 from medseg.inference.predictor import prepare_scan
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import probabilities_and_entropy
+from medseg.inference.uncertainty import BLOCK, probabilities_and_entropy
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
 from medseg.selection.appearance import Parts, describe_appearance
@@ -25,9 +25,6 @@ MEMBER = 0.1
 
 TOP = 0.1
 """Share of a region's voxels, the most doubtful, whose mean entropy is its doubt."""
-
-BLOCK = 1 << 22
-"""Logits whose probabilities are computed together."""
 
 BINS = 1000
 """Steps of the entropy from 0 to 1 in which voxels are counted."""
