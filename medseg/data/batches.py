@@ -131,7 +131,7 @@ def prefetch(stream: Stream, start: int, stop: int, threads: int) -> Iterator[Ba
 
 
 def make_batch(sample: Callable[[int], tuple[torch.Tensor, torch.Tensor]], plan: Plan, device: torch.device) -> Batch:
-    """Return the batch whose patch and target at each position `sample` gives."""
+    """Return the batch of the patches and targets that `sample` gives at each position, beside the training step."""
     with beside_training(device):
         images, targets = zip(*map(sample, range(plan.batch)), strict=True)
         return Batch(image=stack(images, plan), target=stack(targets, plan))

@@ -29,7 +29,7 @@ class Intensity(Record):
 
 
 class IntensityStatistics(Intensity):
-    """The same with percentiles."""
+    """Intensities of one channel somewhere, with their percentiles."""
 
     p5: float = Field(description="5th percentile")
     p25: float = Field(description="25th percentile")

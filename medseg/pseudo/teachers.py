@@ -135,7 +135,7 @@ def read_run(
 
 
 def _check_overrides(config: ExperimentConfig, trained: ExperimentConfig) -> None:
-    """Refuse what was changed in vain."""
+    """Refuse changes of sections that no longer matter, because the teachers are trained."""
     sections = type(config).model_fields
     vain = [name for name in sections if name not in OF_TEACHING and getattr(config, name) != getattr(trained, name)]
     if vain:

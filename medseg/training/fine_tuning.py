@@ -83,12 +83,12 @@ class FineTuned(Record):
 
     @property
     def dice_before(self) -> float | None:
-        """Mean held-out Dice before."""
+        """Mean held-out Dice of the model before; None without a score."""
         return fmean(by_case(self.before).values()) if by_case(self.before) else None
 
     @property
     def dice_after(self) -> float | None:
-        """Mean held-out Dice after."""
+        """Mean held-out Dice of the fine-tuned networks; None without a score."""
         return fmean(by_case(self.after).values()) if by_case(self.after) else None
 
 

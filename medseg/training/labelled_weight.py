@@ -64,7 +64,7 @@ def enough_patients(labelled: Sequence[Case]) -> bool:
 
 
 def count_patients(cases: Sequence[Case]) -> int:
-    """Return how many patients cases are of."""
+    """Return the number of patients whose cases these are."""
     return len({patient_of(case) for case in cases})
 
 
