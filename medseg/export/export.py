@@ -15,12 +15,12 @@ from medseg.export.compare import check, compare
 from medseg.export.convert import check_exporters, quantise, write_onnx, write_openvino
 from medseg.export.windows import noise, windows_of
 from medseg.inference.hardware import fit_threads, keep_memory
-from medseg.io.files import atomic_folder
+from medseg.io.files import atomic_folder, is_empty_folder
 from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.exported import RECORD as EXPORTED
 from medseg.networks.exported import Export, ExportRecord, Precision, Runtime, open_networks, require
 from medseg.networks.model import RECORD as MODEL
-from medseg.networks.model import Model, is_empty_folder, load_model, model_digest
+from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, package_versions
 
 PACKAGES = ("medseg", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")

@@ -26,7 +26,7 @@ from torch import nn
 
 from medseg.config import Backend, InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
-from medseg.io.files import atomic_folder
+from medseg.io.files import atomic_folder, is_empty_folder
 from medseg.labels import LabelMap
 from medseg.networks.build import build_blank
 from medseg.networks.exported import RECORD as EXPORTED
@@ -183,11 +183,6 @@ def _weight_files(networks: int) -> tuple[str, ...]:
 def _has_weights(folder: Path, exports: tuple[Export, ...]) -> bool:
     """Whether torch's weights are expected: an exported model may do without."""
     return not exports or any(folder.glob("*.safetensors"))
-
-
-def is_empty_folder(folder: Path) -> bool:
-    """Whether this is a folder with nothing in it."""
-    return folder.is_dir() and next(folder.iterdir(), None) is None
 
 
 def _read_record(folder: Path) -> ModelRecord:
