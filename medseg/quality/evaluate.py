@@ -20,7 +20,7 @@ from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.listing import stem, visible
-from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, OutputError, ScanError
+from medseg.errors import ConfigError, DatasetError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
 from medseg.io.nifti_header import split_ending
 from medseg.labels import LabelMap
@@ -238,7 +238,7 @@ def _compare(pair: Pair, labels: LabelMap, tolerance_mm: float) -> tuple[list[St
     try:
         prediction = read_mask(pair.prediction)
         return evaluate_case(prediction, truth, labels, tolerance_mm, case=pair.case), ""
-    except (GeometryError, ScanError, LabelError) as error:
+    except (ScanError, LabelError) as error:
         return missed, f"the prediction can't be used, its structures count as missed: {error}"
 
 

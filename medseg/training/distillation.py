@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
 from medseg.data.batches import Batch
-from medseg.errors import ModelError, PlanError
+from medseg.errors import ModelError
 from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
@@ -169,7 +169,7 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
     try:
         plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
         build_blank(plan, model.labels.outputs)
-    except (ValueError, PlanError):
+    except ValueError:
         raise ModelError(
             f"{folder} can't take patches of {shown_sizes(patch)}, from which the student learns; leave it out, or "
             "name it first, so that its plan is the student's"
