@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from medseg.config import describe_problems
 from medseg.errors import PlanError
+from medseg.records import Record
 from medseg.text import first_line
 
 Sizes = tuple[int, int, int]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Part(Record):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class ChannelNormalisation(_Part):

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from medseg.records import Record
+
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 """Arithmetic of a network's layers; auto: the fastest safe one."""
 
@@ -16,10 +18,10 @@ ALIKE = 0.7
 """Similarity (0 to 1) from which a name is taken for a slip of another."""
 
 
-class Stage(BaseModel):
+class Stage(Record):
     """Base of all stages: frozen, and unknown keys, ``.nan`` and ``.inf`` are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel] | None = None) -> str:
