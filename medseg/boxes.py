@@ -1,16 +1,28 @@
-"""Where the labels of a mask are: bounding boxes, so that work grows with the structures, not the scan.
+"""Boxes of voxels, such as those around the labels of a mask: work on them grows with the structures, not the scan.
 
-A box is a tuple of three slices with start and stop, in voxels of the array it was found in.
+A box is a tuple of three slices with start and stop, in voxels of an array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[slice, slice, slice]
+
+
+def box_at(start: Sequence[int], size: Sequence[int]) -> Box:
+    """Return the box of `size` voxels whose first is `start`.
+
+    Examples
+    --------
+    >>> box_at((0, 8, 4), (2, 2, 2))
+    (slice(0, 2, None), slice(8, 10, None), slice(4, 6, None))
+    """
+    x, y, z = (slice(first, first + length) for first, length in zip(start, size, strict=True))
+    return x, y, z
 
 
 def occupied_box(array: NDArray) -> Box | None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, ReasonCode
+from medseg.text import shown_sizes
 
 GRID_TOLERANCE_MM = 1e-2
 """Two grids are the same when no corner lies further apart than this (mm).
@@ -289,9 +290,7 @@ class Grid:
 
     def describe(self) -> str:
         """Return shape, spacing and orientation as a short text for messages."""
-        shape = "x".join(map(str, self.shape))
-        spacing = "x".join(f"{s:.4g}" for s in self.spacing)
-        return f"{shape} voxels of {spacing} mm, {self.axcodes}"
+        return f"{shown_sizes(self.shape)} voxels of {shown_sizes(self.spacing, '.4g')} mm, {self.axcodes}"
 
 
 def reach(drift: NDArray[np.float64], slices: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -144,9 +144,10 @@ class LabelMap(Record):
         ----------
         definition
             Short: name -> value, as in nnU-Net's and the Decathlon's ``dataset.json`` (either way
-            round); ``background`` is left out, ``ignore`` names the ignore value, and a list of
-            values makes a region, painted with the value of its position; all of it may be within
-            ``labels``, as in those files. Full: the fields of `LabelMap`; colours may be left out.
+            round); ``background`` is left out, ``ignore`` names the ignore value. A list of values
+            makes every entry a region, painted in the order given, with its smallest value that no
+            region within it has. All of it may be within ``labels``, as in those files. Full: the
+            fields of `LabelMap`; colours may be left out.
 
         Raises
         ------
@@ -292,32 +293,28 @@ def _parse_short(definition: Mapping[str, Any]) -> LabelMap:
         pairs = {name: int(value) for value, name in pairs.items()}
     pairs.pop("background", None)
     ignore = pairs.pop("ignore", None)
-    singles = {name: _whole(name, value) for name, value in pairs.items() if not isinstance(value, list | tuple)}
-    groups = {
-        name: tuple(_whole(name, member) for member in value)
-        for name, value in pairs.items()
-        if isinstance(value, list | tuple)
-    }
-    if groups:  # nnU-Net: every entry is a region, painted in the order given with the values 1, 2, ...
-        regions = {name: groups.get(name, (singles.get(name, 0),)) for name in pairs}
-        values = sorted({v for members in regions.values() for v in members})
-        names = {members[0]: name for name, members in regions.items() if len(members) == 1}
-        labels = [(value, names.get(value, f"label_{value}")) for value in values]
-        painted = [
-            Region(
-                name=name,
-                values=members,
-                paints=min(set(members) - _inner(regions, members), default=(*members, 0)[0]),
-            )
-            for name, members in regions.items()
+    members = {name: _members(name, value) for name, value in pairs.items()}
+    if any(isinstance(value, list | tuple) for value in pairs.values()):  # nnU-Net: then every entry is a region
+        names = {values[0]: name for name, values in members.items() if len(values) == 1}
+        present = sorted({value for values in members.values() for value in values})
+        labels = [(value, names.get(value, f"label_{value}")) for value in present]
+        regions = [
+            Region(name=name, values=values, paints=_own_value(values, members.values()))
+            for name, values in members.items()
         ]
     else:
-        labels, painted = sorted((value, name) for name, value in singles.items()), []
+        labels, regions = sorted((value, name) for name, (value,) in members.items()), []
     return LabelMap(
         labels=tuple(Label(value=value, name=name, colour=default_colour(i)) for i, (value, name) in enumerate(labels)),
-        regions=tuple(painted),
+        regions=tuple(regions),
         ignore=ignore,
     )
+
+
+def _members(name: str, value: Any) -> tuple[int, ...]:
+    """Return the label values of an entry, one or a list of them."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_whole(name, member) for member in values)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -329,7 +326,7 @@ def _whole(name: str, value: Any) -> int:
     return int(float(value))
 
 
-def _inner(regions: Mapping[str, tuple[int, ...]], members: tuple[int, ...]) -> set[int]:
-    """Values of `members` that a smaller region within it claims for itself."""
-    smaller = [set(other) for other in regions.values() if set(other) < set(members)]
-    return set().union(*smaller)
+def _own_value(members: tuple[int, ...], regions: Iterable[tuple[int, ...]]) -> int:
+    """Return the smallest value of a region that no region within it has; the first one, if each has it."""
+    inner = [set(other) for other in regions if set(other) < set(members)]
+    return min(set(members) - set().union(*inner), default=(*members, 0)[0])

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from medseg.records import Record
+from medseg.text import significant
 
 FEW_CASES = 5
 """With fewer training cases than this, no range is known."""
@@ -40,7 +41,7 @@ class Range(Record):
         """
         if not len(values):
             return None
-        low, p5, median, p95, high = (float(f"{v:.6g}") for v in np.percentile(values, [0, 5, 50, 95, 100]))
+        low, p5, median, p95, high = map(significant, np.percentile(values, [0, 5, 50, 95, 100]))
         return cls(cases=len(values), low=low, p5=p5, median=median, p95=p95, high=high)
 
 

@@ -102,7 +102,7 @@ def configuration(data: Path, arm: str, draw: str, steps: int, sizes: Sequence[s
 def taught(config: ExperimentConfig, arm: str, runs: Mapping[str, Path]) -> ExperimentConfig:
     """Return the experiment with the teachers of its arm, if it has any; `runs` are the run folders of all arms."""
     teachers = tuple(runs[teacher] / "model" for teacher in TEACHERS.get(arm, ()))
-    return config.model_copy(update={"distillation": config.distillation.model_copy(update={"teachers": teachers})})
+    return config.with_changes(distillation={"teachers": teachers})
 
 
 def labelled_cases(data: Path, count: int, draw: int) -> list[str]:

@@ -58,7 +58,7 @@ def halves(data: Path, arm: str) -> list[ExperimentConfig]:
     second = sorted(set(labelled_cases(data, 12, 0)) - set(first))
     config = configuration(data, arm, "12_0", STEPS)
     splits = [{"train": learnt, "validation": held} for learnt, held in ((first, second), (second, first))]
-    return [config.model_copy(update={"dataset": config.dataset.model_copy(update=split)}) for split in splits]
+    return [config.with_changes(dataset=split) for split in splits]
 
 
 def sized(config: ExperimentConfig, study: str) -> ExperimentConfig:

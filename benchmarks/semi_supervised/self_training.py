@@ -63,7 +63,7 @@ def train_student(data: Path, arguments: argparse.Namespace) -> TrainingRun | No
 def student(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
     """Return the experiment that learns from the pseudo-labels in a folder."""
     changed = {"method": "pseudo-labels", "pseudo_labels": folder / "pseudo_labels", "labelled_weight": 0.5}
-    return config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update=changed)})
+    return config.with_changes(unlabelled=changed)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from medseg.catalog.unpack import Archives
 from medseg.config import BatchConfig
 from medseg.errors import ReasonCode
 from medseg.io.tables import write_csv
+from medseg.text import shown_sizes
 
 SELECTION = "selection.csv"
 SELECTION_HEADER = ("study", "rank", "case", "choice", "why", "modality", "shape", "spacing_mm", "axcodes")
@@ -71,7 +72,7 @@ def write_selection(catalog: Catalog, output: Path) -> None:
 
 
 def _selection_row(entry: CatalogEntry) -> list[object]:
-    shape = "x".join(map(str, entry.shape or ()))
-    spacing = "x".join(f"{size:.4g}" for size in entry.spacing or ())
+    shape = shown_sizes(entry.shape or ())
+    spacing = shown_sizes(entry.spacing or (), ".4g")
     what = (CHOICES[entry.reason], entry.message, entry.modality, shape, spacing, entry.axcodes)
     return [entry.study, entry.rank, entry.case_id, *what]

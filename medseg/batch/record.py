@@ -9,14 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medseg.geometry import Grid
 from medseg.inference.ladder import Rung
 from medseg.measures.features import CaseFeatures
 from medseg.measures.measure import Measures
 from medseg.provenance import digest_files
-from medseg.records import Record
+from medseg.records import Record, find_record
+from medseg.text import shown_sizes
 
 RECORD = "case.json"
 MASK = "mask.nii.gz"
@@ -47,12 +48,12 @@ class Geometry(Record):
     @property
     def shape_text(self) -> str:
         """The shape as tables show it, such as 512x512x40."""
-        return "x".join(map(str, self.shape))
+        return shown_sizes(self.shape)
 
     @property
     def spacing_text(self) -> str:
         """The spacing as tables show it, such as 0.75x0.75x3."""
-        return "x".join(f"{size:.4g}" for size in self.spacing)
+        return shown_sizes(self.spacing, ".4g")
 
 
 class CaseRecord(Record):
@@ -93,10 +94,7 @@ def write_record(record: CaseRecord, folder: Path) -> None:
 
 def read_record(folder: Path) -> CaseRecord | None:
     """Return the record of a case's folder; None if there is none, or it can't be read."""
-    try:
-        return CaseRecord.model_validate_json((folder / RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return find_record(folder / RECORD, CaseRecord)
 
 
 def finished_record(folder: Path, inputs: Inputs) -> CaseRecord | None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
 from medseg.batch.record import CaseRecord
-from medseg.measures.table import significant
-from medseg.text import Word
+from medseg.text import Word, significant
 
 Status = Literal["done", "done_with_flags", "rejected", "failed", "crashed", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)

@@ -19,7 +19,7 @@ import numpy as np
 from medseg.catalog.documents import parse_labels, read_object
 from medseg.catalog.identity import safe_ids
 from medseg.catalog.layouts import read_listing
-from medseg.catalog.listing import Listing, list_name, shown, stem, with_ids
+from medseg.catalog.listing import Listing, list_name, stem, with_ids
 from medseg.catalog.selection import Selection, select_cases
 from medseg.catalog.sources import sound_case
 from medseg.config import DatasetConfig
@@ -27,6 +27,7 @@ from medseg.errors import DatasetError, MedsegError
 from medseg.io.scan import inspect_scan, read_case_mask
 from medseg.labels import LabelMap
 from medseg.provenance import usable_cores
+from medseg.text import shown
 from medseg.volume import Case
 
 Modality = Literal["ct", "mr", "other"]

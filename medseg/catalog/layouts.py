@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.catalog.documents import DatasetJson, read_object
-from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, list_masks, list_scans, shown, visible
+from medseg.catalog.listing import CHANNEL_SUFFIX, Listing, list_masks, list_scans, visible
 from medseg.catalog.manifests import read_csv, read_decathlon, read_file_lists
 from medseg.catalog.sources import scan_source
 from medseg.errors import DatasetError
+from medseg.text import shown
 from medseg.volume import Case
 
 LAYOUTS = (

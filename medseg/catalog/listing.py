@@ -22,9 +22,6 @@ CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 LIST_WORDS = {"training": "train", **dict.fromkeys(("val", "valid", "validating"), "validation"), "testing": "test"}
 """What tables and splits files also call the lists train, validation and test."""
 
-SHOWN = 5
-"""Names that a message lists before it only counts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -106,13 +103,6 @@ def list_masks(folder: Path) -> dict[str, Path]:
 def visible(folder: Path) -> list[Path]:
     """Return what a folder holds, by name, without hidden files (macOS leaves ``._`` twins on shared disks)."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def shown(names: Iterable[str]) -> str:
-    """Return the first names, and how many more there are, for a message."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
 
 
 def _niftis(folder: Path, files: Sequence[Path]) -> list[Path]:

@@ -10,10 +10,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
 from medseg.catalog.documents import DatasetJson
-from medseg.catalog.listing import Listing, case_name, list_name, shown, stem
+from medseg.catalog.listing import Listing, case_name, list_name, stem
 from medseg.catalog.sources import scan_source
 from medseg.errors import DatasetError
 from medseg.io.tables import plain
+from medseg.text import shown
 from medseg.volume import Case
 
 

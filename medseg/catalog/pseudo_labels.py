@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset
-from medseg.catalog.listing import shown, visible
+from medseg.catalog.listing import visible
 from medseg.catalog.sources import scan_digest
 from medseg.config import describe_problems
 from medseg.errors import DatasetError, LabelError
@@ -40,6 +40,7 @@ from medseg.io.tables import write_csv
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.provenance import digest_files
 from medseg.records import Record
+from medseg.text import shown
 from medseg.volume import Case, Mask
 
 Status = Literal["auto", "accepted", "edited", "rejected", "left-out"]

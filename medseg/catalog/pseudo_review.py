@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.catalog.datasets import Dataset
-from medseg.catalog.listing import shown, visible
+from medseg.catalog.listing import visible
 from medseg.catalog.pseudo_labels import (
     LABEL,
     RECORD,
@@ -41,6 +41,7 @@ from medseg.io.nifti import read_mask, write_mask
 from medseg.io.scan import inspect_scan
 from medseg.io.tables import edited_rows
 from medseg.labels import IGNORE_INDEX, LabelMap
+from medseg.text import shown
 from medseg.volume import Case, Mask
 
 WORDS: Mapping[str, Status | None] = {

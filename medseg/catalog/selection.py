@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.catalog.listing import shown, stem
+from medseg.catalog.listing import stem
 from medseg.config import DatasetConfig
 from medseg.errors import DatasetError
+from medseg.text import shown
 from medseg.volume import Case
 
 logger = logging.getLogger(__name__)

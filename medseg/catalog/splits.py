@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.catalog.listing import shown
 from medseg.catalog.sources import content_files, voxels_from
 from medseg.errors import DatasetError
 from medseg.io.streams import content_digest, is_blank
+from medseg.text import shown
 from medseg.volume import Case
 
 START_BYTES = {"nifti": 1 << 20, "dicom": 1 << 15}

@@ -12,7 +12,7 @@ import typer
 
 from medseg.cli.options import Key, Policies, Scans, SeriesRule, Workdir
 from medseg.cli.screen import console, show_unread
-from medseg.text import printable
+from medseg.text import printable, shown, shown_sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,8 +73,6 @@ def index(
 
 def show_catalog(catalog: Catalog, note: str = "") -> None:
     """Print the scans as a table, each refusal as a sentence, and what is no scan counted by reason."""
-    from medseg.catalog.listing import shown
-
     screen = console()
     if note:
         screen.print(f"everything was read again: what the last index remembered is not used, because {note}")
@@ -97,7 +95,7 @@ def scan_table(scans: Sequence[CatalogEntry]) -> Table:
     for column in ("case", "shape", "spacing mm", "axes", "modality", "remarks"):
         table.add_column(column)
     for scan in scans:
-        shape = "x".join(map(str, scan.shape or ()))
-        spacing = "x".join(f"{size:.3g}" for size in scan.spacing or ())
+        shape = shown_sizes(scan.shape or ())
+        spacing = shown_sizes(scan.spacing or (), ".3g")
         table.add_row(scan.case_id, shape, spacing, scan.axcodes, scan.modality, " ".join(map(str, scan.flags)))
     return table

@@ -10,6 +10,7 @@ import typer
 from medseg.cli.options import ConfigFile, DataFolder, Device, MaxSeconds, Overrides, RunFolder, experiment
 from medseg.cli.screen import console, show_time_is_up
 from medseg.errors import ConfigError
+from medseg.text import shown
 
 if TYPE_CHECKING:
     from medseg.training.run import TrainingRun
@@ -86,8 +87,6 @@ def _of_unlabelled(method: str | None, labelled_weight: str | None) -> list[str]
 
 def show_training(run: TrainingRun, output: Path) -> None:
     """Print where the model is and how good; ends with `UNFINISHED` where there is none yet."""
-    from medseg.catalog.listing import shown
-
     screen = console()
     if run.model is None:
         show_time_is_up(output)

@@ -5,11 +5,11 @@ a value out of bounds ends in one `ConfigError` that lists every problem. The re
 the first file of every run.
 """
 
-from medseg.config.batch import BatchConfig, InferenceConfig, SegmentConfig, make_segment_config
+from medseg.config.batch import Backend, BatchConfig, InferenceConfig, SegmentConfig, make_segment_config
 from medseg.config.distillation import DistillationConfig
 from medseg.config.experiment import ExperimentConfig, load_config, save_config
 from medseg.config.ingest import IngestConfig, parse_policies
-from medseg.config.stage import Stage, describe_problems
+from medseg.config.stage import Precision, Stage, describe_problems
 from medseg.config.training import (
     AugmentationConfig,
     DatasetConfig,
@@ -24,6 +24,7 @@ from medseg.config.unlabelled import PseudoLabelConfig, UnlabelledConfig
 __all__ = [
     "Triple",
     "AugmentationConfig",
+    "Backend",
     "BatchConfig",
     "DatasetConfig",
     "DistillationConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "IngestConfig",
     "NetworkConfig",
     "PlanConfig",
+    "Precision",
     "PretrainingConfig",
     "PseudoLabelConfig",
     "SegmentConfig",

@@ -9,8 +9,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg.config.ingest import IngestConfig
 from medseg.config.speed import Speed, changes
-from medseg.config.stage import Stage, describe_problems
+from medseg.config.stage import Precision, Stage, describe_problems
 from medseg.errors import ConfigError
+
+Backend = Literal["auto", "torch", "onnx", "openvino"]
+"""What computes a model's layers; auto: the first runtime that it was exported for, else torch."""
 
 
 class InferenceConfig(Stage):
@@ -19,9 +22,7 @@ class InferenceConfig(Stage):
     overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that the next one covers again")
     flips: bool = Field(False, description="Average over mirrored scans (up to 8 times the work)")
     window_batch: int = Field(2, ge=1, description="Windows in a forward pass; on CPUs a 3D U-Net takes them singly")
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic; auto: the fastest safe one"
-    )
+    precision: Precision = Field("auto", description="Arithmetic; auto: the fastest safe one")
 
 
 class BatchConfig(Stage):
@@ -41,16 +42,14 @@ class BatchConfig(Stage):
     workdir: Path | None = Field(
         None, description="Where zip archives are unpacked while the batch runs; default: the system's temporary folder"
     )
-    ingest: IngestConfig = Field(
-        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest"
-    )
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Policies for faults of scans; see ingest")
 
 
 class SegmentConfig(BatchConfig):
     """A batch: many scans, one model. What is left out is as the model was validated."""
 
     device: str = Field("auto", description="auto, cpu, cuda, or one GPU such as cuda:1")
-    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+    backend: Backend = Field(
         "auto", description="What computes the network; auto: the first that the model was exported for, else torch"
     )
     speed: Speed = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,39 @@ class ExperimentConfig(Stage):
     """A whole training run: one complete YAML file."""
 
     name: str = Field("model", min_length=1, description="Name of the model")
-    dataset: DatasetConfig = Field(default_factory=lambda: DatasetConfig(), description="Scans, masks and splits")
-    plan: PlanConfig = Field(default_factory=lambda: PlanConfig(), description="Wishes for the plan")
-    network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(), description="The network")
-    augmentation: AugmentationConfig = Field(default_factory=lambda: AugmentationConfig(), description="Random changes")
-    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig(), description="The optimisation")
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="Scans, masks and splits")
+    plan: PlanConfig = Field(default_factory=PlanConfig, description="Wishes for the plan")
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The network")
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="Random changes")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="The optimisation")
     unlabelled: UnlabelledConfig = Field(
-        default_factory=lambda: UnlabelledConfig(), description="What is learnt from unlabelled scans"
+        default_factory=UnlabelledConfig, description="What is learnt from unlabelled scans"
     )
     pseudo: PseudoLabelConfig = Field(
-        default_factory=lambda: PseudoLabelConfig(), description="How pseudo-labels are made, and used in rounds"
+        default_factory=PseudoLabelConfig, description="How pseudo-labels are made, and used in rounds"
     )
     distillation: DistillationConfig = Field(
-        default_factory=lambda: DistillationConfig(), description="What is learnt from trained teachers"
+        default_factory=DistillationConfig, description="What is learnt from trained teachers"
     )
     pretraining: PretrainingConfig = Field(
-        default_factory=lambda: PretrainingConfig(), description="Self-supervised pre-training"
+        default_factory=PretrainingConfig, description="Self-supervised pre-training"
     )
-    inference: InferenceConfig = Field(
-        default_factory=lambda: InferenceConfig(), description="Application and validation"
-    )
+    inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Application and validation")
 
     def with_data(self, folder: Path) -> ExperimentConfig:
         """Return the same run with another dataset folder."""
-        return self.model_copy(update={"dataset": self.dataset.model_copy(update={"folder": folder})})
+        return self.with_changes(dataset={"folder": folder})
+
+    def with_changes(self, **sections: Mapping[str, Any]) -> ExperimentConfig:
+        """Return the same run with other values of some fields, by section; they are taken as they are.
+
+        Examples
+        --------
+        >>> ExperimentConfig().with_changes(training={"steps": 10}).training.steps
+        10
+        """
+        changed = {name: getattr(self, name).model_copy(update=fields) for name, fields in sections.items()}
+        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from medseg.records import Record
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+"""Arithmetic of a network's layers; auto: the fastest safe one."""
 
 ALIKE = 0.7
 """Similarity (0 to 1) from which a name is taken for a slip of another."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from medseg.config.ingest import IngestConfig
-from medseg.config.stage import Stage
+from medseg.config.stage import Precision, Stage
 
 Triple = tuple[float, float, float]
 
@@ -40,7 +40,7 @@ class DatasetConfig(Stage):
         "default: what DICOM headers say, else every case is a patient of its own",
     )
     ingest: IngestConfig = Field(
-        default_factory=lambda: IngestConfig(), description="Policies for faults of scans; see ingest below"
+        default_factory=IngestConfig, description="Policies for faults of scans; see ingest below"
     )
 
 
@@ -146,9 +146,7 @@ class TrainingConfig(Stage):
     validate_every: int = Field(0, ge=0, description="Steps between whole-volume validations; 0: only at the end")
     patience: int = Field(0, ge=0, description="Validations without a better Dice before stopping; 0: never stop early")
     checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints for resuming")
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic; auto: the fastest safe one"
-    )
+    precision: Precision = Field("auto", description="Arithmetic; auto: the fastest safe one")
     loader_threads: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="Threads that prepare batches ahead; 0: in the loop; auto: 1, beside a GPU up to 4",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -94,9 +95,7 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
-        with beside_training(self.device):
-            images, targets = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
-            return Batch(image=stack(images, self.plan), target=stack(targets, self.plan))
+        return make_batch(partial(self._sample, step), self.plan, self.device)
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)
@@ -129,6 +128,13 @@ def prefetch(stream: Stream, start: int, stop: int, threads: int) -> Iterator[Ba
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(count)  # the loaders set theirs in any order; later threads are to have the caller's
+
+
+def make_batch(sample: Callable[[int], tuple[torch.Tensor, torch.Tensor]], plan: Plan, device: torch.device) -> Batch:
+    """Return the batch of the patches and targets that `sample` gives at each position, beside the training step."""
+    with beside_training(device):
+        images, targets = zip(*map(sample, range(plan.batch)), strict=True)
+        return Batch(image=stack(images, plan), target=stack(targets, plan))
 
 
 def stack(patches: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:

@@ -9,17 +9,19 @@ is SparK's, Tian et al., ICLR 2023).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medseg.config import AugmentationConfig, PretrainingConfig
-from medseg.data.batches import Batch, beside_training, stack
+from medseg.data.batches import Batch, make_batch
 from medseg.data.sampling import Randomness, Sampler
 from medseg.data.spatial import CPU, PatchSource, SpatialDrawer, read_patch
 from medseg.errors import ConfigError, DatasetError
 from medseg.plan import Plan, Sizes
+from medseg.text import shown_sizes
 
 PATCHES, CASE_ORDER = 5, 6
 """First words of the seeds of patches with hidden blocks and of their cases' order."""
@@ -61,16 +63,16 @@ class HidingStream:
         self.plan, self.device = plan, device
         self.share, self.block = config.hidden, block_sizes(config.block, plan)
         if all(edge >= size for edge, size in zip(self.block, plan.patch, strict=True)):
-            patch = "x".join(map(str, plan.patch))
-            raise ConfigError(f"pretraining.block {config.block} covers the whole patch {patch}; choose a smaller one")
+            raise ConfigError(
+                f"pretraining.block {config.block} covers the whole patch {shown_sizes(plan.patch)}; choose a "
+                "smaller one"
+            )
         self.sampler = Sampler(cases, plan, 0.0, randomness, (PATCHES, CASE_ORDER))
         self.spatial = SpatialDrawer(augmentation, plan)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, the same at every call and on any thread."""
-        with beside_training(self.device):
-            images, hidden = zip(*(self._sample(step, position) for position in range(self.plan.batch)), strict=True)
-            return Batch(image=stack(images, self.plan), target=stack(hidden, self.plan))
+        return make_batch(partial(self._sample, step), self.plan, self.device)
 
     def _sample(self, step: int, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, start, rng = self.sampler.draw(step, position)

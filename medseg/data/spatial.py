@@ -56,7 +56,7 @@ and take 100 MB."""
 
 
 class PatchSource(Protocol):
-    """A prepared case that patches are read from (`medseg.preprocessing.cache.CachedCase`)."""
+    """A prepared case that patches are read from (`medseg.preprocessing.cached_case.CachedCase`)."""
 
     @property
     def shape(self) -> Sizes:

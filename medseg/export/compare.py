@@ -12,7 +12,7 @@ from medseg.errors import ModelError
 from medseg.export.windows import Window
 from medseg.inference.forward import EnsembleForward
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement as Decisions
+from medseg.inference.uncertainty import AgreementMeter
 from medseg.labels import LabelMap
 from medseg.networks.exported import Agreement, Precision
 from medseg.networks.model import Model
@@ -36,7 +36,7 @@ Good exports have 0.99 and more, in 8 bits, too; of an untrained network 8 bits 
 def compare(model: Model, networks: Sequence[nn.Module], windows: Sequence[Window], *, from_scans: bool) -> Agreement:
     """Return how networks of another runtime answer in place of the model's own, which compute in float32."""
     forwards = [_forward(model, model.networks), _forward(model, networks)]
-    largest, total, voxels, equal, drawn = 0.0, 0.0, 0, 0, Decisions(model.labels)
+    largest, total, voxels, equal, drawn = 0.0, 0.0, 0, 0, AgreementMeter(model.labels)
     for window in windows:
         source, other = (forward(torch.from_numpy(window)[None]) for forward in forwards)
         difference = (_probabilities(source, model.labels) - _probabilities(other, model.labels)).abs()

@@ -13,22 +13,14 @@ from torch import nn
 from medseg.errors import ConfigError, OutputError
 from medseg.export.compare import check, compare
 from medseg.export.convert import check_exporters, quantise, write_onnx, write_openvino
-from medseg.export.windows import Window, noise, windows_of
+from medseg.export.windows import noise, windows_of
 from medseg.inference.hardware import fit_threads, keep_memory
-from medseg.io.files import atomic_folder
+from medseg.io.files import atomic_folder, is_empty_folder
 from medseg.networks.arithmetic import bf16_pays
-from medseg.networks.exported import (
-    RECORD,
-    Export,
-    ExportRecord,
-    Precision,
-    Runtime,
-    open_networks,
-    require,
-)
 from medseg.networks.exported import RECORD as EXPORTED
+from medseg.networks.exported import Export, ExportRecord, Precision, Runtime, open_networks, require
 from medseg.networks.model import RECORD as MODEL
-from medseg.networks.model import Model, is_empty_folder, load_model, model_digest
+from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, package_versions
 
 PACKAGES = ("medseg", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
@@ -80,7 +72,7 @@ def export_model(folder: Path, output: Path, options: ExportOptions) -> tuple[Ex
         weights = folder.glob("*.safetensors") if "torch" in options.targets else ()
         for path in (folder / MODEL, *weights):
             shutil.copyfile(path, target / path.name)
-        (target / RECORD).write_text(ExportRecord(exports=exports).model_dump_json(indent=1), encoding="utf-8")
+        (target / EXPORTED).write_text(ExportRecord(exports=exports).model_dump_json(indent=1), encoding="utf-8")
     return exports
 
 
@@ -95,7 +87,7 @@ class _Exporting:
 
     def __init__(self, model: Model, source: str, options: ExportOptions, scratch: Path, target: Path) -> None:
         self.model, self.source, self.options, self.target = model, source, options, target
-        self.windows = _windows(model, options.scans)
+        self.windows = windows_of(options.scans, model) if options.scans else noise(model.plan)
         self.graphs = [
             self._graph(network, scratch / f"{number}.onnx") for number, network in enumerate(model.networks)
         ]
@@ -136,10 +128,6 @@ class _Exporting:
         if self.options.int8:
             return "int8"
         return "bf16" if runtime == "openvino" and bf16_pays() and not self.options.float32 else "float32"
-
-
-def _windows(model: Model, scans: Path | None) -> list[Window]:
-    return windows_of(scans, model) if scans else noise(model.plan)
 
 
 def _check(options: ExportOptions) -> tuple[Runtime, ...]:

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medseg.boxes import box_at
 from medseg.catalog.channels import join_channels, with_stacks
 from medseg.catalog.index import index_scans
 from medseg.errors import DatasetError, ScanError
+from medseg.inference.forward import tile_scan
 from medseg.inference.predictor import prepare_scan
-from medseg.inference.window import tile
 from medseg.io.scan import read_case
 from medseg.networks.model import Model
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, surround
+from medseg.preprocessing.prepare import Prepared
 from medseg.volume import Case
 
 WINDOWS = 16
@@ -25,6 +26,9 @@ WINDOWS = 16
 
 PER_SCAN = 4
 """Windows of one scan at most, so that several scans are seen."""
+
+NOISE_WINDOWS = 4
+"""Windows without scans: noise is everywhere alike."""
 
 NOISE_SIGMA = 2.0
 """Smoothness of windows without scans, voxels: structures of several voxels, as in scans."""
@@ -60,12 +64,12 @@ def windows_of(scans: Path, model: Model, count: int = WINDOWS) -> list[Window]:
     return windows
 
 
-def noise(plan: Plan, count: int = 4) -> list[Window]:
+def noise(plan: Plan) -> list[Window]:
     """Return smooth noise of the normalised scale, the same at every call."""
     rng = np.random.default_rng(0)
     shape = (len(plan.channels), *plan.patch)
     sigma = (0.0, *(NOISE_SIGMA if size > 1 else 0.0 for size in plan.patch))
-    drawn = (gaussian_filter(rng.normal(size=shape), sigma) for _ in range(count))
+    drawn = (gaussian_filter(rng.normal(size=shape), sigma) for _ in range(NOISE_WINDOWS))
     return [(window / window.std()).astype(np.float32) for window in drawn]
 
 
@@ -79,11 +83,9 @@ def _of_case(case: Case, model: Model, count: int) -> list[Window]:
 
 
 def _laid(prepared: Prepared, plan: Plan, overlap: float) -> Iterator[Window]:
-    tiling = tile(prepared.grid.shape, plan, overlap)
-    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
+    tiling, image = tile_scan(prepared, plan, overlap)
     for origin in tiling.origins:
-        box = tuple(slice(start, start + size) for start, size in zip(origin, plan.patch, strict=True))
-        yield image[(slice(None), *box)]
+        yield image[(slice(None), *box_at(origin, tiling.window))]
 
 
 def _spread(items: Sequence, count: int) -> Iterator:

@@ -6,16 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import channels_last
 from medseg.inference.hardware import choose_dtype
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement
-from medseg.inference.window import Slab, stream_logits, tile
+from medseg.inference.uncertainty import AgreementMeter
+from medseg.inference.window import Slab, Tiling, stream_logits, tile
 from medseg.networks.layout import lay_out
+from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
 from medseg.preprocessing.prepare import Prepared, pad_values, surround
 
@@ -53,7 +56,7 @@ class EnsembleForward:
         plan: Plan,
         config: InferenceConfig,
         device: torch.device,
-        agreement: Agreement | None = None,
+        agreement: AgreementMeter | None = None,
     ) -> None:
         self.networks = tuple(channels_last(network, device) for network in networks)
         self.plan, self.device = plan, device
@@ -101,6 +104,27 @@ class EnsembleForward:
         return logits.flip(dims) if dims else logits
 
 
+class FeatureRecorder(nn.Module):
+    """A network that keeps the features of its first answer since the last `take`: those of windows as they are."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._features: Tensor | None = None
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Return what the network does."""
+        output: NetworkOutput = self.network(image)
+        if self._features is None:
+            self._features = output.features
+        return output
+
+    def take(self) -> Tensor | None:
+        """Return the features (B, F, *coarse) and forget them; None of a network that shows none."""
+        features, self._features = self._features, None
+        return features
+
+
 def stream_scan(
     forward: Callable[[Tensor], Tensor],
     prepared: Prepared,
@@ -109,21 +133,28 @@ def stream_scan(
     *,
     outputs: int,
     device: torch.device,
-    stitching: torch.device | None = None,
 ) -> Iterator[Slab]:
     """Yield what `forward` answers over a whole scan, slab by slab; memory doesn't grow with the scan.
 
     Parameters
     ----------
-    forward : maps windows (B, C, X, Y, Z) to logits (B, outputs, X, Y, Z).
-    device : that `forward` computes on.
-    stitching : that the answers are put together on, and come from `forward` on; None: the same.
+    forward : maps windows (B, C, X, Y, Z) to logits (B, outputs, X, Y, Z) on `device`.
+    device : that the answers are put together on.
     """
-    tiling = tile(prepared.grid.shape, plan, config.overlap)
-    image = surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
+    tiling, image = tile_scan(prepared, plan, config.overlap)
     batch = windows_at_once(config, plan, device)
-    place = stitching or device
-    return stream_logits(torch.from_numpy(image), forward, tiling, outputs=outputs, batch=batch, device=place)
+    return stream_logits(torch.from_numpy(image), forward, tiling, outputs=outputs, batch=batch, device=device)
+
+
+def tile_scan(prepared: Prepared, plan: Plan, overlap: float) -> tuple[Tiling, NDArray[np.float32]]:
+    """Return where the plan's windows lie in a scan, and its image (C, X, Y, Z), enlarged to at least one window.
+
+    Parameters
+    ----------
+    overlap : least share of a window that the next one covers again, in [0, 1).
+    """
+    tiling = tile(prepared.grid.shape, plan, overlap)
+    return tiling, surround(prepared.image, tiling.before, tiling.shape, pad_values(plan))
 
 
 def streamed_axis(prepared: Prepared, plan: Plan) -> int:

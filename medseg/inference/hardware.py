@@ -7,15 +7,13 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from medseg.config import Precision
 from medseg.errors import ConfigError
 from medseg.networks.arithmetic import bf16_pays
 from medseg.provenance import usable_cores
-
-Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of two glibc settings (malloc.h)."""
@@ -29,7 +27,6 @@ LARGEST_INT = 2**31 - 1
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where a Linux container's share of processor time is written: quota and period in µs, or 'max'."""
-
 
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where a Linux container's share of memory is written: bytes, or 'max'."""

@@ -16,7 +16,7 @@ from medseg.inference.channels_last import channels_last
 from medseg.inference.forward import EnsembleForward, stream_scan, streamed_axis, windows_at_once
 from medseg.inference.ladder import Rung, climb_down, ladder
 from medseg.inference.restore import Restored, Restorer
-from medseg.inference.uncertainty import Agreement
+from medseg.inference.uncertainty import AgreementMeter
 from medseg.labels import LabelMap
 from medseg.measures.features import TargetUncertainty
 from medseg.networks.model import Model
@@ -119,7 +119,7 @@ class Predictor:
         return replace(prediction, mask=Mask(apply(mask.array, mask.grid, rules, self.model.labels), mask.grid))
 
     def _segment(self, prepared: Prepared, watch: Stopwatch, rung: Rung) -> Restored:
-        model, agreement = self.model, Agreement(self.model.labels)
+        model, agreement = self.model, AgreementMeter(self.model.labels)
         config = self.config if rung is Rung.FULL else self.config.model_copy(update={"window_batch": 1})
         device = torch.device("cpu") if rung is Rung.CPU else self.device
         stitching = torch.device("cpu") if rung is Rung.STITCH_ON_CPU else device
@@ -165,7 +165,7 @@ def segment_prepared(
     -------
     The mask on the scan's own grid, and how sure the networks were of it.
     """
-    forward = EnsembleForward(networks, plan, config, device, Agreement(labels))
+    forward = EnsembleForward(networks, plan, config, device, AgreementMeter(labels))
     return _segment(forward, prepared, labels, config, Stopwatch(), device)
 
 
@@ -198,9 +198,7 @@ def _segment(
         with watch.stage("forward"):
             return forward(windows).to(stitching)
 
-    stitched = stream_scan(
-        timed, prepared, plan, config, outputs=labels.outputs, device=forward.device, stitching=stitching
-    )
+    stitched = stream_scan(timed, prepared, plan, config, outputs=labels.outputs, device=stitching)
     restorer = Restorer(prepared.grid, prepared.source_grid, labels, streamed_axis(prepared, plan))
     with torch.inference_mode(), watch.stage("stitch"):
         for slab in stitched:

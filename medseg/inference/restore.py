@@ -284,7 +284,7 @@ def _weigh(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 def _decide_layers_(
     result: Tensor, layers: Sequence[int], logits: Tensor, taps: Sequence[Taps], labels: LabelMap
 ) -> None:
-    """Set whole layers, some rows after the other."""
+    """Set whole layers, a block of rows at a time."""
     along, second, third = taps
     for start in range(0, len(second.index), ROWS):
         index, weight = second.index[start : start + ROWS], second.weight[start : start + ROWS]

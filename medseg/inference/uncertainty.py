@@ -121,7 +121,7 @@ def probabilities_and_entropy(logits: Tensor, labels: LabelMap) -> tuple[Tensor,
     return probabilities[1:], -(probabilities * logs).sum(0, keepdim=True) / math.log(len(logits))
 
 
-class Agreement:
+class AgreementMeter:
     """Compares what single passes (a fold, a mirroring) decide with what their average decides.
 
     Overlapping windows count as often as they are seen.

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medseg.boxes import box_at
 from medseg.errors import ModelError
 from medseg.plan import Plan, Sizes
 
@@ -176,22 +177,13 @@ def stream_logits(
     never waited for.
     """
     stitch = _Stitch(image.to(device) if device else image, tiling, outputs, tiling.layers_for(batch))
-    waiting: list[_Window] = []
-    known: tuple[tuple[float, ...], Tensor] | None = None
+    queue = _Queue(stitch, forward, batch)
     for origin in tiling.origins:
-        if not waiting or not stitch.fits(origin):
-            known = _forward(waiting, stitch, forward, known)
-            waiting = []
+        if not queue.waiting or not stitch.fits(origin):
+            queue.flush()
             yield from stitch.release(origin[tiling.axis])
-        window = _Window(origin, constant(image[(slice(None), *_box(origin, tiling.window))]))
-        if window.value and known and known[0] == window.value:
-            stitch.add_(origin, known[1])
-            continue
-        waiting.append(window)
-        if len(waiting) >= batch:
-            known = _forward(waiting, stitch, forward, known)
-            waiting = []
-    _forward(waiting, stitch, forward, known)
+        queue.add(_Window(origin, constant(image[(slice(None), *box_at(origin, tiling.window))])))
+    queue.flush()
     yield from stitch.release(tiling.shape[tiling.axis])
 
 
@@ -214,18 +206,38 @@ class _Window(NamedTuple):
     value: tuple[float, ...]
 
 
-def _forward(
-    windows: list[_Window], stitch: _Stitch, forward: Forward, known: tuple[tuple[float, ...], Tensor] | None
-) -> tuple[tuple[float, ...], Tensor] | None:
-    """Add the logits of some windows, and return the latest constant window's value and logits."""
-    if not windows:
-        return known
-    answers = forward(torch.stack([stitch.crop(window.origin) for window in windows]))
-    for window, logits in zip(windows, answers, strict=True):
-        stitch.add_(window.origin, logits)
-        if window.value:
-            known = window.value, logits.clone()
-    return known
+class _Queue:
+    """Windows that wait for their forward pass, `batch` of them at most.
+
+    Attributes
+    ----------
+    known : value and logits of the latest constant window.
+    """
+
+    def __init__(self, stitch: _Stitch, forward: Forward, batch: int) -> None:
+        self.stitch, self.forward, self.batch = stitch, forward, batch
+        self.waiting: list[_Window] = []
+        self.known: tuple[tuple[float, ...], Tensor] | None = None
+
+    def add(self, window: _Window) -> None:
+        """Let a window wait, or stitch it at once if its logits are known."""
+        if window.value and self.known and self.known[0] == window.value:
+            self.stitch.add_(window.origin, self.known[1])
+            return
+        self.waiting.append(window)
+        if len(self.waiting) >= self.batch:
+            self.flush()
+
+    def flush(self) -> None:
+        """Stitch the logits of the windows that wait."""
+        if not self.waiting:
+            return
+        answers = self.forward(torch.stack([self.stitch.crop(window.origin) for window in self.waiting]))
+        for window, logits in zip(self.waiting, answers, strict=True):
+            self.stitch.add_(window.origin, logits)
+            if window.value:
+                self.known = window.value, logits.clone()
+        self.waiting = []
 
 
 class _Stitch:
@@ -255,7 +267,7 @@ class _Stitch:
         return origin[axis] + self.tiling.window[axis] <= self.first + self.layers
 
     def crop(self, origin: Sizes) -> Tensor:
-        return self.image[(slice(None), *_box(origin, self.tiling.window))]
+        return self.image[(slice(None), *box_at(origin, self.tiling.window))]
 
     def add_(self, origin: Sizes, logits: Tensor) -> None:
         """Add a window's logits (K, X, Y, Z) with its weights."""
@@ -263,7 +275,7 @@ class _Stitch:
         shifted[self.tiling.axis] -= self.first
         x, y, z = (self.weights[axis][start] for axis, start in enumerate(origin))
         weight = x[:, None, None] * y[:, None] * z
-        self.buffer[(slice(None), *_box(shifted, self.tiling.window))].addcmul_(logits, weight)
+        self.buffer[(slice(None), *box_at(shifted, self.tiling.window))].addcmul_(logits, weight)
 
     def release(self, stop: int) -> Iterator[Slab]:
         """Yield the layers before `stop`, then move the buffer there."""
@@ -295,7 +307,3 @@ class _Stitch:
             if size < self.tiling.shape[axis]:
                 layers = layers.narrow(1 + axis, before, size)
         return Slab(start, layers)
-
-
-def _box(origin: Sequence[int], window: Sizes) -> tuple[slice, ...]:
-    return tuple(slice(start, start + length) for start, length in zip(origin, window, strict=True))

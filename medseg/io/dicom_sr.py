@@ -39,7 +39,7 @@ from medseg.io.files import atomic_file, read_back_error
 from medseg.io.terminology import category_of, side_of, type_of
 from medseg.labels import Code, Label, LabelMap
 from medseg.measures.measure import Measures
-from medseg.measures.table import significant
+from medseg.text import significant
 from medseg.volume import Source
 
 SERIES_NUMBER = 7103

@@ -112,6 +112,11 @@ def _replace_folder(new: Path, target: Path, old: Path) -> None:
             return
 
 
+def is_empty_folder(folder: Path) -> bool:
+    """Whether this is a folder with nothing in it."""
+    return folder.is_dir() and next(folder.iterdir(), None) is None
+
+
 def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
     """Add a line to a log; a part of one that a full disk or a kill left behind gets a line of its own.
 

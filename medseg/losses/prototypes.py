@@ -7,6 +7,7 @@ supervision", JBHI 2022, and TCSeg, ICML 2026, for their use as a second opinion
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.labels import IGNORE_INDEX
+from medseg.losses.segmentation import resized
 
 TEMPERATURE = 0.1
 """Of the softmax over cosine similarities."""
@@ -65,12 +67,11 @@ class Prototypes(nn.Module):
         self.known = self.known | met
 
     @torch.no_grad()
-    def similarity(self, features: Tensor, size: torch.Size) -> Tensor | None:
+    def similarity(self, features: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return (B, classes, *size) softmax of the cosine similarities; None until every class was met."""
         if not bool(self.known.all()):
             return None
-        cosines = torch.einsum("bf...,kf->bk...", functional.normalize(features.float(), dim=1), self.means)
-        return _enlarged((cosines / TEMPERATURE).softmax(1), size)
+        return similarity(features, self.means, size)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
         """Take means of any feature length: it is known only after the first update."""
@@ -100,18 +101,15 @@ class CoarseVoxels(NamedTuple):
 def coarse_voxels(features: Tensor, target: Tensor, weight: Tensor) -> CoarseVoxels:
     """Return the voxels of (B, F, *coarse) features that have a label and a weight above 0."""
     size = features.shape[2:]
-    indices = coarse(target, size).flatten()
-    weights = coarse(weight.float(), size).flatten()
+    indices = resized(target, size).flatten()
+    weights = resized(weight.float(), size).flatten()
     places = ((indices != IGNORE_INDEX) & (weights > 0)).nonzero()[:, 0]
     vectors = features.float().movedim(1, -1).flatten(0, -2)[places]
     return CoarseVoxels(functional.normalize(vectors, dim=1), indices[places].long(), weights[places], places)
 
 
-def coarse(maps: Tensor, size: torch.Size) -> Tensor:
-    """Return the nearest voxels of (B, *spatial) maps on a coarser grid."""
-    return functional.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
-
-
-def _enlarged(maps: Tensor, size: torch.Size) -> Tensor:
+def similarity(features: Tensor, means: Tensor, size: Sequence[int]) -> Tensor:
+    """Return (B, K, *size) softmax of the cosine similarities of features (B, F, *coarse) to class means (K, F)."""
+    cosines = torch.einsum("bf...,kf->bk...", functional.normalize(features.float(), dim=1), means.to(features.device))
     mode = "trilinear" if len(size) == 3 else "bilinear"
-    return functional.interpolate(maps, size, mode=mode, align_corners=False)
+    return functional.interpolate((cosines / TEMPERATURE).softmax(1), tuple(size), mode=mode, align_corners=False)

@@ -76,10 +76,10 @@ class SegmentationLoss:
     def _level(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return Dice loss and cross-entropy at one resolution."""
         size = logits.shape[2:]
-        indices = _resized(target, size)
+        indices = resized(target, size)
         counts = (indices != IGNORE_INDEX).float()
         if weight is not None:
-            counts = counts * _resized(weight.float(), size)
+            counts = counts * resized(weight.float(), size)
         if self._membership is None:
             return self._softmax_losses(logits.float(), indices, counts)
         self._membership = self._membership.to(indices.device)
@@ -136,8 +136,8 @@ def _membership(labels: LabelMap) -> Tensor:
     return table
 
 
-def _resized(voxels: Tensor, size: torch.Size) -> Tensor:
-    """Nearest-neighbour (B, *spatial) -> (B, *size); exact for uint8, so that ignore stays ignore."""
+def resized(voxels: Tensor, size: torch.Size) -> Tensor:
+    """Return (B, *size), the nearest voxels of (B, *spatial); exact for uint8, so that ignore stays ignore."""
     if voxels.shape[1:] == size:
         return voxels
     return functional.interpolate(voxels[:, None], size, mode="nearest-exact")[:, 0]

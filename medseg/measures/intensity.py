@@ -12,7 +12,7 @@ from medseg.volume import Volume
 PERCENTILES = (5, 25, 50, 75, 95)
 
 SAMPLED_VOXELS = 1_000_000
-"""Voxels looked at for the intensities of a whole scan, evenly spaced."""
+"""Voxels of a whole scan, evenly spaced, that are looked at where not every one matters."""
 
 
 class Intensity(Record):
@@ -29,7 +29,7 @@ class Intensity(Record):
 
 
 class IntensityStatistics(Intensity):
-    """The same with percentiles."""
+    """Intensities of one channel somewhere, with their percentiles."""
 
     p5: float = Field(description="5th percentile")
     p25: float = Field(description="25th percentile")
@@ -46,5 +46,15 @@ class IntensityStatistics(Intensity):
 
 def measure_scan(volume: Volume) -> tuple[Intensity, ...]:
     """Return mean and standard deviation of each whole channel, from evenly spaced voxels."""
-    step = max(1, round((volume.array[0].size / SAMPLED_VOXELS) ** (1 / 3)))
-    return tuple(Intensity.of(channel[::step, ::step, ::step]) for channel in volume.array)
+    return tuple(Intensity.of(sampled(channel)) for channel in volume.array)
+
+
+def sampled(array: NDArray, voxels: int = SAMPLED_VOXELS) -> NDArray:
+    """Return a view of about so many evenly spaced voxels of an array (X, Y, Z)."""
+    step = sampling_step(array.size, voxels)
+    return array[::step, ::step, ::step]
+
+
+def sampling_step(size: int, voxels: int = SAMPLED_VOXELS) -> int:
+    """Return the step along each of three axes that leaves about so many of `size` voxels."""
+    return max(1, round((size / voxels) ** (1 / 3)))

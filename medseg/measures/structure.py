@@ -21,7 +21,7 @@ from medseg.measures.runs import Components, Runs, connect, find_runs
 from medseg.volume import Mask, Volume
 
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a corner belong to one component (26 neighbours), as in the clean-up."""
+"""Voxels that share a corner belong to one component: 26 neighbours, as nnU-Net's."""
 
 Position = tuple[float, float, float]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from medseg.measures.intensity import IntensityStatistics
 from medseg.measures.measure import Measures
+from medseg.text import significant
 
 COLUMNS = (
     "case", "structure", "value", "lesion", "voxels", "volume_ml", "components", "incomplete",
@@ -32,19 +33,6 @@ def measure_rows(
     header = [*COLUMNS, *(prefix + name for prefix in prefixes for name in INTENSITIES)]
     rows = [_row(case, measures, channels) for case, found in cases for measures in found]
     return header, rows
-
-
-def significant(value: float) -> float:
-    """Return a number with six digits from its first; rounded to decimals, what is small would be 0.
-
-    A voxel of a dental scan has 0.000027 ml, one of micro-CT is 0.0005 mm long, diffusion is 0.0008 mm²/s.
-
-    Examples
-    --------
-    >>> significant(1534.23456), significant(2.7000001e-05)
-    (1534.23, 2.7e-05)
-    """
-    return float(f"{value:.6g}")
 
 
 def _row(case: str, measures: Measures, channels: int) -> list[object]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from medseg.errors import PlanError
 from medseg.networks.base import SegmentationNetwork
 from medseg.networks.unet import UNet
 from medseg.plan import Plan
+from medseg.text import shown_sizes
 
 
 def network_axes(plan: Plan) -> tuple[int, ...]:
@@ -38,6 +40,12 @@ def build_network(plan: Plan, outputs: int) -> SegmentationNetwork:
     return build_monai_network(plan, outputs, network_axes(plan))
 
 
+def build_blank(plan: Plan, outputs: int) -> SegmentationNetwork:
+    """Build the plan's network for weights from elsewhere; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return build_network(plan, outputs)
+
+
 def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters that fine-tuning with a frozen encoder leaves as they are.
 
@@ -54,7 +62,7 @@ def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
 def _check_bottom(plan: Plan) -> None:
     """Refuse a patch of which one voxel is left at the bottom: instance norm makes every one of them equal."""
     if plan.patch == plan.network.divisor:
-        size = "x".join(map(str, plan.patch))
         raise PlanError(
-            f"the patch {size} is one voxel at the coarsest stage; double plan.patch or remove the network's last stage"
+            f"the patch {shown_sizes(plan.patch)} is one voxel at the coarsest stage; double plan.patch or remove the "
+            "network's last stage"
         )

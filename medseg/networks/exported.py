@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from medseg.config import describe_problems
+from medseg.config import Backend, describe_problems
 from medseg.errors import ModelError
 from medseg.networks.arithmetic import bf16_pays
 from medseg.networks.build import network_axes
@@ -29,11 +29,9 @@ from medseg.networks.runtimes import ExportedNetwork, OnnxNetwork, OpenVinoNetwo
 from medseg.plan import Plan
 from medseg.provenance import digest_files
 from medseg.records import Record
+from medseg.text import shown_sizes
 
 Runtime = Literal["onnx", "openvino"]
-
-Backend = Literal["auto", "torch", "onnx", "openvino"]
-"""What computes a model's layers; auto: the first runtime that it was exported for, else torch."""
 
 Precision = Literal["float32", "bf16", "int8"]
 
@@ -164,7 +162,7 @@ def open_networks(runtime: Runtime, precision: Precision, files: Iterable[Path])
 
 def _told(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
     """Return the shapes of a window and its logits in words, such as 1x1x96x96x96 to 1x3x96x96x96."""
-    return " to ".join("x".join(map(str, shape)) for shape in shapes)
+    return " to ".join(map(shown_sizes, shapes))
 
 
 def _check_file(path: Path, digest: str) -> None:

@@ -24,13 +24,13 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from medseg.config import InferenceConfig, describe_problems
+from medseg.config import Backend, InferenceConfig, describe_problems
 from medseg.errors import ModelError, OutputError
-from medseg.io.files import atomic_folder
+from medseg.io.files import atomic_folder, is_empty_folder
 from medseg.labels import LabelMap
-from medseg.networks.build import build_network
+from medseg.networks.build import build_blank
 from medseg.networks.exported import RECORD as EXPORTED
-from medseg.networks.exported import Backend, Export, choose_export, load_exported, read_exports
+from medseg.networks.exported import Export, choose_export, load_exported, read_exports
 from medseg.networks.pretrained import RECORD as PRETRAINED
 from medseg.networks.weights import check_fit, check_weight_file, half, read_weights, write_weights
 from medseg.plan import Plan
@@ -185,11 +185,6 @@ def _has_weights(folder: Path, exports: tuple[Export, ...]) -> bool:
     return not exports or any(folder.glob("*.safetensors"))
 
 
-def is_empty_folder(folder: Path) -> bool:
-    """Whether this is a folder with nothing in it."""
-    return folder.is_dir() and next(folder.iterdir(), None) is None
-
-
 def _read_record(folder: Path) -> ModelRecord:
     path = folder / RECORD
     if folder.is_file():
@@ -240,8 +235,7 @@ def _load_networks(folder: Path, record: ModelRecord, device: torch.device, back
 
 def _load_network(path: Path, record: ModelRecord, device: torch.device) -> nn.Module:
     tensors = read_weights(path)
-    with torch.random.fork_rng(devices=[]):  # loading a model must not change what a caller draws next
-        network = build_network(record.plan, record.labels.outputs)
+    network = build_blank(record.plan, record.labels.outputs)
     check_fit(path, RECORD, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     return network.to(device).eval()

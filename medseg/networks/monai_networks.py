@@ -18,6 +18,7 @@ from medseg.errors import PlanError
 from medseg.networks.base import SegmentationNetwork
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
+from medseg.text import shown_sizes
 
 VNET_DIVISOR = 16
 """VNet halves its input four times."""
@@ -125,12 +126,8 @@ def _check_patch(plan: Plan, axes: Sequence[int], divisor: int) -> None:
             fitting[0] *= 2
         raise PlanError(
             f"{plan.network.name} needs a patch of multiples of {divisor}, at least one of them {2 * divisor}, "
-            f"not {_by(sizes)}; set plan.patch to a size such as {_by(fitting)}"
+            f"not {shown_sizes(sizes)}; set plan.patch to a size such as {shown_sizes(fitting)}"
         )
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return "x".join(map(str, sizes))
 
 
 def _check_no_dropout(plan: Plan) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 from time import time
 from typing import Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medseg.io.files import flush_file, write_text
-from medseg.records import Record
+from medseg.records import Record, find_record
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -77,10 +77,7 @@ class Study:
     @property
     def record(self) -> StudyRecord:
         """Its record; an empty one where there is none yet, or a crash of the machine left none."""
-        try:
-            return StudyRecord.model_validate_json((self.folder / RECORD).read_bytes())
-        except (OSError, ValidationError):
-            return StudyRecord()
+        return find_record(self.folder / RECORD, StudyRecord) or StudyRecord()
 
     def is_due(self) -> bool:
         """Whether its next try may begin."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medseg.errors import OutputError
 from medseg.io.dicom_write import write_series
-from medseg.io.files import atomic_file, atomic_folder, write_text
+from medseg.io.files import atomic_file, atomic_folder, is_empty_folder, write_text
 from medseg.io.nifti import write_mask, write_volume
 from medseg.labels import Code, Label, LabelMap
 from medseg.phantom.body import KIDNEY, LIVER, SPLEEN, TUMOUR
@@ -86,7 +86,7 @@ def make_sample_data(folder: Path, seed: int = 0, counts: SampleCounts | None = 
         If the folder holds something already, or can't be written.
     """
     counts = counts or SampleCounts()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_empty_folder(folder):
         raise OutputError(f"{folder} is not empty; choose a new folder for the sample data, or remove it")
     unseen = _unseen_orders(seed, counts.test)
     with atomic_folder(folder) as target:

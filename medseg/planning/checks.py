@@ -15,9 +15,7 @@ from medseg.errors import DatasetError
 from medseg.labels import MOST_LABELS, LabelMap
 from medseg.planning.choices import looks_like_ct
 from medseg.planning.fingerprint import CaseFingerprint, Fingerprint
-
-SHOWN = 5
-"""Structures that a message names before it only counts."""
+from medseg.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +103,12 @@ def _absent_targets(
         (held_out if is_measured else nowhere).append(f"{target} (value {value})")
     findings = []
     if nowhere:
-        message = f"no mask shows {_listed(nowhere)}: add a case that does, or take it out of the label map"
+        message = f"no mask shows {shown(nowhere)}: add a case that does, or take it out of the label map"
         findings.append(Finding("error", message))
     if held_out:
-        message = f"only validation masks show {_listed(held_out)}: move a case that does to the training cases"
+        message = f"only validation masks show {shown(held_out)}: move a case that does to the training cases"
         findings.append(Finding("error", message))
     return findings
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _empty_masks(learnt: Sequence[CaseFingerprint], measured: Sequence[CaseFingerprint]) -> list[Finding]:

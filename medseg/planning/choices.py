@@ -14,6 +14,7 @@ from medseg.errors import PlanError
 from medseg.labels import LabelMap
 from medseg.plan import ChannelNormalisation
 from medseg.planning.fingerprint import Fingerprint, Intensities
+from medseg.text import shown_sizes, significant
 
 ANISOTROPY = 3.0
 """An axis this many times coarser than the others, with as many times fewer voxels, is thick-sliced."""
@@ -37,11 +38,13 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
     """Return the median spacing, finer along the axis of thick slices in 3D."""
     if wishes.spacing is not None:
         if min(wishes.spacing) <= 0:
-            raise PlanError(f"plan.spacing must be positive along every axis, not {_by(wishes.spacing)} mm")
+            raise PlanError(
+                f"plan.spacing must be positive along every axis, not {shown_sizes(wishes.spacing, '.4g')} mm"
+            )
         return wishes.spacing, SET
     spacings = fingerprint.spacings()
     target = np.median(spacings, axis=0)
-    finest, coarsest = _by(spacings.min(axis=0)), _by(spacings.max(axis=0))
+    finest, coarsest = (shown_sizes(ends, ".4g") for ends in (spacings.min(axis=0), spacings.max(axis=0)))
     reason = f"median of {len(spacings)} scans" + ("" if finest == coarsest else f" from {finest} to {coarsest} mm")
     thick = _thick_axis(fingerprint, target) if wishes.dimensions == 3 else None
     if thick is not None:
@@ -53,7 +56,7 @@ def choose_spacing(fingerprint: Fingerprint, wishes: PlanConfig) -> tuple[Triple
             f"but at least the others' {others:.4g} mm"
         )
         target[thick] = fine
-    x, y, z = (float(f"{value:.6g}") for value in target)
+    x, y, z = map(significant, target)
     return (x, y, z), reason
 
 
@@ -121,10 +124,10 @@ def _thick_axis(fingerprint: Fingerprint, target: np.ndarray) -> int | None:
 def _clip(found: Intensities) -> ChannelNormalisation:
     return ChannelNormalisation(
         kind="clip",
-        low=_rounded(found.low),
-        high=_rounded(found.high),
-        mean=_rounded(found.mean),
-        std=_rounded(found.std) if found.std > 0 else 1.0,
+        low=significant(found.low),
+        high=significant(found.high),
+        mean=significant(found.mean),
+        std=significant(found.std) if found.std > 0 else 1.0,
     )
 
 
@@ -132,11 +135,3 @@ def _kind(modality: str, *, is_ct: bool) -> str:
     if modality == "mr":
         return "MR, whose units are arbitrary"
     return "of no stated modality" + (" (it looks like CT: then set dataset.modality to ct)" if is_ct else "")
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _by(values: Sequence[float] | np.ndarray) -> str:
-    return "x".join(f"{value:.4g}" for value in values)

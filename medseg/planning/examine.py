@@ -22,6 +22,7 @@ from medseg.measures.features import measure_structures
 from medseg.measures.intensity import measure_scan
 from medseg.planning.fingerprint import PROBABILITIES, CaseFingerprint, Fingerprint, ForegroundIntensities
 from medseg.provenance import usable_cores
+from medseg.text import significant
 from medseg.volume import Case, Mask, Volume
 
 SAMPLE = 200_000
@@ -117,7 +118,7 @@ def _constant_channels(array: NDArray[np.float32]) -> tuple[int, ...]:
 
 def _darkest(channel: NDArray[np.float32]) -> float:
     """Return the 1st percentile of a channel (X, Y, Z), which single odd voxels don't move."""
-    return float(f"{np.percentile(_spread(channel.ravel(order='F')), 1):.6g}")
+    return significant(np.percentile(_spread(channel.ravel(order="F")), 1))
 
 
 def _content_shape(array: NDArray[np.float32]) -> tuple[int, int, int]:
@@ -155,7 +156,7 @@ def _summarise(values: NDArray[np.float32]) -> ForegroundIntensities:
     return ForegroundIntensities(
         mean=float(exact.mean()),
         std=float(exact.std()),
-        quantiles=tuple(float(f"{value:.6g}") for value in np.quantile(exact, PROBABILITIES)),
+        quantiles=tuple(map(significant, np.quantile(exact, PROBABILITIES))),
     )
 
 

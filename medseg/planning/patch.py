@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from medseg.plan import Sizes
 from medseg.planning.choices import AXES, SET
 from medseg.planning.memory import REFERENCE_BATCH, budget, feature_values, needed_gb
 from medseg.planning.topology import Architect, Design
+from medseg.text import shown_sizes
 
 LARGEST_PATCH = {3: 256**3, 2: 2048**2}
 """Voxels of the patch that the search starts from, before it is cut to the scans' size."""
@@ -81,7 +81,7 @@ class PatchSearch:
             if smaller is None:
                 raise PlanError(
                     f"memory_gb {self.wishes.memory_gb:g} is too little: the smallest patch of this network "
-                    f"({_by(design.patch)} voxels) takes about {self._gb(design, batch)} GB at batch {batch}; "
+                    f"({shown_sizes(design.patch)} voxels) takes about {self._gb(design, batch)} GB at batch {batch}; "
                     "raise memory_gb, or choose fewer features or a smaller batch"
                 )
             design = smaller
@@ -115,19 +115,21 @@ class PatchSearch:
     def _take_wish(self, wish: Sizes) -> tuple[Design, str]:
         axis = self.frame.slice_axis
         if min(wish) < 1:
-            raise PlanError(f"plan.patch must have at least 1 voxel along every axis, not {_by(wish)}")
+            raise PlanError(f"plan.patch must have at least 1 voxel along every axis, not {shown_sizes(wish)}")
         if self.wishes.dimensions == 2 and wish[axis] != 1:
-            raise PlanError(f"plan.patch {_by(wish)} must be 1 along {AXES[axis]}: 2D slices lie across that axis")
+            raise PlanError(
+                f"plan.patch {shown_sizes(wish)} must be 1 along {AXES[axis]}: 2D slices lie across that axis"
+            )
         design = self.architect.design(wish)
         batch = self.wishes.batch or 1
         if self._values(design) * batch > self._budget:
             raise PlanError(
-                f"plan.patch {_by(design.patch)} takes about {self._gb(design, batch)} GB at batch {batch}, and "
-                f"memory_gb is {self.wishes.memory_gb:g}: choose a smaller patch or raise memory_gb"
+                f"plan.patch {shown_sizes(design.patch)} takes about {self._gb(design, batch)} GB at batch {batch}, "
+                f"and memory_gb is {self.wishes.memory_gb:g}: choose a smaller patch or raise memory_gb"
             )
         if design.patch == wish:
             return design, SET
-        return design, f"{SET} as {_by(wish)}, enlarged to fit the network's strides"
+        return design, f"{SET} as {shown_sizes(wish)}, enlarged to fit the network's strides"
 
     def _start(self) -> Sizes:
         """Return the patch of equal extent in mm along every axis, cut to the scans' size."""
@@ -152,18 +154,14 @@ class PatchSearch:
         return None
 
     def _explain(self, start: Design, design: Design, batch: int) -> str:
-        content = f"the scans' median size on this grid is {_by(self.frame.shape)} voxels"
-        steps = f"sizes are multiples of {_by(design.network.divisor)}"
+        content = f"the scans' median size on this grid is {shown_sizes(self.frame.shape)} voxels"
+        steps = f"sizes are multiples of {shown_sizes(design.network.divisor)}"
         memory = f"a batch of {batch} takes about {self._gb(design, batch)} of {self.wishes.memory_gb:g} GB"
         if design == start:
             return f"{content}; {steps}; {memory}"
-        return f"{content}; shrunk from {_by(start.patch)} until a batch fits; {steps}; {memory}"
+        return f"{content}; shrunk from {shown_sizes(start.patch)} until a batch fits; {steps}; {memory}"
 
 
 def _less(patch: Sizes, axis: int, step: int) -> Sizes:
     x, y, z = (max(1, size - step) if a == axis else size for a, size in enumerate(patch))
     return x, y, z
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return "x".join(map(str, sizes))

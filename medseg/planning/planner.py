@@ -27,6 +27,7 @@ from medseg.planning.choices import SET, choose_mirror, choose_normalisation, ch
 from medseg.planning.fingerprint import Fingerprint
 from medseg.planning.patch import Frame, PatchSearch
 from medseg.planning.topology import MIN_EDGE, SIMILAR_SPACING, SWIN_MULTIPLE, Architect, Design
+from medseg.text import shown_sizes
 
 
 class Line(NamedTuple):
@@ -103,9 +104,9 @@ def _values(plan: Plan) -> dict[str, str]:
     stages = f"{len(network.features)} stages of {', '.join(map(str, network.features))} features"
     return {
         "dimensions": f"{plan.dimensions}D",
-        "spacing": f"{_by(plan.spacing)} mm",
+        "spacing": f"{shown_sizes(plan.spacing, '.6g')} mm",
         "slice_axis": "xyz"[plan.slice_axis],
-        "patch": f"{_by(plan.patch)} voxels",
+        "patch": f"{shown_sizes(plan.patch)} voxels",
         "batch": str(plan.batch),
         "channels": ", ".join(plan.channels),
         "normalisation": ", ".join(channel.kind for channel in plan.normalisation),
@@ -117,7 +118,7 @@ def _values(plan: Plan) -> dict[str, str]:
 def _explain_network(design: Design, wishes: NetworkConfig) -> str:
     network = design.network
     if network.name == "unet":
-        smallest = _by([size // d for size, d in zip(design.patch, network.divisor, strict=True)])
+        smallest = shown_sizes([size // d for size, d in zip(design.patch, network.divisor, strict=True)])
         return (
             f"axes are halved while {MIN_EDGE} voxels remain and their spacing is within a factor of "
             f"{SIMILAR_SPACING:g} of the finest, down to {smallest} voxels; features double from {wishes.features} "
@@ -139,7 +140,3 @@ def _check_channels(fingerprint: Fingerprint, channels: Sequence[str], modalitie
         raise PlanError(f"{odd[0].id} has {odd[0].channels} channels, the dataset names {len(channels)}")
     if len(modalities) != len(channels):
         raise PlanError(f"{len(channels)} channels need as many modalities, not {len(modalities)}")
-
-
-def _by(values: Sequence[float]) -> str:
-    return "x".join(f"{value:.6g}" for value in values)

@@ -17,11 +17,8 @@ from medseg.boxes import label_boxes, united
 from medseg.errors import LabelError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
+from medseg.measures.structure import TOUCHING
 from medseg.rules import PostprocessingRules, StructureRule
-
-TOUCHING = np.ones((3, 3, 3), dtype=bool)
-"""Neighbourhood of a component: 26, as nnU-Net's."""
-
 
 UNCHANGED = StructureRule()
 """The rule of every structure that the rules don't name."""

@@ -1,4 +1,4 @@
-"""Prepared cases on disk, named after what they were made from, and patches read out of them.
+"""Prepared cases on disk, named after what they were made from.
 
 One safetensors file a case, ``<folder>/<key[:2]>/<key>.safetensors``: a float16 image, uint8 class
 indices, uint8 weights of a pseudo-label's voxels, positions of each class, and the grids. The key digests
@@ -20,18 +20,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from medseg.errors import CacheError, LabelError, ReasonCode, ScanError
+from medseg.errors import LabelError, ReasonCode, ScanError
 from medseg.geometry import Grid, reorder
 from medseg.io.files import atomic_file
 from medseg.io.nifti import read_mask
@@ -39,7 +37,8 @@ from medseg.io.nifti_header import scan_files
 from medseg.io.scan import read_case, source_files
 from medseg.labels import IGNORE_INDEX, LabelMap
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, prepare_image, prepare_mask, prepare_weight, surround
+from medseg.preprocessing.cached_case import CachedCase, VoxelFile, Voxels
+from medseg.preprocessing.prepare import pad_values, prepare_image, prepare_mask, prepare_weight
 from medseg.provenance import digest_files, digest_json
 from medseg.volume import Case
 
@@ -52,127 +51,6 @@ FOREGROUND_LIMIT = 10_000
 FLOAT16_LIMIT = float(np.finfo(np.float16).max)
 
 log = logging.getLogger(__name__)
-
-
-class Patch(NamedTuple):
-    """A box cut out of a case.
-
-    Attributes
-    ----------
-    image : (C, X, Y, Z) float32, normalised.
-    target : (X, Y, Z) uint8 class indices; 255 ignore, which an unlabelled case is all over.
-    weight : (X, Y, Z) uint8, how much each target counts, 255 fully; None: all of them do.
-    """
-
-    image: NDArray[np.float32]
-    target: NDArray[np.uint8]
-    weight: NDArray[np.uint8] | None = None
-
-
-class Crop(NamedTuple):
-    """A box inside a case, as it is stored; None where the case has no such array."""
-
-    image: NDArray[np.float16]
-    target: NDArray[np.uint8] | None
-    weight: NDArray[np.uint8] | None
-
-
-class Store(Protocol):
-    """Where a case's voxels lie."""
-
-    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
-        """Return what lies within a box inside the case; target and weight are the caller's own."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CachedCase:
-    """A prepared case, in memory or on disk; safe to read from several threads.
-
-    Attributes
-    ----------
-    id : the case's name.
-    grid, source_grid : its grid, and the grid of the scan.
-    pad : (C,) value of each channel outside the scan (`pad_values`).
-    foreground : class index -> (n, 3) int32 voxel positions, at most `FOREGROUND_LIMIT`, drawn once;
-        classes that don't occur are missing, as are background and ignore.
-    store : where its voxels lie.
-    labelled : whether there is a target.
-    weighted : whether its voxels have weights: a pseudo-label.
-    key : names all that the voxels were made from (`entry_key`).
-    modality : that the scan states; "" where it states none.
-    """
-
-    id: str
-    grid: Grid
-    source_grid: Grid
-    pad: NDArray[np.float32]
-    foreground: Mapping[int, NDArray[np.int32]]
-    store: Store
-    labelled: bool
-    weighted: bool = False
-    key: str = ""
-    modality: str = ""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Size in voxels."""
-        return self.grid.shape
-
-    def read(self, start: Sequence[int], size: Sequence[int]) -> Patch:
-        """Return the box of `size` voxels from `start`, which may reach beyond the scan.
-
-        Outside the scan the image is `pad` and the target background (ignored, where the case is
-        unlabelled), of weight 0 in a case of weighted voxels: no teacher looked there. Only the box is
-        read; the arrays are the caller's own.
-        """
-        box = [(max(0, s), min(n, s + length)) for s, length, n in zip(start, size, self.shape, strict=True)]
-        x, y, z = (slice(low, max(low, high)) for low, high in box)
-        if any(window.start == window.stop for window in (x, y, z)):
-            crop = Crop(np.empty((len(self.pad), 0, 0, 0), dtype=np.float16), None, None)
-        else:
-            crop = self.store.crop((x, y, z))
-        # torch converts float16 four times faster than numpy 2.4, at the cost of a view
-        image = torch.from_numpy(crop.image).float().numpy()
-        before = [window.start - first for window, first in zip((x, y, z), start, strict=True)]
-        outside = 0 if self.labelled else IGNORE_INDEX
-        return Patch(
-            surround(image, before, size, self.pad),
-            _within(crop.target, before, size, outside),
-            _within(crop.weight, before, size, 0) if self.weighted else None,
-        )
-
-    def whole(self) -> tuple[Prepared, NDArray[np.uint8]]:
-        """Return the whole case: image with its grids, and target."""
-        patch = self.read((0, 0, 0), self.shape)
-        return Prepared(patch.image, self.grid, self.source_grid, self.modality), patch.target
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Memory:
-    image: NDArray[np.float16]
-    target: NDArray[np.uint8] | None
-    weight: NDArray[np.uint8] | None
-
-    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
-        target, weight = (None if array is None else array[box].copy() for array in (self.target, self.weight))
-        return Crop(self.image[(slice(None), *box)], target, weight)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _File:
-    path: Path
-
-    def crop(self, box: tuple[slice, slice, slice]) -> Crop:
-        # opened for each box (50 µs): a large data set would run out of file handles otherwise
-        try:
-            with safe_open(self.path, framework="numpy") as entry:
-                names = set(entry.keys())
-                target, weight = (
-                    entry.get_slice(name)[box] if name in names else None for name in ("target", "weight")
-                )
-                return Crop(entry.get_slice("image")[(slice(None), *box)], target, weight)
-        except (OSError, SafetensorError) as error:
-            raise CacheError(f"{self.path}: the cache entry can't be read any more ({error}); prepare again") from None
 
 
 class Cache:
@@ -227,12 +105,12 @@ class Cache:
             if names != set(description["checksums"]):
                 raise ValueError(f"it holds {sorted(names)}")
             positions, classes = entry.get_tensor("positions"), entry.get_tensor("classes")
-            store: Store = _File(path)
+            store: Voxels | VoxelFile = VoxelFile(path)
             if self._reserve(path.stat().st_size):
                 arrays = {name: entry.get_tensor(name) for name in sorted(names)}
                 if description["checksums"] != {name: _checksum(array) for name, array in arrays.items()}:
                     raise ValueError("its checksum is wrong")
-                store = _Memory(arrays["image"], arrays.get("target"), arrays.get("weight"))
+                store = Voxels(arrays["image"], arrays.get("target"), arrays.get("weight"))
         return CachedCase(
             id=case,
             key=path.stem,
@@ -363,18 +241,6 @@ def _labels_of(case: Case, labels: LabelMap) -> LabelMap:
 
 def _digest(path: Path | None) -> str | None:
     return digest_files(dict.fromkeys(scan_files(path))) if path else None
-
-
-def _within(
-    array: NDArray[np.uint8] | None, before: Sequence[int], shape: Sequence[int], outside: int
-) -> NDArray[np.uint8]:
-    """Return an array (or none) within a larger one of `shape` that is `outside` around it."""
-    if array is not None and array.shape == tuple(shape):
-        return array
-    result = np.full(tuple(shape), outside, dtype=np.uint8)
-    if array is not None:
-        result[tuple(slice(b, b + n) for b, n in zip(before, array.shape, strict=True))] = array
-    return result
 
 
 @contextmanager

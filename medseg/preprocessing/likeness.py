@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.measures.intensity import sampled
 from medseg.preprocessing.prepare import Prepared
+from medseg.text import shown_sizes
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Of the normalised intensities, that scans are compared by."""
@@ -64,7 +66,7 @@ def describe_appearance(prepared: Prepared) -> Appearance:
     return Appearance(
         spacing=source.spacing,
         extent=(x, y, z),
-        quantiles=tuple(tuple(np.quantile(_sample(channel), QUANTILES).tolist()) for channel in prepared.image),
+        quantiles=tuple(tuple(np.quantile(sampled(channel, SAMPLE), QUANTILES).tolist()) for channel in prepared.image),
         smoothness=tuple(_smoothness(channel) for channel in prepared.image),
         modality=prepared.modality,
     )
@@ -78,11 +80,12 @@ def strange_appearance(scan: Appearance, labelled: Sequence[Appearance]) -> str:
     axes = range(3)
     spacing = min(max(_ratio(scan.spacing[i], one.spacing[i]) for i in axes) for one in labelled)
     if spacing > FACTOR_SPACING:
-        return f"its voxels ({_shown_mm(scan.spacing)}) differ from any labelled scan's by a factor of {spacing:.1f}"
+        sizes = shown_sizes(scan.spacing, ".3g")
+        return f"its voxels ({sizes} mm) differ from any labelled scan's by a factor of {spacing:.1f}"
     extents = np.array([one.extent for one in labelled])
     low, high = extents.min(axis=0) / FACTOR_EXTENT, extents.max(axis=0) * FACTOR_EXTENT
     if (np.array(scan.extent) < low).any() or (np.array(scan.extent) > high).any():
-        return f"its field of view ({_shown_mm(scan.extent)}) is far from that of the labelled scans"
+        return f"its field of view ({shown_sizes(scan.extent, '.3g')} mm) is far from that of the labelled scans"
     smoothest = np.array([one.smoothness for one in labelled]).min(axis=0)
     if (np.array(scan.smoothness) < smoothest - ROUGH).any():
         return (
@@ -109,11 +112,6 @@ def _distance(first: Appearance, second: Appearance) -> float:
     return float(np.abs(np.array(first.quantiles) - np.array(second.quantiles)).mean(axis=1).max())
 
 
-def _sample(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    step = max(1, round((channel.size / SAMPLE) ** (1 / 3)))
-    return channel[::step, ::step, ::step]
-
-
 def _smoothness(channel: NDArray[np.float32]) -> float:
     """Return the correlation of voxels with their neighbours, the mean over axes longer than a voxel; 1 if constant."""
     starts = [max(0, (length - BLOCK) // 2) for length in channel.shape]
@@ -124,7 +122,3 @@ def _smoothness(channel: NDArray[np.float32]) -> float:
     if not variance or not along:
         return 1.0
     return float(np.mean([np.mean(lines[1:] * lines[:-1]) for lines in along]) / variance)
-
-
-def _shown_mm(sizes: Sequence[float]) -> str:
-    return "x".join(f"{size:.3g}" for size in sizes) + " mm"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medseg.boxes import box_at
 from medseg.errors import ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
@@ -143,8 +144,7 @@ def surround(
         return image
     result = np.empty((len(image), *shape), dtype=np.float32)
     result[:] = values[:, None, None, None]
-    inside = tuple(slice(start, start + size) for start, size in zip(before, image.shape[1:], strict=True))
-    result[(slice(None), *inside)] = image
+    result[(slice(None), *box_at(before, image.shape[1:]))] = image
     return result
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medseg.catalog.listing import shown
 from medseg.quality.checks import millilitres
+from medseg.text import shown
 
 FACTOR_VOLUME = 4.0
 """Ratio to the largest and smallest volume that people drew beyond which a prediction is wrong; between healthy

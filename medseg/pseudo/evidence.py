@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medseg.config import InferenceConfig, PseudoLabelConfig
 from medseg.errors import DatasetError
-from medseg.inference.forward import EnsembleForward
+from medseg.inference.forward import EnsembleForward, FeatureRecorder
 from medseg.io.scan import read_case
 from medseg.labels import IGNORE_INDEX
 from medseg.preprocessing.likeness import Appearance, describe_appearance
@@ -20,7 +20,7 @@ from medseg.preprocessing.prepare import prepare_image, prepare_mask
 from medseg.pseudo.belonging import Expected, expect
 from medseg.pseudo.calibration import Calibration, calibrate
 from medseg.pseudo.exam import Exam, LabelledScan, examine, surroundings
-from medseg.pseudo.forward import Showing, TeachersForward, windows_of, with_slice_axis
+from medseg.pseudo.forward import TeachersForward, windows_of, with_slice_axis
 from medseg.pseudo.probability import true_decisions
 from medseg.pseudo.prototypes import PrototypeSums
 from medseg.pseudo.reliability import PartRange, part_ranges, part_volumes
@@ -190,9 +190,9 @@ class _Study:
     """What one teacher's features are like on labelled scans: of each class where it learnt, and as a whole."""
 
     def __init__(self, member: Teacher, teachers: Teachers, device: torch.device) -> None:
-        self.shown = Showing(member.network.to(device).eval())
+        self.recorder = FeatureRecorder(member.network.to(device).eval())
         plain = teachers.inference.model_copy(update={"flips": False})
-        self.forward = EnsembleForward([self.shown], teachers.plan, plain, device)
+        self.forward = EnsembleForward([self.recorder], teachers.plan, plain, device)
         self.learnt = {case.id for case in member.learnt}
         self.teachers, self.device = teachers, device
         self.sums = PrototypeSums(len(teachers.labels.targets) + 1)
@@ -206,7 +206,7 @@ class _Study:
         total: Tensor | None = None
         for image, decided in windows_of(scan.prepared, truth, self.teachers.plan):
             self.forward(image)
-            features = self.shown.take()
+            features = self.recorder.take()
             if features is None:
                 return
             features = with_slice_axis(features[:1].float(), self.teachers.plan)

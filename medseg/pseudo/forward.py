@@ -8,45 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from medseg.boxes import box_at
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import channels_last
-from medseg.inference.forward import EnsembleForward, stream_scan
+from medseg.inference.forward import EnsembleForward, FeatureRecorder, stream_scan, tile_scan
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement
-from medseg.inference.window import Slab, tile
+from medseg.inference.uncertainty import AgreementMeter
+from medseg.inference.window import Slab
 from medseg.labels import IGNORE_INDEX, LabelMap
-from medseg.outputs import NetworkOutput
+from medseg.losses.prototypes import similarity
 from medseg.plan import Plan
-from medseg.preprocessing.prepare import Prepared, pad_values, surround
-from medseg.pseudo.prototypes import similarity
+from medseg.preprocessing.prepare import Prepared
 from medseg.pseudo.teachers import Teachers
 
 
-class Showing(nn.Module):
-    """A network that keeps the features of its first call since the last `take`: those of the scan as it is."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self._features: Tensor | None = None
-
-    def forward(self, image: Tensor) -> NetworkOutput:
-        """Return what the network does."""
-        output: NetworkOutput = self.network(image)
-        if self._features is None:
-            self._features = output.features
-        return output
-
-    def take(self) -> Tensor | None:
-        """Return the features (B, F, *coarse) and forget them."""
-        features, self._features = self._features, None
-        return features
-
-
-class Decisions(Agreement):
+class Decisions(AgreementMeter):
     """Keeps what single passes decide, instead of counting."""
 
     def __init__(self, labels: LabelMap) -> None:
@@ -119,10 +98,10 @@ class TeachersForward:
     ) -> None:
         self.teachers, self.config, self.device, self.prototypes = teachers, config, device, prototypes
         networks = [member.network.to(device).eval() for member in teachers.members]
-        self._shown = [Showing(channels_last(network, device)) for network in networks]
+        self._recorders = [FeatureRecorder(channels_last(network, device)) for network in networks]
         self._decisions = Decisions(teachers.labels)
         plan = teachers.plan
-        self._forwards = [EnsembleForward([shown], plan, config, device, self._decisions) for shown in self._shown]
+        self._forwards = [EnsembleForward([one], plan, config, device, self._decisions) for one in self._recorders]
         self._views = Views(teachers.labels)
         self._sums: list[Tensor] = []
 
@@ -136,9 +115,9 @@ class TeachersForward:
     def __call__(self, windows: Tensor) -> Tensor:
         """Return (B, outputs, X, Y, Z) float32 of windows (B, C, X, Y, Z)."""
         logits, opinions, decided = [], [], []
-        for number, (shown, forward) in enumerate(zip(self._shown, self._forwards, strict=True)):
+        for number, (recorder, forward) in enumerate(zip(self._recorders, self._forwards, strict=True)):
             logits.append(forward(windows))
-            features = shown.take()
+            features = recorder.take()
             decided += self._take_decisions(logits[-1])
             if features is None:
                 continue
@@ -184,11 +163,10 @@ def with_slice_axis(features: Tensor, plan: Plan) -> Tensor:
 
 def windows_of(prepared: Prepared, truth: NDArray[np.uint8], plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield windows that cover a scan, as images (1, C, X, Y, Z) and decisions (1, X, Y, Z), 255 outside the scan."""
-    tiling = tile(prepared.grid.shape, plan, 0.0)
-    image = torch.from_numpy(surround(prepared.image, tiling.before, tiling.shape, pad_values(plan)))
+    tiling, array = tile_scan(prepared, plan, 0.0)
+    image = torch.from_numpy(array)
     around = torch.full(tiling.shape, IGNORE_INDEX, dtype=torch.uint8)
-    inside = tuple(slice(b, b + n) for b, n in zip(tiling.before, truth.shape, strict=True))
-    around[inside] = torch.from_numpy(truth)
+    around[box_at(tiling.before, truth.shape)] = torch.from_numpy(truth)
     for origin in tiling.origins:
-        x, y, z = (slice(start, start + size) for start, size in zip(origin, tiling.window, strict=True))
+        x, y, z = box_at(origin, tiling.window)
         yield image[None, :, x, y, z], around[None, x, y, z]

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from medseg.batch.places import check_can_be_made
 from medseg.catalog.datasets import Dataset
+from medseg.catalog.listing import visible
 from medseg.catalog.pseudo_labels import (
     REPORT,
     REVIEWED,
@@ -46,7 +47,7 @@ from medseg.pseudo.belonging import strange_prediction
 from medseg.pseudo.calibration import Calibration
 from medseg.pseudo.evidence import Evidence, Progress, applied, gather_evidence
 from medseg.pseudo.forward import TeachersForward, stream
-from medseg.pseudo.maps import ScanMaps, restore_maps
+from medseg.pseudo.maps import MapRestorer, ScanMaps, restore_maps
 from medseg.pseudo.probability import decision_names
 from medseg.pseudo.prototypes import scan_similarity
 from medseg.pseudo.reliability import Gates, judge
@@ -238,11 +239,9 @@ class _Desk:
 
     def _look(self, prepared: Prepared) -> tuple[PseudoLabelMaps, dict[str, object]]:
         """Return the pseudo-label of a scan and what its record says of it."""
-        axis = streamed_axis(prepared, self.teachers.plan)
-        slabs = stream(self.forward, prepared)
-        count = len(self.teachers.members)
-        temperature, share = self.calibration.temperature, self.config.prototype_share
-        maps = restore_maps(slabs, prepared, self.labels, count, axis, temperature, share)
+        restorer = MapRestorer(prepared, self.labels, streamed_axis(prepared, self.teachers.plan))
+        slabs, count = stream(self.forward, prepared), len(self.teachers.members)
+        maps = restore_maps(slabs, restorer, count, self.calibration.temperature, self.config.prototype_share)
         look = self.forward.finish()
         grid = prepared.source_grid
         pairs = list(zip(look.features, self.evidence.features, strict=False))
@@ -333,7 +332,7 @@ def hold_back(folder: Path, records: Sequence[PseudoLabelRecord], share: float) 
 
 def _begun(folder: Path, dataset: Dataset) -> Iterable[PseudoLabelRecord]:
     """Return the records of an earlier sitting, with what people decided since."""
-    has_records = folder.is_dir() and any(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
+    has_records = folder.is_dir() and any(path.is_dir() for path in visible(folder))
     return take_in(folder, dataset) if has_records else ()
 
 

@@ -124,21 +124,16 @@ class MapRestorer:
 
 
 def restore_maps(
-    slabs: Iterable[Slab],
-    prepared: Prepared,
-    labels: LabelMap,
-    teachers: int,
-    axis: int,
-    temperature: float,
-    share: float = 0.0,
+    slabs: Iterable[Slab], restorer: MapRestorer, teachers: int, temperature: float, share: float
 ) -> ScanMaps:
     """Return the maps of a scan from its slabs, of `teachers` networks and perhaps similarities.
 
     Parameters
     ----------
+    restorer : of that scan, as yet without a slab.
     share : of the similarities in the probabilities.
     """
-    restorer = MapRestorer(prepared, labels, axis)
+    labels = restorer.labels
     count = teachers * labels.outputs
     with torch.inference_mode():
         for slab in slabs:

@@ -8,13 +8,11 @@ in feature space and mixing the two ingredients that matter). Features and simil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.losses.prototypes import TEMPERATURE, coarse_voxels
+from medseg.losses.prototypes import coarse_voxels
 
 NEIGHBOURS = 3
 """Labelled scans that an unlabelled one is compared with."""
@@ -40,13 +38,6 @@ class PrototypeSums:
     def means(self) -> Tensor | None:
         """Return (decisions, F) of length 1, 0 for a decision never met; None without features."""
         return None if self._total is None else functional.normalize(self._total, dim=1)
-
-
-def similarity(features: Tensor, prototypes: Tensor, size: Sequence[int]) -> Tensor:
-    """Return (B, decisions, *size) softmax of the cosine similarities of features (B, F, *coarse)."""
-    cosines = torch.einsum("bf...,kf->bk...", functional.normalize(features, dim=1), prototypes.to(features.device))
-    likely = (cosines / TEMPERATURE).softmax(1)
-    return functional.interpolate(likely, tuple(size), mode="trilinear", align_corners=False)
 
 
 def scan_similarity(features: Tensor, labelled: Tensor) -> float:

@@ -73,7 +73,14 @@ class Judged:
 
 
 def judge(maps: ScanMaps, grid: Grid, labels: LabelMap, gates: Gates, config: PseudoLabelConfig) -> Judged:
-    """Return the pseudo-label of a scan."""
+    """Return the pseudo-label of a scan: what is not believed is ignored, the rest weighs as much as it is believed.
+
+    Parameters
+    ----------
+    maps : what the teachers say of each voxel.
+    grid : of the scan, which the maps lie on.
+    config : which gates and weights are used.
+    """
     believed = maps.confidence >= np.rint(255 * np.asarray(gates.thresholds))[maps.decided]
     if config.prototype_gate:
         believed &= ~(maps.doubted & np.asarray(gates.doubtable)[maps.decided])

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medseg.catalog.datasets import Dataset, read_dataset
 from medseg.catalog.pseudo_labels import Status, read_records
 from medseg.catalog.pseudo_review import adopt_reviewed
-from medseg.catalog.splits import Fold, k_folds, patient_of
+from medseg.catalog.splits import Fold, k_folds
 from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError
 from medseg.inference.hardware import choose_device
@@ -41,10 +41,10 @@ from medseg.pseudo.label import Labeller, Labelling, check_similarity, of_others
 from medseg.pseudo.steadiness import LEAST_CHURN, churn, drifted
 from medseg.pseudo.teachers import Teachers, gather_teachers, read_teachers
 from medseg.quality.calibration import degraded_copies
-from medseg.records import Record
+from medseg.records import Record, find_record
 from medseg.training.deadline import deadline_in, seconds_left
-from medseg.training.held_out import cross_validated
-from medseg.training.labelled_weight import FALLBACK, enough_patients
+from medseg.training.held_out import MEASURING, cross_validated, of_fold
+from medseg.training.labelled_weight import FALLBACK, count_patients, enough_patients
 from medseg.training.processes import check_alone
 from medseg.training.promotion import HeldOutScore, compare, fell, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
@@ -156,8 +156,7 @@ class _Rounds:
         self.config, self.dataset, self.output, self.options = config, dataset, output, options
         self.device = choose_device(options.device)
         self.deadline = deadline_in(options.max_seconds)
-        patients = len({patient_of(case) for case in dataset.labelled})
-        count = min(config.pseudo.folds, patients) if enough_patients(dataset.labelled) else 0
+        count = min(config.pseudo.folds, count_patients(dataset.labelled)) if enough_patients(dataset.labelled) else 0
         self.folds = tuple(k_folds(dataset.labelled, count, config.training.seed)) if count else ()
         wish = config.unlabelled.labelled_weight
         self.weight = FALLBACK if wish == "auto" else wish
@@ -189,8 +188,8 @@ class _Rounds:
         labeller = Labeller(teachers, self.config.pseudo, self.device, self.options.progress)
         labelling = self._label(number, labeller)
         settings = self._settings(labelling)
-        done = _read_report(folder / "round.json", settings)
-        if done is not None:
+        done = find_record(folder / "round.json", RoundReport)
+        if done and done.settings == settings:
             return done
         if self.options.pause:
             self._ask(folder, labelling)
@@ -199,7 +198,7 @@ class _Rounds:
         if not reason and self.folds:
             report = self._score(report, labeller, labelling, best)
         elif not reason:
-            self._train_anew(self._student(self.config, labels), folder / "student", settings)
+            self._train_anew(self._student(labels), folder / "student", settings)
             report = report.model_copy(update={"reason": "nothing could be held out to measure the student by"})
         write_text(folder / "round.json", report.model_dump_json(indent=1) + "\n")
         return report
@@ -251,7 +250,8 @@ class _Rounds:
             if not any(record.learnt_from for record in own.records):
                 reason = f"no unlabelled scan is left to learn from without fold {number}"
                 return report.model_copy(update={"kept": False, "reason": reason})
-            config = self._without(fold, self._student(self.config, folder / "pseudo_labels"))
+            student = self._student(folder / "pseudo_labels")
+            config = of_fold(student, fold.train, fold.validation, self.config.pseudo.gate_steps)
             scores += held_out_scores(self._train_anew(config, folder / "student", self._settings(own)).scores)
         verdict = fell(scores, best)
         reason = f"rolled back: {verdict.reason}" if verdict.passed else verdict.reason
@@ -265,25 +265,22 @@ class _Rounds:
             verdict = compare(kept[-1].scores, baseline)
             promoted, reason = verdict.passed, verdict.reason
         elif kept:
-            labelled = len(self.dataset.labelled)
-            promoted, reason = (
-                True,
-                f"not verified: of {labelled} labelled scans none can be held out; look at its masks",
-            )
-        model = Path("teacher/model")
+            promoted, labelled = True, len(self.dataset.labelled)
+            reason = f"not verified: of {labelled} labelled scans none can be held out; look at its masks"
+        model = "teacher/model"
         if promoted and self.folds:
-            config = self._student(self.config, self._labels(kept[-1].number))
+            config = self._student(self._labels(kept[-1].number))
             student = self._train_anew(config, self.output / "student", kept[-1].settings)
             assert student.model is not None
             self._cross_validate(student.model, self._students(kept[-1].number))
-            model = Path("student/model")
+            model = "student/model"
         elif promoted:
-            model = Path(f"round_{kept[-1].number}/student/model")
+            model = f"round_{kept[-1].number}/student/model"
         return Promotion(
             promoted=promoted,
             verified=bool(self.folds),
             reason=reason,
-            model=str(model),
+            model=model,
             labelled_weight=self.weight,
             supervised=baseline,
             rounds=tuple(reports),
@@ -337,25 +334,13 @@ class _Rounds:
 
     def _supervised(self) -> ExperimentConfig:
         """Return the experiment of the teachers; where folds measure, they decide nothing while networks train."""
-        unlabelled = self.config.unlabelled.model_copy(update={"method": "supervised", "pseudo_labels": None})
-        whole = {"validate_every": 0, "patience": 0} if self.folds else {}
-        training = self.config.training.model_copy(update=whole)
-        return self.config.model_copy(update={"unlabelled": unlabelled, "training": training})
+        supervised = {"method": "supervised", "pseudo_labels": None}
+        return self.config.with_changes(unlabelled=supervised, training=MEASURING if self.folds else {})
 
-    def _student(self, config: ExperimentConfig, labels: Path) -> ExperimentConfig:
+    def _student(self, labels: Path) -> ExperimentConfig:
+        """Return the experiment of a student of these pseudo-labels."""
         changed = {"method": "pseudo-labels", "pseudo_labels": labels, "labelled_weight": self.weight}
-        return config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update=changed)})
-
-    def _without(self, fold: Fold, config: ExperimentConfig) -> ExperimentConfig:
-        """Return the experiment of a fold: its cases measure, and the steps are those of the gate."""
-        train, validation = [case.id for case in fold.train], [case.id for case in fold.validation]
-        steps = max(1, round(config.training.steps * config.pseudo.gate_steps))
-        return config.model_copy(
-            update={
-                "dataset": config.dataset.model_copy(update={"train": train, "validation": validation}),
-                "training": config.training.model_copy(update={"steps": steps, "validate_every": 0, "patience": 0}),
-            }
-        )
+        return self.config.with_changes(unlabelled=changed)
 
     def _labels(self, number: int) -> Path:
         return self.output / f"round_{number}" / "pseudo_labels"
@@ -368,12 +353,3 @@ class _Rounds:
                 "labels": [[r.made_from, r.status, r.held_back, r.files] for r in labelling.records],
             }
         )
-
-
-def _read_report(path: Path, settings: str) -> RoundReport | None:
-    """Return the report of a round that was finished; None if it was not, or follows from something else."""
-    try:
-        report = RoundReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return report if report.settings == settings else None

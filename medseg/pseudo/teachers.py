@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.listing import shown
 from medseg.catalog.splits import Fold, k_folds
 from medseg.config import ExperimentConfig, InferenceConfig, load_config
 from medseg.errors import ConfigError, DatasetError, ModelError
@@ -18,6 +17,7 @@ from medseg.labels import LabelMap
 from medseg.networks.model import Model, load_model
 from medseg.plan import Plan
 from medseg.provenance import digest_bytes, digest_json
+from medseg.text import shown
 from medseg.volume import Case
 
 OF_TEACHING = ("pseudo", "dataset")
@@ -135,7 +135,7 @@ def read_run(
 
 
 def _check_overrides(config: ExperimentConfig, trained: ExperimentConfig) -> None:
-    """Refuse what was changed in vain."""
+    """Refuse changes of sections that no longer matter, because the teachers are trained."""
     sections = type(config).model_fields
     vain = [name for name in sections if name not in OF_TEACHING and getattr(config, name) != getattr(trained, name)]
     if vain:

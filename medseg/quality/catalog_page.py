@@ -49,8 +49,7 @@ def write_catalog_page(catalog: Catalog, path: Path, fetch: Callable[[Path], Non
     OutputError
         If it can't be written.
     """
-    page = render_catalog(catalog, fetch)
-    write_text(path, page)
+    write_text(path, render_catalog(catalog, fetch))
 
 
 def render_catalog(catalog: Catalog, fetch: Callable[[Path], None]) -> str:

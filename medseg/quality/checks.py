@@ -156,7 +156,7 @@ def limits(known: Range) -> tuple[float, float] | None:
 
 
 def volume_limits(known: Range) -> tuple[float, float] | None:
-    """Return the same for volumes, whose logarithms are compared: doubling is as unusual as halving."""
+    """Return the limits of a volume, whose logarithms are compared: doubling is as unusual as halving."""
     if known.cases < FEW_CASES or known.low <= 0:
         return None
     margin = MARGIN * math.log(known.high / known.low)

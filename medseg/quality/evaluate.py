@@ -19,9 +19,10 @@ import numpy as np
 from medseg.batch.record import read_record
 from medseg.batch.summary import DONE
 from medseg.catalog.identity import safe_ids
-from medseg.catalog.listing import case_name, stem
-from medseg.errors import ConfigError, DatasetError, GeometryError, LabelError, OutputError, ScanError
+from medseg.catalog.listing import case_name, stem, visible
+from medseg.errors import ConfigError, DatasetError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
+from medseg.io.nifti_header import split_ending
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
 from medseg.quality.review import check_one_run, read_rows, read_run
@@ -187,9 +188,9 @@ def find_masks(folder: Path) -> dict[str, Path]:
         return {path.parent.name: path for path in segmented}
     inner = next((folder / name for name in ("labels", "labelsTr") if (folder / name).is_dir()), folder)
     found: dict[str, Path] = {}
-    for path in sorted(inner.iterdir()):
-        case = _case_id(path)
-        if case is None:
+    for path in visible(inner):
+        case, ending = split_ending(path.name)
+        if ending not in ENDINGS:
             continue
         if case in found:
             raise DatasetError(f"{inner} holds two masks of case {case}: {found[case].name} and {path.name}; keep one")
@@ -225,12 +226,6 @@ def _cases_of_scans(predictions: Path) -> dict[str, set[str]]:
     return cases
 
 
-def _case_id(path: Path) -> str | None:
-    """Return the name without its ending; None for what is not a mask, hidden files included."""
-    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
-    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else None
-
-
 def _compare(pair: Pair, labels: LabelMap, tolerance_mm: float) -> tuple[list[StructureScore], str]:
     """Return the scores of a case and, if it could not be compared as it should, why."""
     try:
@@ -244,7 +239,7 @@ def _compare(pair: Pair, labels: LabelMap, tolerance_mm: float) -> tuple[list[St
     try:
         prediction = read_mask(pair.prediction)
         return evaluate_case(prediction, truth, labels, tolerance_mm, case=pair.case), ""
-    except (GeometryError, ScanError, LabelError) as error:
+    except (ScanError, LabelError) as error:
         return missed, f"the prediction can't be used, its structures count as missed: {error}"
 
 

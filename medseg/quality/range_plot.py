@@ -79,8 +79,9 @@ def volume_plot(label: str, colour: str, dots: Sequence[Dot], known: Range | Non
     band = [known.low, known.high] if known else []
     scale = Scale.over([*(dot.volume_ml for dot in dots), *band, *(bounds or ())])
     parts = [_band(scale, known, bounds)]
-    unusual = [dot for dot in dots if bounds and not bounds[0] <= dot.volume_ml <= bounds[1]]
-    usual = [dot for dot in dots if dot not in unusual] if unusual else list(dots)
+    low, high = bounds or (-math.inf, math.inf)
+    usual = [dot for dot in dots if low <= dot.volume_ml <= high]
+    unusual = [dot for dot in dots if not low <= dot.volume_ml <= high]
     # All usual dots are one path: a thousand elements for each label would make the page slow.
     path = "".join(f"M{_x(scale(dot.volume_ml))} {_y(number)}h0" for number, dot in enumerate(usual))
     parts.append(Markup('<path class="dots" style="stroke:{}" d="{}"/>').format(colour, path))

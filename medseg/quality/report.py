@@ -202,8 +202,7 @@ def _level(score: float) -> str:
 
 
 def _css(label: Label) -> str:
-    red, green, blue = (max(0, min(255, part)) for part in label.colour)
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return "#{:02x}{:02x}{:02x}".format(*label.colour)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from medseg.boxes import occupied_box
 from medseg.geometry import Grid
+from medseg.measures.intensity import sampled, sampling_step
 from medseg.volume import Volume
 
 CT_WINDOW = (-160.0, 240.0)
@@ -24,9 +25,6 @@ CT_WINDOW = (-160.0, 240.0)
 CT_LIKE = -500.0
 """A scan of unknown modality whose 1st percentile is below this is shown as CT: air is -1000 HU, and no
 MR scanner writes such values."""
-
-SAMPLED_VOXELS = 1_000_000
-"""Voxels looked at to choose slices and windows; the counts of labels are exact all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def survey(mask: NDArray) -> Survey:
         x, y, z = (size // 2 for size in mask.shape)
         return Survey({}, (x, y, z))
     inside = mask[box]
-    step = max(1, round((inside.size / SAMPLED_VOXELS) ** (1 / 3)))
+    step = sampling_step(inside.size)  # slices are chosen by some voxels, and all are counted
     sample = inside[::step, ::step, ::step]
     if not sample.any():
         sample, step = inside, 1
@@ -99,8 +97,7 @@ def survey(mask: NDArray) -> Survey:
 
 def display_window(volume: Volume, channel: NDArray[np.float32]) -> tuple[float, float]:
     """Return the intensities shown as black and white: soft tissue for CT, else percentiles 1 and 99."""
-    step = max(1, round((channel.size / SAMPLED_VOXELS) ** (1 / 3)))
-    low, high = np.percentile(channel[::step, ::step, ::step], [1, 99]).tolist()
+    low, high = np.percentile(sampled(channel), [1, 99]).tolist()
     if volume.modality == "CT" or (not volume.modality and low < CT_LIKE):
         return CT_WINDOW
     return low, max(high, low + 1e-6)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from medseg.io.files import write_text
 from medseg.io.tables import write_csv
-from medseg.measures.table import significant
 from medseg.quality.evaluate import Evaluation
 from medseg.quality.metrics import State, StructureScore
 from medseg.quality.summary import Metric, Statistics, mean_over_targets
+from medseg.text import significant
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -127,8 +127,7 @@ def write_view(volume: Volume, mask: Mask, labels: LabelMap, path: Path) -> None
     present = [labels.labels[number - 1] for number in np.unique(classes).tolist() if number]
     sizes = " × ".join(map(str, steps))
     note = f"one of {sizes} voxels is shown; small parts may be missing" if prod(steps) > 1 else ""
-    page = render_view(layers, present, home="../../report.html", note=note)
-    write_text(path, page)
+    write_text(path, render_view(layers, present, home="../../report.html", note=note))
 
 
 def steps_within(grid: Grid, voxels: int) -> tuple[int, int, int]:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from medseg.batch.places import check_places
 from medseg.batch.segment_folder import segment_folder
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.listing import shown
 from medseg.catalog.sources import scan_digest
 from medseg.config import DatasetConfig, ExperimentConfig, SegmentConfig
 from medseg.errors import DatasetError, OutputError
@@ -32,6 +31,7 @@ from medseg.review.dataset import replaced_by, reviewed_cases, twins_of, write_j
 from medseg.review.export import ExportSummary, Selection, export_review
 from medseg.review.folder import DATASET, SCANS, ReviewFolder, open_review
 from medseg.review.versions import standing
+from medseg.text import shown
 from medseg.training.fine_tuning import FineTuned, fine_tune
 from medseg.training.processes import check_alone
 from medseg.training.run import RunOptions

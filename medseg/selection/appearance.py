@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg.measures.intensity import PERCENTILES, SAMPLED_VOXELS
+from medseg.measures.intensity import PERCENTILES, sampled
 from medseg.volume import Volume
 
 CELLS = 6
@@ -16,7 +16,6 @@ CELLS = 6
 
 SMALLEST_SPREAD = 1e-9
 """Standard deviation below which a number is the same for all scans but for rounding."""
-
 
 Parts = tuple[NDArray[np.float64], ...]
 """What is known of one scan; parts have equal say, however many numbers each has."""
@@ -34,8 +33,7 @@ def describe_appearance(volume: Volume) -> Parts:
     orientation, canonical = volume.grid.to_canonical(), volume.grid.canonical()
     percentiles, pictures = [], []
     for channel in volume.array:
-        step = max(1, round((channel.size / SAMPLED_VOXELS) ** (1 / 3)))
-        sample = np.ascontiguousarray(orientation.apply(channel)[::step, ::step, ::step], dtype=np.float32)
+        sample = np.ascontiguousarray(sampled(orientation.apply(channel)), dtype=np.float32)
         relative = (sample - sample.mean()) / max(float(sample.std()), 1e-6)
         percentiles.append(np.percentile(relative, PERCENTILES))
         cells = torch.nn.functional.adaptive_avg_pool3d(torch.from_numpy(relative)[None], CELLS)

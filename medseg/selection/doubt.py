@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.config import InferenceConfig
 from medseg.inference.channels_last import channels_last
-from medseg.inference.forward import EnsembleForward, stream_scan
+from medseg.inference.forward import EnsembleForward, FeatureRecorder, stream_scan
 from medseg.inference.predictor import prepare_scan
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import probabilities_and_entropy
+from medseg.inference.uncertainty import BLOCK, probabilities_and_entropy
 from medseg.labels import LabelMap
 from medseg.networks.model import Model
-from medseg.outputs import NetworkOutput
 from medseg.selection.appearance import Parts, describe_appearance
 from medseg.volume import Volume
 
@@ -26,9 +25,6 @@ MEMBER = 0.1
 
 TOP = 0.1
 """Share of a region's voxels, the most doubtful, whose mean entropy is its doubt."""
-
-BLOCK = 1 << 22
-"""Logits whose probabilities are computed together."""
 
 BINS = 1000
 """Steps of the entropy from 0 to 1 in which voxels are counted."""
@@ -66,9 +62,9 @@ class Observer:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         first, *others = (network.to(device).eval() for network in model.networks)
-        self.listener = _Listener(channels_last(first, device))
+        self.recorder = FeatureRecorder(channels_last(first, device))
         self.config: InferenceConfig = model.inference.model_copy(update={"flips": False})
-        self.forward = EnsembleForward([self.listener, *others], model.plan, self.config, device)
+        self.forward = EnsembleForward([self.recorder, *others], model.plan, self.config, device)
 
     def look(self, volume: Volume) -> View:
         """Return what the model says of a scan.
@@ -87,7 +83,9 @@ class Observer:
 
         def forward(windows: Tensor) -> Tensor:
             logits = self.forward(windows)
-            pooled.extend(self.listener.pooled)
+            features = self.recorder.take()
+            if features is not None:
+                pooled.extend(features.float().flatten(2).mean(2))
             return logits
 
         meter = DoubtMeter(labels)
@@ -139,18 +137,3 @@ def _mean_of_top(counts: Tensor) -> float | None:
     taken = (wanted - (largest.cumsum(0) - largest)).clamp(min=0).minimum(largest)
     centres = (torch.arange(BINS, 0, -1, dtype=torch.float64) - 0.5) / BINS
     return float((taken * centres).sum() / wanted)
-
-
-class _Listener(nn.Module):
-    """Passes images to a network and keeps the mean of the features it shows."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.pooled: list[Tensor] = []
-
-    def forward(self, image: Tensor) -> NetworkOutput:
-        """Return the network's answer."""
-        output: NetworkOutput = self.network(image)
-        self.pooled = [] if output.features is None else list(output.features.float().flatten(2).mean(2))
-        return output

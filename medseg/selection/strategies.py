@@ -78,6 +78,12 @@ def strategy_named(word: str) -> Strategy:
     raise ConfigError(f"there is no strategy {word!r}; there are {', '.join(STRATEGIES)}")
 
 
+def check_strategy(strategy: Strategy, *, has_model: bool) -> None:
+    """Refuse a strategy that needs a model where there is none; raises `ConfigError`."""
+    if strategy == "foreground-random" and not has_model:
+        raise ConfigError("foreground-random draws by what a model finds: give --model, or take another strategy")
+
+
 def choose(candidates: Candidates, count: int, strategy: Strategy, rng: np.random.Generator) -> list[Choice]:
     """Return the scans to label next, the most useful first; all of them if there are fewer than `count`.
 
@@ -90,8 +96,7 @@ def choose(candidates: Candidates, count: int, strategy: Strategy, rng: np.rando
         order = rng.permutation(len(candidates.points))[:count]
         return [Choice(int(index), None, "drawn at random") for index in order]
     if strategy == "foreground-random":
-        if not candidates.views:
-            raise ConfigError("foreground-random draws by what a model finds: give --model, or take another strategy")
+        check_strategy(strategy, has_model=bool(candidates.views))
         return _foreground_random(candidates.views, count, rng)
     if not candidates.views:
         return [_different(centre) for centre in k_centres(candidates.points, count, candidates.covered)]

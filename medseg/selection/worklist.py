@@ -24,7 +24,7 @@ from medseg.catalog.anonymous import without_file_names, without_names
 from medseg.catalog.datasets import MOST_UNNAMED
 from medseg.catalog.identity import safe_name
 from medseg.catalog.index import index_scans
-from medseg.catalog.listing import shown, stem
+from medseg.catalog.listing import stem
 from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
@@ -33,7 +33,8 @@ from medseg.networks.model import load_model
 from medseg.provenance import learnt_cases
 from medseg.selection.appearance import Parts, describe_appearance, to_points
 from medseg.selection.doubt import Observer, View
-from medseg.selection.strategies import Candidates, Strategy, choose
+from medseg.selection.strategies import Candidates, Strategy, check_strategy, choose
+from medseg.text import shown
 from medseg.volume import Case, Volume
 
 SPARSE = 4
@@ -137,8 +138,7 @@ def rank_scans(
 def _check(options: SelectionOptions, model: Path | None) -> None:
     if options.count < 1:
         raise ConfigError(f"--n must be at least 1, not {options.count}")
-    if options.strategy == "foreground-random" and model is None:
-        raise ConfigError("foreground-random draws by what a model finds: give --model, or take another strategy")
+    check_strategy(options.strategy, has_model=model is not None)
 
 
 def _row(item: Ranked) -> tuple[int, str, float | None, str]:

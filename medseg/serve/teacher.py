@@ -23,6 +23,7 @@ from medseg.errors import DatasetError
 from medseg.interpreter import command_of
 from medseg.io.files import write_text
 from medseg.provenance import learnt_cases
+from medseg.records import find_record
 from medseg.review.dataset import write_dataset
 from medseg.review.folder import DATASET, ReviewFolder
 from medseg.serve.lesson import LESSON, OUTCOME, RUN, Lesson, Outcome
@@ -200,9 +201,8 @@ class Teacher:
                 self._finish(task, folder, process.returncode)
 
     def _finish(self, task: BackgroundTask, folder: Path, code: int) -> None:
-        try:
-            outcome = Outcome.model_validate_json((folder / OUTCOME).read_bytes())
-        except (OSError, ValidationError):
+        outcome = find_record(folder / OUTCOME, Outcome)
+        if outcome is None:
             outcome = Outcome(is_promoted=False, reason=f"the training ended without a result (exit code {code})")
         if outcome.is_promoted:
             self._take(task, folder, outcome)

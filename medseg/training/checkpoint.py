@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class TrainingState:
     elapsed_s : seconds of training so far, over all sittings.
     best_dice, stale : best mean validation Dice, and validations since; for early stopping.
     finished : the last step or an early stop was reached.
+    settings : names what decides the result, so that nothing else goes on from it.
     """
 
     network: nn.Module
@@ -48,7 +49,7 @@ class TrainingState:
     best_dice: float = -1.0
     stale: int = 0
     finished: bool = False
-    settings: str = field(default="")
+    settings: str = ""
 
 
 def memory(state: TrainingState) -> dict[str, Any]:

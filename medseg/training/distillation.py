@@ -17,18 +17,19 @@ from torch import Tensor, nn
 
 from medseg.config import DistillationConfig, ExperimentConfig, TrainingConfig
 from medseg.data.batches import Batch
-from medseg.errors import ModelError, PlanError
+from medseg.errors import ModelError
 from medseg.inference.hardware import choose_dtype
 from medseg.labels import LabelMap
 from medseg.losses.distillation import SoftTargetLoss
 from medseg.losses.segmentation import SegmentationLoss
-from medseg.networks.build import build_network
+from medseg.networks.build import build_blank
 from medseg.networks.layout import lay_out
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan, Sizes
 from medseg.provenance import learnt_cases
+from medseg.text import shown_sizes
 from medseg.training.methods import Terms
 from medseg.training.start import Start
 
@@ -120,13 +121,13 @@ def student_of(teachers: Sequence[Model], config: DistillationConfig) -> Start:
         return network.load_state_dict({**network.state_dict(), **state})
 
     return Start(
-        plan,
-        teacher.labels,
-        put_into,
-        model_digest(config.teachers[0]),
-        teacher.postprocessing,
-        teacher.modalities,
-        tuple(learnt_by(teachers)),
+        plan=plan,
+        labels=teacher.labels,
+        put_into=put_into,
+        digest=model_digest(config.teachers[0]),
+        postprocessing=teacher.postprocessing,
+        modalities=teacher.modalities,
+        learnt=tuple(learnt_by(teachers)),
     )
 
 
@@ -167,13 +168,11 @@ def _check_window(folder: Path, model: Model, patch: Sizes) -> None:
     """Refuse a teacher whose network can't take the student's patches; raises `ModelError`."""
     try:
         plan = Plan.model_validate({**model.plan.model_dump(), "patch": patch})
-        with torch.random.fork_rng(devices=[]):  # the network is thrown away; the student's draws must not change
-            build_network(plan, model.labels.outputs)
-    except (ValueError, PlanError):
-        size = "x".join(map(str, patch))
+        build_blank(plan, model.labels.outputs)
+    except ValueError:
         raise ModelError(
-            f"{folder} can't take patches of {size}, from which the student learns; leave it out, or name it first, so "
-            "that its plan is the student's"
+            f"{folder} can't take patches of {shown_sizes(patch)}, from which the student learns; leave it out, or "
+            "name it first, so that its plan is the student's"
         ) from None
 
 

@@ -19,7 +19,7 @@ It is promoted if held-out cases are not worse, case by case (`medseg.training.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -27,20 +27,20 @@ from statistics import fmean
 from pydantic import Field, ValidationError
 
 from medseg.catalog.datasets import Dataset, read_dataset
-from medseg.catalog.splits import check_unseen, k_folds, patient_of, without_patients
+from medseg.catalog.splits import check_unseen, k_folds, without_patients
 from medseg.config import ExperimentConfig, TrainingConfig, describe_problems
 from medseg.errors import ConfigError, DatasetError
 from medseg.inference.hardware import choose_device, fit_threads
 from medseg.io.files import write_text
 from medseg.networks.model import Model, load_model, model_digest
 from medseg.provenance import digest_files, digest_json, learnt_cases
-from medseg.records import Record
+from medseg.records import Record, find_record
 from medseg.training.deadline import deadline_in, seconds_left
+from medseg.training.held_out import MEASURING, of_fold
 from medseg.training.labelled_weight import FEWEST_PATIENTS, count_patients, enough_patients
 from medseg.training.promotion import HeldOutScore, Rivals, Verdict, by_case, compare, held_out_scores
 from medseg.training.run import RunOptions, TrainingRun, run_training
 from medseg.training.validation import Validator, score
-from medseg.volume import Case
 
 STEPS = 500
 """Steps of a fine-tuning: an eighth of a short training, so that a round takes minutes to an hour."""
@@ -83,12 +83,12 @@ class FineTuned(Record):
 
     @property
     def dice_before(self) -> float | None:
-        """Mean held-out Dice before."""
+        """Mean held-out Dice of the model before; None without a score."""
         return fmean(by_case(self.before).values()) if by_case(self.before) else None
 
     @property
     def dice_after(self) -> float | None:
-        """Mean held-out Dice after."""
+        """Mean held-out Dice of the fine-tuned networks; None without a score."""
         return fmean(by_case(self.after).values()) if by_case(self.after) else None
 
 
@@ -122,15 +122,14 @@ def for_fine_tuning(config: ExperimentConfig, wishes: Wishes) -> ExperimentConfi
         "steps": wishes.steps if wishes.steps is not None else STEPS,
         "learning_rate": rate,
         "freeze_encoder": wishes.freeze_encoder,
-        "validate_every": 0,
-        "patience": 0,
+        **MEASURING,
     }
     try:
         training = TrainingConfig.model_validate({**config.training.model_dump(), **changes})
     except ValidationError as error:
         raise ConfigError(f"fine-tuning: {describe_problems(error)}") from None
-    unlabelled = config.unlabelled.model_copy(update={"method": "supervised", "pseudo_labels": None})
-    return config.model_copy(update={"training": training, "unlabelled": unlabelled})
+    supervised = config.with_changes(unlabelled={"method": "supervised", "pseudo_labels": None})
+    return supervised.model_copy(update={"training": training})
 
 
 def fine_tune(
@@ -162,8 +161,8 @@ def fine_tune(
     """
     work = _FineTuning(config, model, output, frozenset(new), options or RunOptions())
     work.check()
-    done = _read_record(output / RECORD, work.follows_from)
-    if done is not None:
+    done = find_record(output / RECORD, FineTuned)
+    if done and done.follows_from == work.follows_from:
         return done
     try:
         outcome = work.run()
@@ -244,22 +243,13 @@ class _FineTuning:
     def _cross_validate(self) -> tuple[Scores, Scores]:
         """Return the scores of every earlier case by a network without and by one with the new cases."""
         found: dict[str, list[HeldOutScore]] = {"earlier": [], "new": []}
-        count = min(MOST_FOLDS, len({patient_of(case) for case in self.earlier}))
+        count = min(MOST_FOLDS, count_patients(self.earlier))
         folds = k_folds(self.earlier, count, self.config.training.seed)
         for number, fold in enumerate(folds):
             for arm, added in (("earlier", ()), ("new", without_patients(self.new, fold.validation))):
-                config = self._of_fold((*fold.train, *added), fold.validation)
+                config = of_fold(self.config, (*fold.train, *added), fold.validation, STEPS_SHARE)
                 found[arm] += held_out_scores(self._train(config, f"fold_{number}/{arm}").scores)
         return tuple(found["earlier"]), tuple(found["new"])
-
-    def _of_fold(self, train: Sequence[Case], held_out: Sequence[Case]) -> ExperimentConfig:
-        lists = {"train": [case.id for case in train], "validation": [case.id for case in held_out]}
-        steps = max(1, round(self.config.training.steps * STEPS_SHARE))
-        shorter = {"steps": steps, "validate_every": 0, "patience": 0}  # the fold decides nothing while it trains
-        dataset, training = self.config.dataset, self.config.training
-        return self.config.model_copy(
-            update={"dataset": dataset.model_copy(update=lists), "training": training.model_copy(update=shorter)}
-        )
 
     def _train(self, config: ExperimentConfig, name: str) -> TrainingRun:
         options = replace(self.options, max_seconds=seconds_left(self.deadline))
@@ -276,12 +266,3 @@ class _FineTuning:
         model, labels = self.before, self.dataset.labels  # the same structures, but the masks may number them otherwise
         comparisons = Validator(self.held_out, model.plan, labels, model.inference, device).compare(networks)
         return held_out_scores(score(comparisons, labels))
-
-
-def _read_record(path: Path, follows_from: str) -> FineTuned | None:
-    """Return what was decided before; None if nothing was, or it follows from something else."""
-    try:
-        outcome = FineTuned.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return outcome if outcome.follows_from == follows_from else None

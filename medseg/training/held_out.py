@@ -1,4 +1,7 @@
-"""What scans that were held out say of a model: its scores, the clean-up that helps, the Dice to expect of a case."""
+"""Held-out scans: how they are kept to measure by, and what they say of a model.
+
+That is its scores, the clean-up that helps, and the Dice to expect of a case.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from medseg.config import ExperimentConfig
 from medseg.networks.model import Model
 from medseg.postprocessing import choose_rules
 from medseg.quality.calibration import HeldOut, fit_calibration, observe
@@ -14,8 +18,21 @@ from medseg.quality.expectations import with_held_out
 from medseg.quality.metrics import StructureScore
 from medseg.quality.summary import mean_over_targets, summarise
 from medseg.training.validation import Comparison
+from medseg.volume import Case
+
+MEASURING = {"validate_every": 0, "patience": 0}
+"""Fields of a training whose held-out cases measure the network, and decide nothing while it trains."""
 
 logger = logging.getLogger(__name__)
+
+
+def of_fold(
+    config: ExperimentConfig, train: Sequence[Case], held_out: Sequence[Case], steps_share: float
+) -> ExperimentConfig:
+    """Return the experiment of a fold: trained for a share of the steps, and measured on the held-out cases."""
+    lists = {"train": [case.id for case in train], "validation": [case.id for case in held_out]}
+    steps = max(1, round(config.training.steps * steps_share))
+    return config.with_changes(dataset=lists, training={"steps": steps, **MEASURING})
 
 
 class MaskPairs(Sequence[Any]):

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medseg.catalog.splits import patient_of
-from medseg.config import ExperimentConfig
 from medseg.io.files import write_text
-from medseg.records import Record
+from medseg.records import Record, find_record
 from medseg.training.promotion import paired_difference
 from medseg.volume import Case
 
@@ -65,7 +64,7 @@ def enough_patients(labelled: Sequence[Case]) -> bool:
 
 
 def count_patients(cases: Sequence[Case]) -> int:
-    """Return how many patients cases are of."""
+    """Return the number of patients whose cases these are."""
     return len({patient_of(case) for case in cases})
 
 
@@ -109,17 +108,6 @@ def without_trials(labelled: Sequence[Case], *, pseudo_labels: bool) -> Choice:
     return Choice(weight=FALLBACK, reason=reason)
 
 
-def trial_config(config: ExperimentConfig, weight: float) -> ExperimentConfig:
-    """Return the experiment with this weight, and nothing that its held-out half could decide while it trains."""
-    training = config.training.model_copy(update={"validate_every": 0, "patience": 0})
-    return with_weight(config.model_copy(update={"training": training}), weight)
-
-
-def with_weight(config: ExperimentConfig, weight: float) -> ExperimentConfig:
-    """Return the experiment with this labelled weight."""
-    return config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update={"labelled_weight": weight})})
-
-
 def save_choice(choice: Choice, path: Path) -> None:
     """Write a choice as JSON."""
     write_text(path, choice.model_dump_json(indent=2) + "\n")
@@ -127,8 +115,5 @@ def save_choice(choice: Choice, path: Path) -> None:
 
 def load_choice(path: Path, settings: str) -> Choice | None:
     """Return the choice that an earlier sitting of the same run made; None if there is none."""
-    try:
-        choice = Choice.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return choice if choice.settings == settings else None
+    choice = find_record(path, Choice)
+    return choice if choice and choice.settings == settings else None

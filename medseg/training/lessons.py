@@ -14,7 +14,7 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelMap
 from medseg.losses.segmentation import SegmentationLoss
 from medseg.plan import Plan
-from medseg.preprocessing.cache import CachedCase
+from medseg.preprocessing.cached_case import CachedCase
 from medseg.training.distillation import build_distilled
 from medseg.training.methods import Method, Supervised
 from medseg.training.mixing import MixedMethod, Teacher

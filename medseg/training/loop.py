@@ -29,7 +29,7 @@ from medseg.networks.build import build_network, encoder_parameters
 from medseg.networks.layout import lay_out
 from medseg.outputs import NetworkOutput
 from medseg.plan import Plan
-from medseg.preprocessing.cache import CachedCase
+from medseg.preprocessing.cached_case import CachedCase
 from medseg.provenance import digest_json, usable_cores
 from medseg.training.checkpoint import TrainingState, load_checkpoint, memory, save_checkpoint
 from medseg.training.distillation import identity

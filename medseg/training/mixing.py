@@ -24,8 +24,8 @@ from medseg.data.batches import Batch, Unlabelled
 from medseg.data.mixing import mix
 from medseg.labels import LabelMap
 from medseg.losses.affinity import SAMPLES, AffinityLoss, balanced_sample
-from medseg.losses.prototypes import coarse, coarse_voxels
-from medseg.losses.segmentation import SegmentationLoss
+from medseg.losses.prototypes import coarse_voxels
+from medseg.losses.segmentation import SegmentationLoss, resized
 from medseg.outputs import NetworkOutput
 from medseg.training.methods import Terms, supervised
 from medseg.training.temporary_labels import Labeller, TemporaryLabels, ignored_where
@@ -110,7 +110,7 @@ class MixedMethod(nn.Module):
         voxels = coarse_voxels(output.features.detach(), lesson.target, lesson.weight)
         size = output.features.shape[2:]
         rows = torch.arange(len(lesson.image), device=voxels.places.device).reshape(-1, *[1] * len(size))
-        scans = (2 * rows + coarse(lesson.labelled.to(torch.uint8), size)).flatten()[voxels.places]
+        scans = (2 * rows + resized(lesson.labelled.to(torch.uint8), size)).flatten()[voxels.places]
         logits = functional.interpolate(output.logits.float(), size, mode="nearest-exact")
         likely = logits.sigmoid() if self.labels.regions else logits.softmax(1)
         probabilities = likely.movedim(1, -1).flatten(0, -2)[voxels.places]

@@ -25,7 +25,8 @@ from medseg.errors import DatasetError
 from medseg.networks.build import build_network
 from medseg.networks.pretrained import Pretrained, body, check_pretrainable, holds, save_pretrained
 from medseg.plan import Plan
-from medseg.preprocessing.cache import Cache, CachedCase
+from medseg.preprocessing.cache import Cache
+from medseg.preprocessing.cached_case import CachedCase
 from medseg.provenance import machine, package_versions
 from medseg.training.deadline import deadline_in, seconds_left
 from medseg.training.journal import Journal

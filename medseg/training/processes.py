@@ -36,14 +36,13 @@ def launch(device: str, config: ExperimentConfig) -> Fabric:
     chosen = choose_device(device)
     keep_memory()
     fit_threads()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    devices: Any = local if distributed or chosen.type == "cpu" else [chosen.index or 0]
+    local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    devices: Any = local if world > 1 or chosen.type == "cpu" else [chosen.index or 0]
     fabric = Fabric(
         accelerator=chosen.type,
         devices=devices,
-        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // local,
-        strategy=DDPStrategy(timeout=PATIENCE) if distributed else "auto",
+        num_nodes=world // local,
+        strategy=DDPStrategy(timeout=PATIENCE) if world > 1 else "auto",
         precision=FABRIC_PRECISION[choose_dtype(config.training.precision, chosen)],
     )
     fabric.launch()

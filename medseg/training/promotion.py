@@ -54,7 +54,7 @@ class Scored(Protocol):
 
 
 def held_out_scores(scores: Iterable[StructureScore]) -> tuple[HeldOutScore, ...]:
-    """Return what promotion is decided by."""
+    """Return the Dice of each score, by which promotion is decided."""
     return tuple(HeldOutScore(case=score.case, target=score.target, dice=score.dice) for score in scores)
 
 

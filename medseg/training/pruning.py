@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from medseg.config import ExperimentConfig
 from medseg.errors import OutputError
-from medseg.networks.build import build_network
+from medseg.networks.build import build_blank
 from medseg.networks.model import Model, load_model, model_digest, save_model
 from medseg.networks.pruning import narrowed_plan, prune
 from medseg.plan import Plan
@@ -93,7 +92,6 @@ def prune_and_fine_tune(
 
 
 def _smaller(network: nn.Module, plan: Plan, outputs: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # its weights are replaced; the caller's draws must not change
-        smaller = build_network(plan, outputs)
+    smaller = build_blank(plan, outputs)
     smaller.load_state_dict(prune(network, plan.network))
     return smaller.eval()

@@ -25,7 +25,8 @@ from medseg.config import ExperimentConfig
 from medseg.errors import ConfigError, DatasetError
 from medseg.networks.model import Model, save_model
 from medseg.plan import Plan
-from medseg.preprocessing.cache import Cache, CachedCase
+from medseg.preprocessing.cache import Cache
+from medseg.preprocessing.cached_case import CachedCase
 from medseg.provenance import digest_json, machine, package_versions
 from medseg.quality.calibration import degraded_copies
 from medseg.quality.expectations import describe_training
@@ -34,7 +35,7 @@ from medseg.quality.summary import mean_over_targets, summarise
 from medseg.quality.tables import write_scores
 from medseg.training.deadline import deadline_in
 from medseg.training.distillation import check_teachers, identity, learnt_by, load_teachers, student_of
-from medseg.training.held_out import cross_validated, validated
+from medseg.training.held_out import MEASURING, cross_validated, validated
 from medseg.training.journal import Journal
 from medseg.training.labelled_weight import (
     CANDIDATES,
@@ -45,8 +46,6 @@ from medseg.training.labelled_weight import (
     enough_patients,
     load_choice,
     save_choice,
-    trial_config,
-    with_weight,
     without_trials,
 )
 from medseg.training.lessons import check_ingredients, learns_unlabelled
@@ -226,7 +225,8 @@ class _Run:
             if self.fabric.is_global_zero:
                 save_choice(choice, path)
         logger.warning("labelled weight %g: %s", choice.weight, choice.reason)
-        return replace(self, config=with_weight(self.config, choice.weight), weight=choice)
+        config = self.config.with_changes(unlabelled={"labelled_weight": choice.weight})
+        return replace(self, config=config, weight=choice)
 
     def _try_weights(self) -> list[Trial] | None:
         """Cross-validate every candidate; none where that says nothing, None when time ran out."""
@@ -237,8 +237,8 @@ class _Run:
         options = replace(self.options, folds=PARTS, cache=self._cache)
         for weight in CANDIDATES:
             folder = self.output / "labelled_weight" / f"{weight:g}"
-            trial = replace(self, config=trial_config(self.config, weight), output=folder, options=options)
-            held_out = trial._folds()
+            config = self.config.with_changes(training=MEASURING, unlabelled={"labelled_weight": weight})
+            held_out = replace(self, config=config, output=folder, options=options)._folds()
             if held_out is None:
                 return None
             scores.append(score(held_out[1], self.setup.dataset.labels))

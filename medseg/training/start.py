@@ -53,10 +53,16 @@ def load_start(folder: Path) -> Start:
         return Start(weights.plan, None, weights.put_into, pretrained.pretrained_digest(folder))
     model = load_model(folder)
     state = model.networks[0].state_dict()
-    learnt = learnt_cases(model.provenance)
 
     def put_into(network: nn.Module) -> object:
         return network.load_state_dict(state)
 
-    digest = model_digest(folder)
-    return Start(model.plan, model.labels, put_into, digest, model.postprocessing, model.modalities, learnt)
+    return Start(
+        plan=model.plan,
+        labels=model.labels,
+        put_into=put_into,
+        digest=model_digest(folder),
+        postprocessing=model.postprocessing,
+        modalities=model.modalities,
+        learnt=learnt_cases(model.provenance),
+    )

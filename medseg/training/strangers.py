@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from medseg.catalog.listing import shown
 from medseg.errors import ScanError
 from medseg.io.tables import write_csv
 from medseg.preprocessing.cache import Cache
 from medseg.preprocessing.likeness import Appearance, describe_appearance, strange_appearance
+from medseg.text import shown
 from medseg.training.setup import Setup
 from medseg.volume import Case
 

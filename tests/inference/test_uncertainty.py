@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from medseg.inference import uncertainty
 from medseg.inference.restore import decide
-from medseg.inference.uncertainty import Agreement, UncertaintyMeter, borders
+from medseg.inference.uncertainty import AgreementMeter, UncertaintyMeter, borders
 from medseg.labels import LabelMap
 
 
@@ -123,7 +123,7 @@ def test_agreement_is_the_dice_with_the_average():
     rng = np.random.default_rng(0)
     passes = [torch.from_numpy(rng.integers(0, 3, (5, 6, 7)).astype(np.uint8)) for _ in range(3)]
     average = torch.from_numpy(rng.integers(0, 3, (5, 6, 7)).astype(np.uint8))
-    agreement = Agreement(CLASSES)
+    agreement = AgreementMeter(CLASSES)
     agreement.add(passes, average)
     found = agreement.finish()
     for number, name in ((1, "a"), (2, "b")):
@@ -131,7 +131,7 @@ def test_agreement_is_the_dice_with_the_average():
         sizes = sum(float((single == number).sum() + (average == number).sum()) for single in passes)
         assert found[name] == pytest.approx(2 * common / sizes, abs=1e-6)
     assert found["c"] is None
-    assert Agreement(CLASSES).finish() == dict.fromkeys(CLASSES.targets)
-    same = Agreement(CLASSES)
+    assert AgreementMeter(CLASSES).finish() == dict.fromkeys(CLASSES.targets)
+    same = AgreementMeter(CLASSES)
     same.add([average, average], average)
     assert same.finish()["a"] == 1

@@ -286,7 +286,7 @@ def test_memory_is_used_up_to_its_limit(tmp_path, make_plan, labels, write_case)
     Cache(tmp_path / "c").prepare(cases, plan, labels)
     size = max(path.stat().st_size for path in entries(tmp_path / "c"))
     prepared = Cache(tmp_path / "c", ram_gb=2.5 * size / 1e9).prepare(cases, plan, labels)
-    assert [type(case.store).__name__ for case in prepared] == ["_Memory", "_Memory", "_File", "_File"]
+    assert [type(case.store).__name__ for case in prepared] == ["Voxels", "Voxels", "VoxelFile", "VoxelFile"]
 
 
 def test_a_read_from_memory_takes_microseconds(tmp_path, make_plan, labels, write_case):

@@ -26,7 +26,7 @@ def look(teachers, volume, temperature=1.0, config=FLIPPED, prototypes=None, sha
     forward = TeachersForward(teachers, config, CPU, prototypes)
     axis = streamed_axis(prepared, teachers.plan)
     slabs = stream(forward, prepared)
-    maps = restore_maps(slabs, prepared, teachers.labels, len(teachers.members), axis, temperature, share)
+    maps = restore_maps(slabs, MapRestorer(prepared, teachers.labels, axis), len(teachers.members), temperature, share)
     return maps, forward.finish(), prepared
 
 

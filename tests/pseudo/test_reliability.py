@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from medseg.config import PseudoLabelConfig
 from medseg.geometry import Grid
 from medseg.labels import LabelMap
+from medseg.losses.prototypes import similarity
 from medseg.pseudo.maps import ScanMaps
-from medseg.pseudo.prototypes import PrototypeSums, scan_similarity, similarity
+from medseg.pseudo.prototypes import PrototypeSums, scan_similarity
 from medseg.pseudo.reliability import Gates, PartRange, judge, part_ranges, part_volumes, strange_parts
 
 LABELS = LabelMap.parse({"high": 3, "low": 7})

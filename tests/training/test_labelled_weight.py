@@ -53,5 +53,6 @@ def test_a_choice_is_kept_for_its_own_settings_alone(tmp_path):
     save_choice(choice, path)
     assert load_choice(path, "abc") == choice
     assert load_choice(path, "other") is None
-    path.write_text("{")
-    assert load_choice(path, "abc") is None
+    for damaged in (b"{", b"\xff\xfe"):
+        path.write_bytes(damaged)
+        assert load_choice(path, "abc") is None

@@ -1,0 +1,25 @@
+"""Records are found, and whatever else lies in their place counts as none."""
+
+import pytest
+from pydantic import BaseModel
+
+from medseg.records import find_record
+
+
+class Done(BaseModel):
+    by: str
+
+
+def test_a_record_is_found(tmp_path):
+    (tmp_path / "done.json").write_text('{"by": "me"}')
+    assert find_record(tmp_path / "done.json", Done) == Done(by="me")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"to": "me"}', b"\xff\xfe damaged \x00"])
+def test_what_is_no_record_counts_as_none(tmp_path, content):
+    (tmp_path / "done.json").write_bytes(content)
+    assert find_record(tmp_path / "done.json", Done) is None
+
+
+def test_a_missing_file_counts_as_none(tmp_path):
+    assert find_record(tmp_path / "done.json", Done) is None
