@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from medseg.boxes import box_at
 from medseg.config import AugmentationConfig, TrainingConfig, UnlabelledConfig
 from medseg.data.augment import Augmenter, Views
 from medseg.data.batches import Batch, BatchStream, Unlabelled, beside_training, stack
@@ -91,7 +90,7 @@ def draw_box(patch: Sizes, share: float, rng: np.random.Generator) -> torch.Tens
     sizes = [max(1, round(share * n)) if share else 0 for n in patch]
     starts = [int(rng.integers(0, n - size + 1)) for n, size in zip(patch, sizes, strict=True)]
     mask = torch.zeros(patch, dtype=torch.bool)
-    mask[box_at(starts, sizes)] = True
+    mask[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))] = True
     return mask
 
 

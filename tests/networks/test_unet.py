@@ -83,7 +83,7 @@ def test_gradients_are_those_of_a_plain_leaky_relu_without_its_copies(axes, resi
         return copies, [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
     copies, gradients = learn()
-    monkeypatch.setattr("medseg.networks.unet._Activation.forward", nn.LeakyReLU.forward)
+    monkeypatch.setattr("medseg.networks.unet.Activation.forward", nn.LeakyReLU.forward)
     more_copies, expected = learn()
     assert copies == 0 < more_copies
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(gradients, expected, strict=True))
