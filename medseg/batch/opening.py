@@ -66,6 +66,7 @@ def _facts_of(worker: Worker) -> Facts:
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         gpus=torch.cuda.device_count() if device.type == "cuda" else 0,
         settings=worker.settings_digest,
+        runtime=worker.predictor.runtime,
     )
 
 

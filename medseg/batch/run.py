@@ -137,6 +137,7 @@ def write_summary(summary: RunSummary, facts: Facts, started: str, mark: dict[st
         "reference": facts.reference.model_dump(mode="json") if facts.reference else None,
         "inference": facts.inference.model_dump(mode="json"),
         "settings": facts.settings,
+        "runtime": facts.runtime,
         "device": facts.device,
         "device_name": facts.device_name,
         "memory_mb": highest([result.record.memory_mb for result in summary.results if result.record]),

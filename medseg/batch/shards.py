@@ -42,7 +42,7 @@ MERGED = {"cases.csv": 0o644, "measures.csv": 0o644, "sources.csv": OWNER_ONLY}
 COMMON = ("labels.csv", "labels.ctbl", "selection.csv")
 """Tables that are the same in all shards, where they are there."""
 
-OWN = ("started", "finished", "seconds", "device", "device_name", "machine", "versions")
+OWN = ("started", "finished", "seconds", "runtime", "device", "device_name", "machine", "versions")
 """What of ``run.json`` is true of one shard only."""
 
 DECISIVE = {"backend", "formats", "ingest", "per_class"}

@@ -50,6 +50,7 @@ class Facts:
     device, device_name : such as "cuda:0" and "NVIDIA A100"; the name of a CPU is left to the record of the machine.
     gpus : how many the worker sees.
     settings : digest of all that decides a result beside scan and model.
+    runtime : computes the networks: torch, onnx or openvino.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Facts:
     device_name: str
     gpus: int
     settings: str
+    runtime: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)

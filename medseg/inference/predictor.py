@@ -80,9 +80,10 @@ class Predictor:
     """
 
     def __init__(self, model: Model, config: InferenceConfig | None = None, device: torch.device | None = None) -> None:
-        is_exported = any(isinstance(network, ExportedNetwork) for network in model.networks)
+        exported = [network.runtime for network in model.networks if isinstance(network, ExportedNetwork)]
+        self.runtime = exported[0] if exported else "torch"
         self.config = config or model.inference
-        self.device = torch.device("cpu") if device is None or is_exported else device
+        self.device = torch.device("cpu") if device is None or exported else device
         networks = (network.to(self.device).eval() for network in model.networks)
         # copied into the layout for CPUs once, not with every scan
         self.model = replace(model, networks=tuple(channels_last(network, self.device) for network in networks))

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,9 +32,11 @@ class ExportedNetwork(SegmentationNetwork):
 
     Attributes
     ----------
+    runtime : as `medseg.networks.exported.Runtime` names it.
     shapes : of the one window that it takes, (1, C, *spatial), and of its logits, (1, K, *spatial).
     """
 
+    runtime: ClassVar[str]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     def forward(self, image: Tensor) -> NetworkOutput:
@@ -60,6 +62,8 @@ class OnnxNetwork(ExportedNetwork):
     ModelError
         If the runtime can't use the file.
     """
+
+    runtime = "onnx"
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -93,6 +97,8 @@ class OpenVinoNetwork(ExportedNetwork):
     ModelError
         If the runtime can't use the file.
     """
+
+    runtime = "openvino"
 
     def __init__(self, path: Path, *, bf16: bool) -> None:
         super().__init__()

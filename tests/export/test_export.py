@@ -111,7 +111,7 @@ def test_records_say_where_an_export_computes(both, scans, tmp_path, monkeypatch
     summary = segment_folder(scans, both, tmp_path / "out", make_segment_config(workers=0, backend="onnx"))
     assert [result.record.device for result in summary.results] == ["cpu", "cpu"]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (run["device"], run["device_name"]) == ("cpu", "")
+    assert (run["runtime"], run["device"], run["device_name"]) == ("onnx", "cpu", "")
 
 
 def test_the_folder_is_a_model_like_any_other(both, model):
