@@ -12,7 +12,11 @@ Seconds a window on two cores (torch 2.13, November 2026), before and after, in 
 * on an Intel Xeon with AMX, 96³, 16 to 256 features: 0.90 and 0.54, 0.42 and 0.27; a slice of 256x256, 32 to 512
   features: 0.18 and 0.14, 0.10 and 0.062
 
-Logits differ by rounding: 1e-4 of a trained network in float32.
+Norm and activation at once came later: a CT of 125 windows of 96³ in bf16 took the Xeon with AMX 62 s and now takes 55
+(medians of three turns each, start to end), 42 and 35 of them in the network.
+
+Logits differ by rounding: 1e-4 of a trained network in float32. In bf16 99.995 % of the voxels of hippocampi and atria
+are those of float32.
 """
 
 from __future__ import annotations
