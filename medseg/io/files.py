@@ -163,7 +163,7 @@ def lock_file(path: Path) -> int | None:
 
 def flush_file(path: Path) -> None:
     """Have what was written to a file on the disk."""
-    with path.open("rb") as stream:
+    with path.open("rb" if os.name == "posix" else "r+b") as stream:  # Windows flushes only what is open for writing
         os.fsync(stream.fileno())
 
 
