@@ -22,15 +22,12 @@ from medseg.catalog.identity import safe_ids
 from medseg.catalog.listing import case_name, stem, visible
 from medseg.errors import ConfigError, DatasetError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
-from medseg.io.nifti_header import split_ending
+from medseg.io.nifti_header import ONE_FILE_ENDINGS, split_ending
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
 from medseg.quality.review import check_one_run, read_rows, read_run
 from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
 from medseg.volume import Mask
-
-ENDINGS = (".nii.gz", ".nii")
-"""Files that are taken as masks; the case id is the name without them."""
 
 THREADS = 2
 """Cases compared at the same time; decompression and distances release the interpreter lock."""
@@ -190,7 +187,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in visible(inner):
         case, ending = split_ending(path.name)
-        if ending not in ENDINGS:
+        if ending not in ONE_FILE_ENDINGS:
             continue
         if case in found:
             raise DatasetError(f"{inner} holds two masks of case {case}: {found[case].name} and {path.name}; keep one")
