@@ -167,6 +167,17 @@ def flush_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk; without this a power cut can undo a rename."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what crashed processes left half-written in a folder.
 
