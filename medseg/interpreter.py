@@ -18,4 +18,5 @@ def command_of(function: str, *arguments: str) -> list[str]:
     function : as "module:name".
     """
     module, _, name = function.partition(":")
-    return [sys.executable, "-c", BOOT.format(path=sys.path, module=module, name=name, arguments=arguments)]
+    path = [place for place in sys.path if isinstance(place, str)]  # Python passes over others
+    return [sys.executable, "-c", BOOT.format(path=path, module=module, name=name, arguments=arguments)]

@@ -1,4 +1,4 @@
-"""Records: what medseg writes as JSON, for people and for its own next stage."""
+"""Records: what files and messages hold, for people and for the next stage; configurations and plans are some, too."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from medseg.errors import ReasonCode, ScanError
 from medseg.geometry import Grid
 from medseg.io.header import ScanHeader
 from medseg.io.nifti import inspect_nifti
-from medseg.io.nifti_header import NIFTI_ENDINGS, scan_files
+from medseg.io.nifti_header import NIFTI_ENDINGS, ONE_FILE_ENDINGS, scan_files
 from medseg.text import printable
 from medseg.volume import Repair, Source
 
@@ -137,7 +137,7 @@ def _naming(path: Path, places: Places) -> Path:
 
 
 def _inspect(item: Found, files: tuple[Path, ...], name: str, run: IndexRun) -> CatalogEntry:
-    is_single = item.path.name.lower().endswith((".nii", ".nii.gz"))  # a pair is judged by both its files
+    is_single = item.path.name.lower().endswith(ONE_FILE_ENDINGS)  # a pair is judged by both its files
     facts = run.memory.recall(item, run.places, NIFTI) if is_single else None
     if facts is None:
         try:

@@ -32,7 +32,12 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def show_count(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar of what is done first; give the function to tell it what is done, how many are, and of how many."""
+    """Show a bar of what is counted; give the function that moves it.
+
+    Parameters
+    ----------
+    what : is counted at first; the function is told what is by now, how many are done, and of how many.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(what, total=None)

@@ -172,9 +172,9 @@ class _Writer:
         label = next(label for label in self.labels.labels if label.value == measure.value)
         name = name_of(label)
         tracked = name if measure.lesion is None else f"{name} {measure.lesion}"
-        identity = f"{report}\n{label.value}\n{measure.lesion}"
+        tracking = uid("tracking", f"{report}\n{label.value}\n{measure.lesion}")
         group: dict[str, Any] = {
-            "tracking_identifier": sr.TrackingIdentifier(uid=uid("tracking", identity), identifier=tracked),
+            "tracking_identifier": sr.TrackingIdentifier(uid=tracking, identifier=tracked),
             "finding_category": concept(category_of(label)),
             "finding_type": concept(type_of(label)),
             "finding_sites": list(self._sites(label)),

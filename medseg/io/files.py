@@ -163,8 +163,19 @@ def lock_file(path: Path) -> int | None:
 
 def flush_file(path: Path) -> None:
     """Have what was written to a file on the disk."""
-    with path.open("rb") as stream:
+    with path.open("rb" if os.name == "posix" else "r+b") as stream:  # Windows flushes only what is open for writing
         os.fsync(stream.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk; without this a power cut can undo a rename."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

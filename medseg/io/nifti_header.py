@@ -20,6 +20,9 @@ from medseg.io.streams import CorruptFileError, may_hold, read_head
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
+ONE_FILE_ENDINGS = (".nii.gz", ".nii")
+"""Of files that hold header and voxels; masks that are handed in or compared are such."""
+
 HEADER_BYTES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 """Length of the fixed header, which is also its first field, for NIfTI-1 and NIfTI-2."""
 

@@ -20,10 +20,10 @@ from time import monotonic, time, time_ns
 from medseg.catalog.identity import pseudonym
 from medseg.errors import ConfigError, OutputError, ScanError
 from medseg.io.dicom_headers import read_headers
-from medseg.io.files import cause_of, flush_file, lock_file
+from medseg.io.files import cause_of, flush_file, flush_folder, lock_file
 from medseg.pacs.refusal import RefusedError, Status
 from medseg.pacs.settings import Limits
-from medseg.pacs.study import SCANS, STATES, State, Study, flush_folder
+from medseg.pacs.study import SCANS, STATES, State, Study
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 UID_LETTERS = 64

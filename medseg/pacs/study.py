@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from medseg.io.files import flush_file, write_text
+from medseg.io.files import flush_file, flush_folder, write_text
 from medseg.records import Record, find_record
 
 State = Literal["complete", "segmenting", "sending", "done", "failed"]
@@ -89,17 +89,6 @@ class Study:
         write_text(self.folder / RECORD, record.model_dump_json(indent=2) + "\n")
         flush_folder(self.folder)
         return record
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder written to the disk; without this a power cut can undo a rename."""
-    if os.name != "posix":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def flush_tree(folder: Path) -> None:

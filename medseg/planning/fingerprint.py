@@ -21,6 +21,7 @@ from medseg.measures.features import StructureFeatures
 from medseg.measures.intensity import Intensity
 from medseg.plan import Sizes
 from medseg.records import Record
+from medseg.text import shown
 
 PROBABILITIES = (
     0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
@@ -89,7 +90,7 @@ class Fingerprint(Record):
         wanted = list(ids)
         missing = [id_ for id_ in wanted if id_ not in by_id]
         if missing or not wanted:
-            raise DatasetError(f"the fingerprint has no entry for {', '.join(missing[:5]) or 'an empty list of cases'}")
+            raise DatasetError(f"the fingerprint has no entry for {shown(missing) or 'an empty list of cases'}")
         return Fingerprint(cases=tuple(by_id[id_] for id_ in wanted))
 
     def modalities(self, kinds: Iterable[str]) -> tuple[str, ...]:

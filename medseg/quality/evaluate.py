@@ -8,7 +8,7 @@ scored; its case is listed, too. Predictions without a true mask are only named.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,15 +22,13 @@ from medseg.catalog.identity import safe_ids
 from medseg.catalog.listing import case_name, stem, visible
 from medseg.errors import ConfigError, DatasetError, LabelError, OutputError, ScanError
 from medseg.io.nifti import read_mask
-from medseg.io.nifti_header import split_ending
+from medseg.io.nifti_header import ONE_FILE_ENDINGS, split_ending
 from medseg.labels import LabelMap
 from medseg.quality.metrics import DEFAULT_TOLERANCE_MM, StructureScore, evaluate_case
 from medseg.quality.review import check_one_run, read_rows, read_run
 from medseg.quality.summary import TargetSummary, mean_over_targets, summarise
+from medseg.text import shown
 from medseg.volume import Mask
-
-ENDINGS = (".nii.gz", ".nii")
-"""Files that are taken as masks; the case id is the name without them."""
 
 THREADS = 2
 """Cases compared at the same time; decompression and distances release the interpreter lock."""
@@ -126,8 +124,8 @@ def evaluate_folder(
         _check_one_run(predictions, predicted_masks)
     if not set(true_masks) & (set(statuses) or set(predicted_masks)):
         raise DatasetError(
-            f"no mask in {predictions} has the name of one in {truths} ({_some(predicted_masks or statuses)} against "
-            f"{_some(true_masks)}); name each true mask after its case, or after the file or folder of its scan"
+            f"no mask in {predictions} has the name of one in {truths} ({shown(predicted_masks or statuses)} against "
+            f"{shown(true_masks)}); name each true mask after its case, or after the file or folder of its scan"
         )
     given = set(statuses) or set(true_masks)
     pairs = [Pair(case, predicted_masks.get(case), path) for case, path in true_masks.items() if case in given]
@@ -190,7 +188,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in visible(inner):
         case, ending = split_ending(path.name)
-        if ending not in ENDINGS:
+        if ending not in ONE_FILE_ENDINGS:
             continue
         if case in found:
             raise DatasetError(f"{inner} holds two masks of case {case}: {found[case].name} and {path.name}; keep one")
@@ -259,8 +257,3 @@ def _found_labels(values: Sequence[set[int]]) -> LabelMap:
     if not found:
         raise DatasetError("all masks are empty: there is nothing to compare; give a label map to count them as such")
     return LabelMap.from_values(found)
-
-
-def _some(names: Collection[str]) -> str:
-    first = list(names)[:3]
-    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -11,6 +11,7 @@ import numpy as np
 from medseg.boxes import label_boxes
 from medseg.errors import GeometryError, LabelError, ReasonCode, ScanError
 from medseg.io.nifti import read_mask
+from medseg.io.nifti_header import ONE_FILE_ENDINGS
 from medseg.io.slicer import COMPLETED, Segment, Segmentation, read_seg_nrrd
 from medseg.labels import LabelMap
 from medseg.measures.features import organs_of
@@ -22,9 +23,8 @@ from medseg.text import printable
 from medseg.volume import Mask
 
 SLICER_ENDING = ".seg.nrrd"
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 DICOM_ENDING = ".dcm"
-ENDINGS = (SLICER_ENDING, *NIFTI_ENDINGS, DICOM_ENDING)
+ENDINGS = (SLICER_ENDING, *ONE_FILE_ENDINGS, DICOM_ENDING)
 
 GEOMETRY_REFUSALS = {
     ReasonCode.GRID_MISMATCH: (
@@ -77,7 +77,7 @@ def read_corrected(path: Path, case: ReviewCase, labels: LabelMap, prediction: M
 
 def _read(path: Path, case: ReviewCase, labels: LabelMap, prediction: Mask, terms: Terms) -> Mask:
     name = path.name.lower()
-    if name.endswith(NIFTI_ENDINGS):
+    if name.endswith(ONE_FILE_ENDINGS):
         mask = read_mask(path)
         _check_values(mask, labels)
         _check_place(mask, case)

@@ -70,6 +70,8 @@ def write_dataset(review: ReviewFolder, original: Path | None = None, channels: 
         If the original can't be read, or has other labels or channels.
     LabelError
         If what says its labels is no label map.
+    ScanError
+        If a scan that tells how channels are to be kept, or that is kept otherwise, can't be read.
     OutputError
         If it can't be written.
     """
@@ -139,6 +141,8 @@ def write_joined(folder: Path, original: Dataset, new: Sequence[Case], replaced:
     ------
     DatasetError
         If the new cases don't have as many image files as those of the dataset.
+    ScanError
+        If a scan that tells how channels are to be kept, or that is kept otherwise, can't be read.
     OutputError
         If it can't be written.
     """

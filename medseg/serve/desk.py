@@ -15,12 +15,13 @@ from medseg.batch.record import CaseRecord
 from medseg.catalog.anonymous import without_file_names
 from medseg.errors import ScanError
 from medseg.io.nifti import read_mask
+from medseg.io.nifti_header import ONE_FILE_ENDINGS
 from medseg.io.nrrd import claimed_sizes
 from medseg.io.scan import case_files, read_case
 from medseg.labels import LabelMap
 from medseg.provenance import digest_files, timestamp
 from medseg.quality.review import ReviewedCase
-from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
+from medseg.review.corrected import SLICER_ENDING
 from medseg.review.entry import EntryWriter, Origin, with_priority
 from medseg.review.folder import MANIFEST, Manifest, ReviewCase, ReviewFolder, open_review, write_manifest
 from medseg.review.importing import ImportTerms, Taken, import_submission
@@ -163,7 +164,7 @@ class Desk:
         named = hand_in.file
         with self._of(case):  # a prediction that is being redrawn would seem to have been saved over
             entry = self._entry(case)
-            if hand_in.file.name.endswith(NIFTI_ENDINGS):
+            if hand_in.file.name.endswith(ONE_FILE_ENDINGS):
                 named = hand_in.file.with_name(f"named{SLICER_ENDING}")
                 write_named(named, hand_in.file, hand_in.names, entry, self.labels)
             else:

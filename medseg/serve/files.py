@@ -11,19 +11,20 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from medseg.io.nifti import write_mask
+from medseg.io.nifti_header import ONE_FILE_ENDINGS
 from medseg.io.slicer import write_seg_nrrd
 from medseg.labels import LabelMap
-from medseg.review.corrected import NIFTI_ENDINGS, SLICER_ENDING
+from medseg.review.corrected import SLICER_ENDING
 from medseg.review.folder import CASE_TAG, ReviewCase
 from medseg.serve.numbering import label_numbers, numbered
 from medseg.serve.refusal import UNPROCESSABLE, RequestError
 from medseg.volume import Mask, Source
 
 NRRD_ENDING = ".nrrd"
-TAKEN = (SLICER_ENDING, *NIFTI_ENDINGS)
+TAKEN = (SLICER_ENDING, *ONE_FILE_ENDINGS)
 """Endings of files that may be handed in."""
 
-OFFERED = (SLICER_ENDING, NRRD_ENDING, *NIFTI_ENDINGS)
+OFFERED = (SLICER_ENDING, NRRD_ENDING, *ONE_FILE_ENDINGS)
 DEFAULT_ENDING = ".nii.gz"
 
 
@@ -69,7 +70,7 @@ class Rendering:
                 write_seg_nrrd(path, mask, self.labels, {CASE_TAG: case.case})
             elif ending == NRRD_ENDING:
                 write_seg_nrrd(path, numbered(mask, self.labels), _renumbered(self.labels))
-            elif ending in NIFTI_ENDINGS:
+            elif ending in ONE_FILE_ENDINGS:
                 scan = Source("nifti", (self.review / case.images[0],))
                 write_mask(path, numbered(mask, self.labels), scan, _renumbered(self.labels))
             else:

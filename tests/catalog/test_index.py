@@ -310,9 +310,12 @@ def test_worker_processes_give_the_same_answers(tree, tmp_path, monkeypatch):
     (tree.root / "notes.txt").write_text("hello")
     found, run = walk.walk_files(tree.root), IndexRun(Places(tree.root), tmp_path / "test.key")
     alone = index_dicom(found, run)
+    read_headers, here = dicom_pool.read_headers, []
+    monkeypatch.setattr(dicom_pool, "read_headers", lambda path: here.append(path) or read_headers(path))
     monkeypatch.setattr(dicom_pool, "MIN_FILES", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert index_dicom(found, run) == alone
+    assert len(here) == len(found) // 3, "else the others did nothing, and this process all in the end"
     monkeypatch.setattr(dicom_pool.sys, "executable", shutil.which("false"))
     assert index_dicom(found, run) == alone  # a worker that dies loses nothing
     assert {entry.reason for entry in alone} >= {ReasonCode.TRUNCATED, ReasonCode.UNREADABLE, ReasonCode.NOT_A_SCAN}

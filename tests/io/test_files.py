@@ -9,7 +9,7 @@ import pytest
 
 from medseg.errors import OutputError
 from medseg.io import files
-from medseg.io.files import append_line, atomic_file, atomic_folder, remove_leftovers
+from medseg.io.files import append_line, atomic_file, atomic_folder, flush_file, remove_leftovers
 
 
 def test_file_appears_whole_and_keeps_its_ending(tmp_path):
@@ -191,6 +191,19 @@ def test_a_line_of_which_a_full_disk_took_a_part_spoils_no_other(tmp_path, monke
     append_line(path, b"third", mode=0o600)
     append_line(path, b"fourth")
     assert path.read_bytes() == b"first\nsec\nthird\nfourth\n"
+
+
+def test_what_is_flushed_is_open_for_writing_where_windows_flushes_nothing_else(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    path, modes = tmp_path / "mask.nii", []
+    path.write_bytes(b"voxels")
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", lambda opened: modes.append(fcntl.fcntl(opened, fcntl.F_GETFL)))
+        flush_file(path)
+        patched.setattr(files.os, "name", "nt")
+        flush_file(path)
+    assert [mode & os.O_ACCMODE for mode in modes] == [os.O_RDONLY, os.O_RDWR]
+    assert path.read_bytes() == b"voxels"
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="nobody can be left unburied here")
