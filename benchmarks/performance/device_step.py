@@ -83,8 +83,7 @@ def step_costs(data: Path, arm: str, steps: int, device: str, cache: Path) -> di
 def make_task(data: Path, arm: str, steps: int, folder: Path, cache: Path) -> Task:
     """Return an arm's training, past the steps that see labelled scans alone."""
     config: ExperimentConfig = configuration(data, arm, f"{LABELLED}_0", steps, SIZES[FINE])
-    unlabelled = config.unlabelled.model_copy(update={"labelled_first": 0.0})
-    config = config.model_copy(update={"unlabelled": unlabelled})
+    config = config.with_changes(unlabelled={"labelled_first": 0.0})
     setup = set_up(config, folder)
     ready = Cache(cache)
     cases, others = (

@@ -65,12 +65,7 @@ def sized(config: ExperimentConfig, study: str) -> ExperimentConfig:
     """Return the experiment with the network and the steps of a study: those of `arms.py`, or the ablation's."""
     if study != "ablation":
         return config
-    return config.model_copy(
-        update={
-            "network": config.network.model_copy(update=SMALL),
-            "training": config.training.model_copy(update={"steps": SMALL_STEPS}),
-        }
-    )
+    return config.with_changes(network=SMALL, training={"steps": SMALL_STEPS})
 
 
 def keep_halves(study: str, arm: str, runs: Sequence[Path]) -> None:

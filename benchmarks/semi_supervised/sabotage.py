@@ -69,10 +69,7 @@ def experiment(data: Path, kind: str, dataset: Path) -> ExperimentConfig:
     if not dataset.is_dir():
         make_dataset(data, kind, cases, dataset)
     where = {"folder": dataset, "splits": None, "train": cases, "validation": []}
-    unlabelled = config.unlabelled.model_copy(update={"labelled_weight": "auto", "leave_out": False})
-    return config.model_copy(
-        update={"dataset": config.dataset.model_copy(update=where), "unlabelled": unlabelled},
-    )
+    return config.with_changes(dataset=where, unlabelled={"labelled_weight": "auto", "leave_out": False})
 
 
 def make_dataset(data: Path, kind: str, labelled: list[str], dataset: Path) -> None:

@@ -125,8 +125,10 @@ def adopt_reviewed(
     }
     for path in visible(target) if target.is_dir() else ():
         there = read_record(target, path.name) if path.is_dir() else None
-        is_taken_back = there and there.adopted and there != decided.get(there.case)
-        if is_taken_back or (there and cases is not None and there.case not in cases):
+        is_of_others = there and cases is not None and there.case not in cases
+        if is_of_others:
+            (target / SUMMARY).unlink(missing_ok=True)  # its row would be of a case that isn't there
+        if is_of_others or (there and there.adopted and there != decided.get(there.case)):
             shutil.rmtree(path)
     for record in decided.values():
         there = read_record(target, record.case)

@@ -93,7 +93,8 @@ class _Norm(nn.Module):
         self.activation = ("leaky_relu", [NEGATIVE_SLOPE], "") if activated else ("none", [], "")
 
     def forward(self, maps: Tensor) -> Tensor:
-        normed = [self._normed(one) for one in torch.split(maps, 1)]
+        taken = maps if _takes(maps.dtype) else maps.float()
+        normed = [self._normed(one).to(maps.dtype) for one in torch.split(taken, 1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
     def _normed(self, maps: Tensor) -> Tensor:
@@ -109,6 +110,13 @@ class _Norm(nn.Module):
             rows, kernel, shift, (0, 0), (1, 1), (1, 1), len(scale), *self.activation
         )
         return normed.permute(0, 2, 3, 1).reshape(1, *maps.shape[2:], -1).movedim(-1, 1)
+
+
+def _takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in this arithmetic here; for 16 bits it wants instructions that many processors lack."""
+    onednn = torch.ops.mkldnn
+    asked = {torch.bfloat16: onednn._is_mkldnn_bf16_supported, torch.float16: onednn._is_mkldnn_fp16_supported}
+    return dtype not in asked or bool(asked[dtype]())
 
 
 def _in_rows(maps: Tensor) -> tuple[Tensor, int]:

@@ -80,6 +80,7 @@ class Observer:
         plan, labels = self.model.plan, self.model.labels
         prepared = prepare_scan(volume, self.model)
         pooled: list[Tensor] = []
+        self.recorder.take()  # a scan before may have ended within a window
 
         def forward(windows: Tensor) -> Tensor:
             logits = self.forward(windows)

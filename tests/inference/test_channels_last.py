@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -93,6 +97,29 @@ def test_norm_and_activation_at_once_are_those_of_torch(shape, dtype, activated)
     assert found.is_contiguous(memory_format=LAYOUTS[maps.ndim])
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 1e-2}[dtype]  # bf16 has eight bits
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+IN_16_BITS = """
+import torch
+from medseg.inference.channels_last import channels_last
+from medseg.networks.unet import UNet
+from medseg.plan import NetworkPlan
+
+torch.manual_seed(0)
+topology = NetworkPlan(features=(4, 8), kernels=((3, 3, 3),) * 2, strides=((1, 1, 1), (2, 2, 2)))
+network, window = UNet(1, 2, topology).eval(), torch.randn(2, 1, 8, 8, 8)
+fast = channels_last(network, torch.device("cpu"))
+for dtype in (torch.bfloat16, torch.float16):
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        torch.testing.assert_close(fast(window).logits, network(window).logits, rtol=0, atol=0.1)
+"""
+
+
+def test_processors_without_instructions_for_16_bits_answer_in_them_all_the_same():
+    """The model may ask for them, because it was validated on a GPU."""
+    old = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", IN_16_BITS], env=old, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_window_answers_alike_alone_and_with_others(make_plan):

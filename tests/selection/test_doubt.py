@@ -74,6 +74,23 @@ def test_every_window_counts_once_and_looking_twice_is_the_same(model, volume_of
     assert np.array_equal(first.parts[0], again.parts[0])
 
 
+def test_nothing_of_a_scan_that_ended_within_a_window_is_in_the_next_ones_description(model, volume_of):
+    class FullAtFirst(torch.nn.Module):
+        calls = 0
+
+        def forward(self, image):
+            self.calls += 1
+            if self.calls == 1:
+                raise MemoryError
+            return model.networks[0](image)
+
+    observer = Observer(replace(model, networks=(model.networks[0], FullAtFirst())), CPU)
+    with pytest.raises(MemoryError):
+        observer.look(volume_of(np.full((8, 8, 8), 9.0)))
+    (features,) = observer.look(volume_of(np.ones((8, 8, 8)))).parts
+    np.testing.assert_allclose(features, [1, 1])
+
+
 def test_networks_that_show_no_features_leave_the_appearance(model, volume_of):
     class Mute(torch.nn.Module):
         def forward(self, image):

@@ -14,6 +14,7 @@ import torch
 from medseg.errors import ConfigError, DatasetError, ModelError, OutputError
 from medseg.geometry import Grid
 from medseg.io.nifti import write_volume
+from medseg.io.scan import read_case
 from medseg.labels import LabelMap
 from medseg.networks.build import build_network
 from medseg.networks.model import Model, load_model, save_model
@@ -115,6 +116,19 @@ def test_masks_in_place_of_the_labelled_scans_are_refused(scans, saved, tmp_path
             rank_scans(scans, tmp_path / "out", saved, options, lambda *progress: looked_at.append(progress))
     assert looked_at == []
     assert rank_scans(scans, tmp_path / "out", saved, SelectionOptions(labelled=folder / "images")).available == 5
+
+
+def test_a_labelled_scan_that_memory_can_not_hold_is_left_out(scans, tmp_path, monkeypatch):
+    def read(case):
+        if case.id == "huge":
+            raise MemoryError
+        return read_case(case)
+
+    monkeypatch.setattr("medseg.selection.worklist.read_case", read)
+    write_scan(tmp_path / "labelled" / "huge.nii.gz", 7)
+    worklist = rank_scans(scans, tmp_path / "out", options=SelectionOptions(labelled=tmp_path / "labelled"))
+    assert worklist.available == 6
+    assert [case for case, _ in worklist.left_out] == ["huge"]
 
 
 def test_copies_broken_scans_and_too_many_wanted(scans, tmp_path):
