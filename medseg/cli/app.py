@@ -91,6 +91,11 @@ def ending_well(verb: Callable[..., None]) -> Callable[..., None]:
                 raise
             show_error(str(error))
             raise typer.Exit(WRONG_INPUT) from None
+        except OSError as error:  # beside cases: a path, or a lack of processes or open files
+            if logger.isEnabledFor(logging.DEBUG):
+                raise
+            show_error(f"the system refuses {error.filename or 'what is needed'}: {error.strerror or error}")
+            raise typer.Exit(WRONG_INPUT) from None
         except KeyboardInterrupt:
             show_error("stopped; the same command goes on from what is done")
             raise typer.Exit(STOPPED) from None
