@@ -81,7 +81,8 @@ def pseudonym(key: bytes, identity: str, prefix: str, digits: int = PSEUDONYM_DI
     >>> pseudonym(bytes(32), "1.2.3", "case")
     'case-f45c672e859f'
     """
-    return f"{prefix}-{hmac.new(key, identity.encode(), sha256).hexdigest()[:digits]}"
+    named = identity.encode(errors="surrogateescape")  # a file's name, where there are no UIDs, may be any bytes
+    return f"{prefix}-{hmac.new(key, named, sha256).hexdigest()[:digits]}"
 
 
 def unused_pseudonym(key: bytes, identity: str, used: set[str]) -> str:
