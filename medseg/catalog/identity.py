@@ -33,8 +33,13 @@ RESERVED = re.compile(
 
 def default_key_path() -> Path:
     """Return where the key lies when none is given: the user's configuration folder."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "medseg" / "pseudonym.key"
+    base = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        return Path(base or Path.home() / ".config") / "medseg" / "pseudonym.key"
+    except RuntimeError:
+        raise ConfigError(
+            "the key of the pseudonyms has no place, because this user has no home folder; name a file with --key"
+        ) from None
 
 
 def load_key(path: Path | None = None) -> bytes:
