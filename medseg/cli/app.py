@@ -137,5 +137,8 @@ def main() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports precision and seeds of its own
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # of an encoding without the letters of a file's name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a system that asks ends it as a user does: in order
+    for name in ("SIGTERM", "SIGHUP"):  # a system that asks, or a lost connection, ends it as a user does: in order
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     app(prog_name="medseg")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -255,8 +256,6 @@ def test_a_full_disk(model, scans, tmp_path):
     command = [sys.executable, "-m", "medseg", "segment", scans, "-m", model, "-o", output]
 
     def limit():
-        import signal
-
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 
@@ -296,3 +295,32 @@ def test_a_path_that_the_system_refuses(medseg, tmp_path, verb):
     path = tmp_path / ("long" * 100)
     more = {"evaluate": [path], "convert": ["-o", tmp_path / "out"]}
     sentence(medseg(verb, path, *more.get(verb, [])))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal")
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_lost_connection_ends_work_in_order_unless_nohup_was_said(tmp_path, is_ignored):
+    code = (
+        "import sys, time\nimport medseg.catalog.index\nfrom medseg.cli import main\n"
+        "medseg.catalog.index.index_scans = lambda *_, **__: print('at work', flush=True) or time.sleep(60)\n"
+        "sys.argv = ['medseg', 'index', '.']\nmain()"
+    )
+    handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, handler),
+    )
+    assert run.stdout.readline() == "at work\n"
+    run.send_signal(signal.SIGHUP)
+    if is_ignored:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(0.5)
+        run.terminate()
+    told = run.communicate(timeout=30)[1]
+    assert run.returncode == 130
+    assert told == "Error: stopped; the same command goes on from what is done\n"

@@ -310,7 +310,7 @@ def test_inference_does_not_load_monai(model, tmp_path):
 
 
 def test_scipy_is_loaded_before_the_memory_is_limited(model):
-    """Its OpenBLAS, loaded by a thread beyond the limit, spins for ever: cases hung until their timeout of six hours."""
+    """Its OpenBLAS, loaded by a thread beyond the limit, spins for ever: cases hung until their timeout."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom medseg.batch import opening\nfrom medseg.batch.job import Job\n"
         "from medseg.config import SegmentConfig\n"
