@@ -24,7 +24,7 @@ import numpy as np
 
 from medseg.batch.summary import CaseResult
 from medseg.config import SegmentConfig
-from medseg.errors import ScanError
+from medseg.errors import ReasonCode, ScanError
 from medseg.io.label_tables import write_colour_csv, write_colour_table
 from medseg.io.nifti import write_mask
 from medseg.io.slicer import write_seg_nrrd
@@ -49,6 +49,9 @@ NAME_LIMIT = 64
 
 DICOM = ("dicom-seg", "rtstruct", "dicom-sr")
 """Formats that only a DICOM series can have."""
+
+LACKING = (ReasonCode.EMPTY, ReasonCode.NO_IDENTITY)
+"""Why a sound DICOM series can't have them."""
 
 T = TypeVar("T")
 
@@ -108,6 +111,8 @@ class Formats:
         ------
         OutputError
             If a file can't be written.
+        ScanError
+            If the scan can't be read any more.
         """
         if self.per_class:
             write_classes(folder / CLASSES, mask, labels, source)
@@ -140,6 +145,8 @@ class Formats:
             try:
                 return write() if name in self.names else None
             except ScanError as error:
+                if source.kind == "dicom" and error.code not in LACKING:
+                    raise  # it could be read before: another run may write what this one can't
                 refused[name] = f"{error.code}: {error}"
                 return None
 

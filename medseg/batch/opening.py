@@ -37,6 +37,8 @@ def open_worker(job: Job, picture: Picture | None) -> tuple[Worker, Facts]:
     fit_threads(max(1, fit_threads() // job.workers))
     device = choose_device(config.device, job.number)
     if config.memory_limit_gb:
+        import scipy.linalg  # noqa: F401 - its OpenBLAS, if loaded beyond the limit, tries for ever to get its memory
+
         limit_memory(config.memory_limit_gb)
     model = load_model(job.model, device, config.backend)
     settings, formats = config.inference(model.inference), Formats.of(config)

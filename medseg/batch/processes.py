@@ -19,7 +19,7 @@ from medseg.batch.child import Child, Crew
 from medseg.batch.pipeline import WRITERS
 from medseg.batch.summary import CaseResult, Failure, Status
 from medseg.batch.task import Facts, Message, Progress, Refusal, Stage, Task, from_line, to_line
-from medseg.errors import WorkerError
+from medseg.errors import ModelError, WorkerError
 from medseg.io.files import remove_leftovers
 
 TRIES = 2
@@ -104,6 +104,7 @@ class Processes:
         self._cases: deque[Task] = deque()
         self._alone: deque[Task] = deque()
         self._repeated: set[str] = set()
+        self._first: Facts | None = None
 
     def facts(self) -> Facts:
         """Wait for the first worker that is ready and return what it says."""
@@ -166,6 +167,7 @@ class Processes:
         if isinstance(message, Refusal):
             raise getattr(medseg.errors, message.kind, WorkerError)(message.message)
         if isinstance(message, Facts):
+            self._check_model(message)
             post.facts = message
         elif isinstance(message, Progress):
             post.flights[message.case].enter(message.stage)
@@ -184,6 +186,15 @@ class Processes:
             post.is_alone = False
             # what this run wrote, and had not told before the process ended, is not an earlier run's
             yield replace(message, was_done=message.was_done and message.case not in self._repeated)
+
+    def _check_model(self, facts: Facts) -> None:
+        """Refuse what a later worker opened if it is not what the first one did: no run has masks of two models."""
+        self._first = self._first or facts
+        if (facts.digest, facts.settings) != (self._first.digest, self._first.settings):
+            raise ModelError(
+                f"{self._crew.job.model}: the model changed while the batch ran; repeat the command, which does again "
+                "what the earlier model did"
+            )
 
     def _bury(self, post: _Post) -> Iterator[CaseResult]:
         """Replace a process that ended by itself; blame the cases that it was at work on."""

@@ -33,8 +33,13 @@ RESERVED = re.compile(
 
 def default_key_path() -> Path:
     """Return where the key lies when none is given: the user's configuration folder."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "medseg" / "pseudonym.key"
+    base = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        return Path(base or Path.home() / ".config") / "medseg" / "pseudonym.key"
+    except RuntimeError:
+        raise ConfigError(
+            "the key of the pseudonyms has no place, because this user has no home folder; name a file with --key"
+        ) from None
 
 
 def load_key(path: Path | None = None) -> bytes:
@@ -81,7 +86,8 @@ def pseudonym(key: bytes, identity: str, prefix: str, digits: int = PSEUDONYM_DI
     >>> pseudonym(bytes(32), "1.2.3", "case")
     'case-f45c672e859f'
     """
-    return f"{prefix}-{hmac.new(key, identity.encode(), sha256).hexdigest()[:digits]}"
+    named = identity.encode(errors="surrogateescape")  # a file's name, where there are no UIDs, may be any bytes
+    return f"{prefix}-{hmac.new(key, named, sha256).hexdigest()[:digits]}"
 
 
 def unused_pseudonym(key: bytes, identity: str, used: set[str]) -> str:

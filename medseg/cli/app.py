@@ -91,6 +91,11 @@ def ending_well(verb: Callable[..., None]) -> Callable[..., None]:
                 raise
             show_error(str(error))
             raise typer.Exit(WRONG_INPUT) from None
+        except OSError as error:  # beside cases: a path, or a lack of processes or open files
+            if logger.isEnabledFor(logging.DEBUG):
+                raise
+            show_error(f"the system refuses {error.filename or 'what is needed'}: {error.strerror or error}")
+            raise typer.Exit(WRONG_INPUT) from None
         except KeyboardInterrupt:
             show_error("stopped; the same command goes on from what is done")
             raise typer.Exit(STOPPED) from None
@@ -132,5 +137,8 @@ def main() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports precision and seeds of its own
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # of an encoding without the letters of a file's name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a system that asks ends it as a user does: in order
+    for name in ("SIGTERM", "SIGHUP"):  # a system that asks, or a lost connection, ends it as a user does: in order
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     app(prog_name="medseg")

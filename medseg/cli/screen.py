@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -30,9 +30,12 @@ def console() -> Console:
 
 
 def show_error(message: str) -> None:
-    """Print one sentence on stderr, red on a terminal."""
+    """Print one sentence on stderr, red on a terminal, if there is one that can be written."""
+    if sys.stderr is None:  # closed, as some services have it
+        return
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"{red}Error: {printable(message, lines=True)}{plain}\n")
 
 
 def show_unread(unread: Mapping[str, int]) -> None:

@@ -147,7 +147,7 @@ def _digest_once(path: Path, modified: int, size: int) -> bytes:
     try:
         return sha256(_parse(path).PixelData).digest()
     except Exception:  # reported as undecodable when the slice is read; here it only equals nothing
-        return f"{path} {modified} {size}".encode()
+        return f"{path} {modified} {size}".encode(errors="surrogateescape")
 
 
 def _parse(path: Path) -> Dataset:

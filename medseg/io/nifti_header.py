@@ -148,9 +148,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     except CorruptFileError as error:
         raise UnsupportedScanError(ReasonCode.UNREADABLE, f"{header_file.name} can't be read: {error}") from None
     except OSError as error:
-        raise UnsupportedScanError(
-            ReasonCode.UNREADABLE, f"{header_file.name} can't be read: {error.strerror}"
-        ) from None
+        raise _unreadable(header_file, error) from None
     fields = _parse(raw, header_file.name)
     count = int(fields["dim"][0])
     sizes = [int(size) for size in fields["dim"][1 : count + 1]]
@@ -164,7 +162,10 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     header = NiftiHeader(fields, data_file, tuple(sizes + [1] * (3 - len(sizes))), flat=count == 2)
-    _check_pixels(header, is_pair=header_file != data_file)
+    try:
+        _check_pixels(header, is_pair=header_file != data_file)
+    except OSError as error:  # of a pair, the other file
+        raise _unreadable(data_file, error) from None
     return header
 
 
@@ -216,6 +217,10 @@ def _parse(raw: bytes, name: str) -> nib.Nifti1Header:
             ReasonCode.UNREADABLE, f"{name} has a contradictory NIfTI header ({error}); the file is damaged"
         ) from None
     return fields
+
+
+def _unreadable(file: Path, error: OSError) -> ScanError:
+    return UnsupportedScanError(ReasonCode.UNREADABLE, f"{file.name} can't be read: {error.strerror}")
 
 
 def _refuse_dicom(head: bytes, name: str) -> None:

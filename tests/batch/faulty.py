@@ -102,7 +102,12 @@ def open_worker(job: Job, picture) -> tuple[Worker, Facts]:
         os._exit(9)
     if job.model.name == "greedy":
         raise MemoryError
-    facts = Facts("fake", "m", 1, LABELS, None, InferenceConfig(), "cpu", "", 0, "s")
+    digest = "m"
+    if job.model.name == "changing":
+        mark = folder.parent / "opened"
+        digest = "later" if mark.exists() else "first"
+        mark.touch()
+    facts = Facts("fake", digest, 1, LABELS, None, InferenceConfig(), "cpu", "", 0, "s")
     return Worker(Faulty(), job.folder, "m", "s", picture, redo=job.config.redo), facts
 
 

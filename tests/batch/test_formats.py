@@ -178,6 +178,21 @@ def test_the_same_wishes_in_another_order_are_the_same_settings():
     assert make_segment_config(formats=("seg-nrrd",)) == make_segment_config(formats=("nifti", "seg-nrrd"))
 
 
+@pytest.mark.parametrize("change", ["gone", "empty"])
+def test_a_series_that_vanishes_before_its_results_are_written_is_not_done(worker, series, monkeypatch, change):
+    clean = worker.predictor.clean
+
+    def change_scan(prediction):
+        path = series.images[0].files[1]
+        path.unlink() if change == "gone" else path.write_bytes(b"")
+        return clean(prediction)
+
+    monkeypatch.setattr(worker.predictor, "clean", change_scan)
+    (result,) = worker.run([Task(series)])
+    assert (result.status, result.reason) == ("rejected", "UNREADABLE" if change == "gone" else "NOT_DICOM")
+    assert not (worker.folder / "series").exists()
+
+
 def test_unknown_formats_and_lesions_are_refused():
     with pytest.raises(
         ConfigError, match=r"formats\.1: '\w+' is none of 'nifti', 'seg-nrrd', 'dicom-seg', 'rtstruct' or 'dicom-sr'"

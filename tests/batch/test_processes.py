@@ -147,6 +147,12 @@ def test_a_worker_that_can_not_start_ends_the_run(job, tasks, model, error, word
     assert not children()
 
 
+def test_a_model_that_changes_meanwhile_ends_the_run(job, tasks):
+    with pytest.raises(ModelError, match="changed while the batch ran"):
+        run(job("changing"), tasks("a", "segv_infer_once", "b"))
+    assert not children()
+
+
 def test_no_process_is_left_when_the_caller_stops(job, tasks):
     def stop():
         with open_engine(job(), "faulty:draw") as engine:

@@ -93,3 +93,13 @@ def test_key_that_cannot_be_made(tmp_path):
 def test_default_key_lies_in_the_configuration_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert default_key_path() == tmp_path / "medseg" / "pseudonym.key"
+
+
+def test_a_user_without_a_home_is_told_to_name_a_key(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    with pytest.raises(ConfigError, match="--key"):
+        load_key()

@@ -239,6 +239,30 @@ def test_copies_without_any_uid_get_names_of_their_own(tree):
     assert len({entry.case_id for entry in entries}) == len(entries) == 2
 
 
+def test_names_that_are_no_text_name_slices_without_any_uid(tree):
+    source = tree.series("a")
+    for path in source.files:
+        data = pydicom.dcmread(path)
+        for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(data, keyword, "")
+        data.file_meta.MediaStorageSOPInstanceUID = ""
+        data.save_as(path, enforce_file_format=False)
+        path.rename(path.with_name(os.fsdecode(b"M\xfcller " + os.fsencode(path.name))))
+    (entry,) = tree.index().with_status("accepted")
+    assert entry.case_id.startswith("case-")
+
+
+def test_pixels_that_can_not_be_read_under_a_name_that_is_no_text_are_no_copies(tree, monkeypatch):
+    def fail(path):
+        raise ValueError
+
+    monkeypatch.setattr("medseg.io.dicom._parse", fail)
+    for folder in ("a", os.fsdecode(b"\xfc")):
+        tree.series(folder)
+    (entry,) = tree.index().entries
+    assert entry.reason == ReasonCode.CONFLICT
+
+
 def test_digest_changes_with_a_file(tree):
     scan = tree.nifti("brain.nii.gz")
     before = tree.index().entries[0].digest

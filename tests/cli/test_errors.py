@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -255,8 +256,6 @@ def test_a_full_disk(model, scans, tmp_path):
     command = [sys.executable, "-m", "medseg", "segment", scans, "-m", model, "-o", output]
 
     def limit():
-        import signal
-
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 
@@ -265,3 +264,63 @@ def test_a_full_disk(model, scans, tmp_path):
     assert "can't write" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in output.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_output_that_nobody_can_read_ends_no_work(scans, tmp_path, kind):
+    command = list(map(str, [sys.executable, "-m", "medseg", "convert", scans, "-o", tmp_path / "out"]))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, os.fdopen(writer, "w") as closed:
+        shown = {"full": full, "closed": closed}[kind]
+        done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = "Error: not all that is to be shown can be written (No space left on device); the work goes on\n"
+    assert done.stderr == (told if kind == "full" else "")
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
+    assert (tmp_path / "out" / "conversion.csv").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed"])
+def test_an_error_that_can_not_be_told_keeps_its_exit_code(tmp_path, stderr):
+    redirected = "2>&-" if stderr == "closed" else f"2>{stderr}"
+    command = f"{sys.executable} -m medseg index {tmp_path / 'nowhere'} {redirected}"
+    assert subprocess.run(command, shell=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("verb", ["index", "report", "evaluate", "convert"])
+def test_a_path_that_the_system_refuses(medseg, tmp_path, verb):
+    path = tmp_path / ("long" * 100)
+    more = {"evaluate": [path], "convert": ["-o", tmp_path / "out"]}
+    sentence(medseg(verb, path, *more.get(verb, [])))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal")
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_lost_connection_ends_work_in_order_unless_nohup_was_said(tmp_path, is_ignored):
+    code = (
+        "import sys, time\nimport medseg.catalog.index\nfrom medseg.cli import main\n"
+        "medseg.catalog.index.index_scans = lambda *_, **__: print('at work', flush=True) or time.sleep(60)\n"
+        "sys.argv = ['medseg', 'index', '.']\nmain()"
+    )
+    handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, handler),
+    )
+    assert run.stdout.readline() == "at work\n"
+    run.send_signal(signal.SIGHUP)
+    if is_ignored:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(0.5)
+        run.terminate()
+    told = run.communicate(timeout=30)[1]
+    assert run.returncode == 130
+    assert told == "Error: stopped; the same command goes on from what is done\n"

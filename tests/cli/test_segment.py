@@ -309,6 +309,20 @@ def test_inference_does_not_load_monai(model, tmp_path):
     assert "loaded []" in done.stdout, done.stdout + done.stderr
 
 
+def test_scipy_is_loaded_before_the_memory_is_limited(model):
+    """Its OpenBLAS, loaded by a thread beyond the limit, spins for ever: cases hung until their timeout."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom medseg.batch import opening\nfrom medseg.batch.job import Job\n"
+        "from medseg.config import SegmentConfig\n"
+        "opening.limit_memory = lambda limit: print('loaded', 'scipy.linalg' in sys.modules)\n"
+        f"job = Job(model=Path({str(model)!r}), folder=Path('cases'), config=SegmentConfig(memory_limit_gb=4))\n"
+        "opening.open_worker(job, None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert "loaded True" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("speed", "overlap", "precision"), [("fast", 0.25, "auto"), ("accurate", 0.625, "float32")])
 def test_the_speed_that_is_asked_for_is_applied(medseg, model, scans, tmp_path, speed, overlap, precision):
     output = tmp_path / "out"

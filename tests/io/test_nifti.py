@@ -84,6 +84,13 @@ def test_reads_pairs_by_either_file(tmp_path, ending):
     np.testing.assert_allclose(volume.grid.affine, affine_of(2), atol=1e-4)
 
 
+def test_a_pair_of_which_one_file_is_a_folder_is_refused(tmp_path):
+    nib.save(nib.Nifti1Pair(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / "scan.hdr")
+    (tmp_path / "scan.img").unlink()
+    (tmp_path / "scan.img").mkdir()
+    assert code_of(tmp_path / "scan.hdr") == ReasonCode.UNREADABLE
+
+
 def test_half_a_pair_is_refused(tmp_path):
     nib.save(nib.Nifti1Pair(np.zeros((5, 4, 3), np.int16), np.eye(4)), tmp_path / "scan.hdr")
     (tmp_path / "scan.img").unlink()
