@@ -33,8 +33,8 @@ BASELINE, LONG = "supervised", "_long"
 STUDIES = {
     "halves": """## Choices
 
-On halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure. The arms `mix teacher no ...`
-are the ablation at full size, as far as it went; they were trained later than the others, on an Intel Xeon with AMX.""",
+On halves of the twelve labelled hippocampi (`halves.py`): six train, the other six measure. The arms `mix teacher no
+...` are the ablation at full size, as far as it went; they were trained later, on an Intel Xeon with AMX.""",
     "ablation": """## Ablation
 
 The same with a smaller network (8 to 64 features) and 800 steps (`halves.py --small`). `mix teacher` has the

@@ -30,6 +30,7 @@ from medseg.io.dicom_derived import (
     name_of,
     quotable_series,
     text,
+    uid,
     without_warnings,
 )
 from medseg.io.dicom_geometry import slice_normal
@@ -176,6 +177,8 @@ def _segmentation(
         quoted = Dataset()
         quoted.ReferencedSOPClassUID, quoted.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
         segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence.append(quoted)
+    for dimension in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        dimension.DimensionOrganizationUID = uid("dimensions", name)  # highdicom draws one
     return segmentation
 
 

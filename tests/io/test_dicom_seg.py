@@ -170,14 +170,16 @@ def test_one_label_on_one_slice_or_several(tmp_path, series, dcmqi, slices):
 def test_the_same_result_is_the_same_object(tmp_path, series):
     source, grid = series()
 
-    def uids(array: np.ndarray, algorithm: Algorithm = ALGORITHM) -> tuple[str, str]:
+    def uids(array: np.ndarray, algorithm: Algorithm = ALGORITHM) -> tuple[str, ...]:
         write_dicom_seg(tmp_path / "seg.dcm", Mask(array, grid), LABELS, source, algorithm)
         found = pydicom.dcmread(tmp_path / "seg.dcm")
-        return found.SOPInstanceUID, found.SeriesInstanceUID
+        dimensions = {item.DimensionOrganizationUID for item in found.DimensionIndexSequence}
+        assert dimensions == {item.DimensionOrganizationUID for item in found.DimensionOrganizationSequence}
+        return found.SOPInstanceUID, found.SeriesInstanceUID, *dimensions
 
     first = uids(blobs())
     assert uids(blobs()) == first
-    assert len({*first, *uids(blobs(5)), *uids(blobs(), Algorithm("other", "1"))}) == 6
+    assert len({*first, *uids(blobs(5)), *uids(blobs(), Algorithm("other", "1"))}) == 9
 
 
 def test_names_of_patients_appear_in_no_warning(tmp_path, series):
