@@ -25,7 +25,7 @@ from medseg.catalog.datasets import MOST_UNNAMED
 from medseg.catalog.identity import safe_name
 from medseg.catalog.index import index_scans
 from medseg.catalog.listing import stem
-from medseg.errors import ConfigError, DatasetError
+from medseg.errors import ConfigError, DatasetError, ScanError
 from medseg.inference.hardware import choose_device, fit_threads, keep_memory
 from medseg.io.scan import case_files, read_case
 from medseg.io.tables import write_csv
@@ -244,7 +244,7 @@ def _is_mask(case: Case) -> bool:
     """Tell whether a file holds nothing but a few whole numbers; one that can't be read is left out later, with why."""
     try:
         volume, _ = read_case(case)
-    except Exception:
+    except (ScanError, MemoryError):
         return False
     return all(_are_labels(values) for values in (volume.array[..., ::SPARSE, ::SPARSE, ::SPARSE], volume.array))
 
