@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,8 @@ settings.register_profile("medseg", deadline=None, max_examples=60)
 # CI judges a change, not the luck of a draw; new examples are looked for on developers' machines.
 settings.register_profile("ci", settings.get_profile("medseg"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "medseg")
+# A shell ignores Ctrl-C for what it starts in the background, and so would every command that a test stops by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
