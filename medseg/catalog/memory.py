@@ -157,7 +157,10 @@ def _open(path: Path, made: str) -> tuple[sqlite3.Connection | None, str]:
     is_private = os.name != "posix" or (not state.st_mode & 0o077 and state.st_uid == os.getuid())
     if not (stat.S_ISREG(state.st_mode) and is_private):
         return None, "others can read or write it"
-    old = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        old = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    except sqlite3.Error:
+        return None, "it can't be opened"
     try:
         if old.execute("SELECT by FROM made").fetchall() == [(made,)]:
             return old, ""

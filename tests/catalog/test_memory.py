@@ -194,6 +194,20 @@ def test_a_memory_that_is_not_to_be_believed_is_made_again(folder, change, note)
     assert (folder.index(), folder.note) == ((found, {"broken.nii"}), "")
 
 
+def test_a_memory_that_can_not_be_opened_is_made_again(folder, monkeypatch):
+    first, _ = folder.index()
+    connect = sqlite3.connect
+
+    def refuse(place, **options):
+        if options.get("uri"):  # only the old one is opened by an address
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(place, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    assert folder.index()[0] == first
+    assert folder.note == "it can't be opened"
+
+
 def test_a_fact_that_makes_no_sense_costs_its_file_only(folder):
     first, _ = folder.index()
     with sqlite3.connect(folder.memory) as database:
