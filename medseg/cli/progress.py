@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -63,10 +63,7 @@ def show_bar() -> Iterator[Watcher]:
 
 @contextmanager
 def show_lines() -> Iterator[Watcher]:
-    """Print a line every `LINE_SECONDS`, and one for each case that was not done.
-
-    Where they can't be printed, because the log's disk is full or nobody reads it any more, the batch goes on.
-    """
+    """Print a line every `LINE_SECONDS`, and one for each case that was not done."""
     screen, began, over = console(), monotonic(), Event()
     ended, total = 0, 0
 
@@ -74,15 +71,11 @@ def show_lines() -> Iterator[Watcher]:
         nonlocal ended, total
         ended, total = now, of
         if not result.is_done:
-            show(f"{result.status} {result.case}: {result.message}")
-
-    def show(line: str) -> None:
-        with suppress(OSError, SystemExit):  # rich ends the process at a broken pipe
-            screen.print(line)
+            screen.print(f"{result.status} {result.case}: {result.message}")
 
     def tell() -> None:
         while not over.wait(LINE_SECONDS):
-            show(describe_progress(ended, total, monotonic() - began))
+            screen.print(describe_progress(ended, total, monotonic() - began))
 
     teller = Thread(target=tell, name="medseg-progress", daemon=True)
     teller.start()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medseg.batch.summary import CaseResult
 from medseg.cli import progress
+from medseg.cli.safe_console import SafeConsole
 from medseg.cli.screen import case_progress
 
 DONE, CRASHED = CaseResult("a", "done"), CaseResult("b", "crashed", "SIGSEGV", "b: it crashed")
@@ -22,7 +23,7 @@ def screen(monkeypatch):
 
     def make(terminal: bool) -> io.StringIO:
         stream = io.StringIO()
-        shown = Console(file=stream, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+        shown = SafeConsole(file=stream, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
         monkeypatch.setattr("medseg.cli.screen.console", lambda: shown)
         monkeypatch.setattr("medseg.cli.progress.console", lambda: shown)
         return stream
@@ -54,6 +55,7 @@ def test_without_a_terminal_a_line_comes_now_and_then_also_while_no_case_ends(sc
 def test_a_log_that_is_full_or_closed_does_not_end_the_batch(screen, monkeypatch, error):
     stream, lines = screen(terminal=False), []
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(SafeConsole, "has_told", False)
 
     def end(self):
         raise SystemExit(1)  # as rich does, after it has closed standard output
